@@ -1,0 +1,255 @@
+"""The plan: partitions, the tensors between them, and where they run, as `plan.json` holds them."""
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from hyps.errors import PlanError, printable
+
+FORMAT = "hyps-plan"
+VERSION = 1
+"""Rises only when an older reader would go wrong; new fields come with defaults instead."""
+
+Optimization = Literal["none", "portable", "native"]
+
+_MAX_PLAN_NBYTES = 64 * 2**20
+
+
+class TensorInfo(Struct, frozen=True, kw_only=True):
+    """Element type and shape of one tensor that crosses a border."""
+
+    dtype: str
+    """numpy's name of the element type, or `string`."""
+    shape: tuple[int | str | None, ...] | None
+    """A number is fixed, a word names a dimension that requests may choose, null is unknown; null alone: rank unknown."""
+    nbytes: int | None = None
+    """Bytes at the sizes the plan was made for (`Plan.assumed_dims`); null where nothing could tell."""
+
+
+class NamedTensor(Struct, frozen=True, kw_only=True):
+    """An input or output of the model."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+
+class ModelInfo(Struct, frozen=True, kw_only=True):
+    """The model that the plan computes."""
+
+    name: str
+    sha256: str
+    """Of the model file and, in the order of their names, its external data files."""
+    ir_version: int
+    opset: dict[str, int]
+    """Version per operator domain; the standard domain is `ai.onnx`."""
+    inputs: tuple[NamedTensor, ...]
+    outputs: tuple[NamedTensor, ...]
+    parameters: int = 0
+    weight_bytes: int = 0
+
+
+class FileRef(Struct, frozen=True, kw_only=True):
+    """A file of the plan folder: its relative path with forward slashes, digest and length."""
+
+    path: str
+    sha256: str
+    nbytes: int
+
+
+class Shard(Struct, frozen=True, kw_only=True):
+    """Which part of which layer an H-partition computes."""
+
+    layer: str
+    axis: int
+    """The axis of the layer's output that is divided, counted from the end: -1 is the rows of a dense layer."""
+    index: int
+    count: int
+    range: tuple[int, int]
+    """First and past-the-last output row."""
+
+
+class Partition(Struct, frozen=True, kw_only=True):
+    """One ONNX file that plain onnxruntime runs; tensor names tie it to the others."""
+
+    id: str
+    kind: Literal["vertical", "horizontal"]
+    file: str
+    """Path of the ONNX file, relative to the plan folder."""
+    sha256: str
+    weights: tuple[FileRef, ...] = ()
+    """External data of the file. A file may serve several partitions (tied weights)."""
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    layers: tuple[str, ...]
+    parameters: int
+    weight_bytes: int
+    peak_memory_bytes: int | None = None
+    """Weights and the most activations alive while it runs, without the process's own base; null: sizes unknown."""
+    macs: int | None = None
+    """Multiply-accumulates per run; null: sizes unknown."""
+    shard: Shard | None = None
+    """For an H-partition."""
+
+
+class SplitPoint(Struct, frozen=True, kw_only=True):
+    """A border where the model may be, or has been, cut."""
+
+    tensors: tuple[str, ...]
+    nbytes: int | None
+    kind: Literal["mandatory", "optional", "chosen"]
+    chosen: bool
+    reason: str
+    after: str = ""
+    """The last layer before the border."""
+
+
+class Prediction(Struct, frozen=True, kw_only=True):
+    """What the estimate says of a variant; null where it was not computed."""
+
+    latency_s: float | None = None
+    throughput_rps: float | None = None
+    lower_bound_s: float | None = None
+    memory_bytes: dict[str, int] = {}
+    """Peak per device, the process's base included."""
+    link_bytes: dict[str, int] = {}
+    energy_joules: float | None = None
+
+
+class Variant(Struct, frozen=True, kw_only=True):
+    """One placement of the partitions on devices."""
+
+    name: str
+    placement: dict[str, str]
+    """Partition id to device name."""
+    prediction: Prediction = Prediction()
+    bytes_per_s: tuple[float, float | None] | None = None
+    """The interval of bandwidth it is best for; null: any."""
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """A model divided into partitions, and where they run."""
+
+    format: str = FORMAT
+    version: int = VERSION
+    producer: str = ""
+    model: ModelInfo
+    optimization: Optimization = "none"
+    """`none`: the model's own nodes. `portable`: onnxruntime's fusions made before the cut. `native`: its layouts for
+    one CPU family as well, so that `cpu_family` must match the device's."""
+    cpu_family: str | None = None
+    passes: str = ""
+    """The rewrites that made it, in their text form."""
+    memory_bytes: int | None = None
+    """The budget of one worker process that the plan was made for."""
+    max_params: int | None = None
+    assumed_dims: dict[str, int] = {}
+    """The size that each symbolic dimension was given where the plan states bytes."""
+    lossy: tuple[str, ...] = ()
+    """What was asked for that changes answers; empty: the model's own answers."""
+    tensors: dict[str, TensorInfo]
+    partitions: tuple[Partition, ...]
+    """In an order in which they can run."""
+    split_points: tuple[SplitPoint, ...] = ()
+    variants: tuple[Variant, ...]
+
+
+class _Header(Struct):
+    format: str = ""
+    version: int = 0
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """Return the bytes of `plan.json`; equal plans give equal bytes."""
+    return msgspec.json.format(msgspec.json.encode(plan, order="deterministic"), indent=1) + b"\n"
+
+
+def decode_plan(data: bytes) -> Plan:
+    """Return the plan that `plan.json` holds, checked for everything that the file alone can tell.
+
+    Raises:
+        PlanError: no plan, from the future, or wrong in itself; the message has every problem found.
+    """
+    if len(data) > _MAX_PLAN_NBYTES:
+        raise PlanError(f"`plan.json` has {len(data)} bytes, more than the {_MAX_PLAN_NBYTES} allowed")
+    try:
+        header = msgspec.json.decode(data, type=_Header)
+        if header.format == FORMAT and header.version > VERSION:
+            raise PlanError(
+                f"`plan.json` has version {header.version} and this hyps reads up to {VERSION}",
+                "upgrade hyps, or compile the model again with this version",
+                code="E_VERSION",
+            )
+        plan = msgspec.json.decode(data, type=Plan)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PlanError(f"`plan.json` is no plan: {printable(str(error), 200)}", "compile the model again") from error
+    problems = plan_problems(plan)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise PlanError(f"`plan.json` is wrong: {problems[0]}{more}", "compile the model again")
+    return plan
+
+
+def plan_problems(plan: Plan) -> list[str]:
+    """Return what is wrong in the plan, one phrase each; empty when all holds.
+
+    It must be of a known version; ids, names and files unique and inside the folder; every input made by exactly one
+    earlier partition or by the request; every output of the model made; every variant must place every partition.
+    """
+    problems = []
+    if plan.format != FORMAT or plan.version != VERSION:
+        problems.append(f"format `{printable(plan.format)}` version {plan.version} is not `{FORMAT}` version {VERSION}")
+    problems += _path_problems(plan)
+    problems += _dataflow_problems(plan)
+    ids = [partition.id for partition in plan.partitions]
+    problems += [f"partition `{printable(i)}` stands twice" for i in sorted({i for i in ids if ids.count(i) > 1})]
+    names = [variant.name for variant in plan.variants]
+    if not names or len(set(names)) < len(names):
+        problems.append("there must be at least one variant, each with a name of its own")
+    for variant in plan.variants:
+        if set(variant.placement) != set(ids):
+            problems.append(f"variant `{printable(variant.name)}` does not place exactly the plan's partitions")
+    return problems
+
+
+def partition_files(partition: Partition) -> tuple[str, ...]:
+    """Return the relative paths of the files that the partition needs."""
+    return (partition.file, *(ref.path for ref in partition.weights))
+
+
+def is_inside(path: str) -> bool:
+    """Return whether `path` is a plain relative path with forward slashes that stays inside its folder."""
+    parts = path.split("/")
+    plain = all(part not in ("", ".", "..") and part.isprintable() for part in parts)
+    return plain and "\\" not in path and ":" not in path
+
+
+def json_schema() -> bytes:
+    """Return the JSON Schema of `plan.json`, generated from the types that decode it."""
+    schema = msgspec.json.schema(Plan)
+    return msgspec.json.format(msgspec.json.encode(schema, order="sorted"), indent=2) + b"\n"
+
+
+def _path_problems(plan: Plan) -> list[str]:
+    paths = [path for partition in plan.partitions for path in partition_files(partition)]
+    problems = [f"path `{printable(path)}` leaves the plan folder" for path in paths if not is_inside(path)]
+    models = [partition.file for partition in plan.partitions]
+    if len(set(models)) < len(models):
+        problems.append("two partitions name the same file")
+    return problems
+
+
+def _dataflow_problems(plan: Plan) -> list[str]:
+    known = {tensor.name for tensor in plan.model.inputs}
+    problems = []
+    for partition in plan.partitions:
+        missing = [name for name in partition.inputs if name not in known]
+        twice = [name for name in partition.outputs if name in known]
+        untold = [name for name in (*partition.inputs, *partition.outputs) if name not in plan.tensors]
+        problems += [f"partition `{printable(partition.id)}` needs `{printable(n)}`, which nothing makes before it" for n in missing]
+        problems += [f"tensor `{printable(n)}` is made twice" for n in twice]
+        problems += [f"tensor `{printable(n)}` has no entry in `tensors`" for n in untold]
+        known.update(partition.outputs)
+    absent = [tensor.name for tensor in plan.model.outputs if tensor.name not in known]
+    return problems + [f"output `{printable(name)}` is made by no partition" for name in absent]
