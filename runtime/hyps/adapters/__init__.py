@@ -1,0 +1,1 @@
+"""Files, sessions, frames and sockets: one effect per module."""

@@ -1,0 +1,1 @@
+"""What is written to files and wires, and the units people write."""

@@ -1,0 +1,390 @@
+"""What `hypsc` and `hyps-worker` share at the terminal: options, errors, progress and tables."""
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import click
+
+from hyps.errors import HypsError, InternalError, UsageError, printable
+from hyps.formats.quantities import parse_count, parse_nbytes
+
+_VERBOSE, _QUIET = "hyps.verbose", "hyps.quiet"
+_DELAY_S, _FRAME_S = 2.0, 0.2
+_MESSAGE_CHARS = 1000
+
+
+class HypsCommand(click.Command):
+    """A command whose every failure is `error: <sentence> [E_CODE]`, perhaps a `hint:` line, and the right exit status.
+
+    It brings `-v`, `-q`, `--debug` and `--version`. An `int` that the command returns is its exit status. With `--json`
+    among the arguments an error also goes to stdout as `{"error": {"code", "message", "hint"}}`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(_standard_options())
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command and leave the process with its exit status; see `click.Command.main`."""
+        words = list(sys.argv[1:] if args is None else args)
+        run = functools.partial(super().main, words, prog_name, complete_var, standalone_mode=False, **extra)
+        if not standalone_mode:
+            return run()
+        with _signals_as_exceptions():
+            status = _reported(run, words)
+        sys.exit(status)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command's function; an interrupt or a closed pipe leaves as click would not let it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Stopped(signal.SIGINT) from error
+        except BrokenPipeError as error:
+            raise _Stopped(signal.SIGPIPE) from error
+
+
+class HypsGroup(HypsCommand, click.Group):
+    """A group of commands that report as `HypsCommand` does; its commands are of that class."""
+
+    command_class = HypsCommand
+    group_class = type
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Show the help, as a usage error, when nothing was asked for."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(UsageError.exit_status)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that `args` begin with.
+
+        Raises:
+            UsageError: there is none; the hint is the nearest name.
+        """
+        if (
+            args
+            and not args[0].startswith("-")
+            and self.get_command(ctx, args[0]) is None
+            and not ctx.resilient_parsing
+        ):
+            message = f"there is no command `{printable(args[0])}`"
+            raise UsageError(message, _nearest(args[0], self.list_commands(ctx)) or _see_help(ctx))
+        return super().resolve_command(ctx, args)
+
+
+class _Quantity(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
+    """An option's value read by one of the parsers of `formats.quantities`."""
+
+    def __init__(self, name: str, parse: Callable[[str], int]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number that `value` names; a number is itself."""
+        if isinstance(value, int):
+            return value
+        try:
+            return self._parse(value)
+        except UsageError as error:
+            where = f"option `{param.opts[0]}`: " if param is not None else ""
+            raise UsageError(where + printable(error.message), error.hint) from error
+
+
+NBYTES = _Quantity("size", parse_nbytes)
+"""A click type for sizes: `256MB`, `1GiB`, `100000`."""
+
+COUNT = _Quantity("count", parse_count)
+"""A click type for counts: `30M`."""
+
+
+def verbosity() -> int:
+    """Return how often `-v` was given to the running command, or -1 for `-q`."""
+    meta = click.get_current_context().meta
+    return -1 if meta.get(_QUIET) else meta.get(_VERBOSE, 0)
+
+
+def say(text: str) -> None:
+    """Print a line for people on stderr, unless `-q` was given."""
+    if verbosity() >= 0:
+        click.echo(text, err=True)
+
+
+class Progress:
+    """How far a long piece of work is; drawn on stderr by a thread once the work has taken two seconds."""
+
+    def __init__(self, label: str, total: int | None) -> None:
+        self._label, self._total = label, total
+        self._done, self._drawn = 0, 0
+        self._ended = threading.Event()
+
+    def update(self, steps: int = 1) -> None:
+        """Count `steps` more of the total as done."""
+        self._done += steps
+
+    def draw_until_ended(self) -> None:
+        """Draw the bar, from two seconds after the call until `end` is called."""
+        if self._ended.wait(_DELAY_S):
+            return
+        start_s = time.monotonic() - _DELAY_S
+        endless = iter(int, 1)
+        length = {"iterable": endless} if self._total is None else {"length": self._total}
+        bar: Any = click.progressbar(
+            **length, label=self._label, file=sys.stderr, fill_char="#", show_eta=self._total is not None, width=24
+        )
+        with bar:
+            while not self._ended.wait(_FRAME_S):
+                bar.label = f"{self._label} {time.monotonic() - start_s:.0f} s"
+                bar.update(self._done - self._drawn if self._total is not None else 1)
+                self._drawn = self._done
+                bar.render_progress()
+
+    def end(self) -> None:
+        """Stop drawing."""
+        self._ended.set()
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int | None = None, quiet: bool = False) -> Iterator[Progress]:
+    """Show on stderr how far a long piece of work is; the work calls `update` of what it is given.
+
+    Nothing is drawn in the first two seconds, when `quiet`, or when stderr is no terminal. A `total` of None draws a
+    bar that only moves.
+    """
+    bar = Progress(label, total)
+    if quiet or not sys.stderr.isatty():
+        yield bar
+        return
+    painter = threading.Thread(target=bar.draw_until_ended, name="progress", daemon=True)
+    painter.start()
+    try:
+        yield bar
+    finally:
+        bar.end()
+        painter.join()
+
+
+def table(rows: Sequence[Sequence[object]], headers: Sequence[str], align: str = "", width: int = 80) -> str:
+    """Return `rows` under `headers` in columns; `align` has `l` or `r` per column, left where it is too short.
+
+    A table wider than `width` characters has its widest left-aligned column cut, never a number.
+
+    >>> print(table([["conv1", 64], ["fc", 4096]], ["layer", "width"], "lr"))
+    layer  width
+    conv1     64
+    fc      4096
+    """
+    cells = [[str(cell) for cell in row] for row in (headers, *rows)]
+    sides = align.ljust(len(headers), "l")
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
+    _narrow(widths, sides, width)
+    return "\n".join("  ".join(map(_cell, row, widths, sides)).rstrip() for row in cells)
+
+
+def _cell(text: str, width: int, side: str) -> str:
+    shown = text if len(text) <= width else text[: width - 1] + "…"
+    return shown.rjust(width) if side == "r" else shown.ljust(width)
+
+
+def _narrow(widths: list[int], sides: str, limit: int) -> None:
+    left = [i for i, side in enumerate(sides[: len(widths)]) if side == "l"]
+    excess = sum(widths) + 2 * (len(widths) - 1) - limit
+    while excess > 0 and left:
+        widest = max(left, key=lambda i: widths[i])
+        if widths[widest] <= 8:
+            return
+        widths[widest] -= 1
+        excess -= 1
+
+
+def _standard_options() -> list[click.Parameter]:
+    hidden = {"expose_value": False, "is_eager": True}
+    return [
+        click.Option(
+            ["-v", "--verbose"], count=True, callback=_note_verbose, help="Say more; -vv for every step.", **hidden
+        ),
+        click.Option(["-q", "--quiet"], is_flag=True, callback=_note_quiet, help="Say nothing but errors.", **hidden),
+        click.Option(["--debug"], is_flag=True, help="Show the traceback of an error.", **hidden),
+        click.Option(["--version"], is_flag=True, callback=_show_version, help="Show the version and leave.", **hidden),
+    ]
+
+
+def _note_verbose(ctx: click.Context, _param: click.Parameter, value: int) -> None:
+    ctx.meta[_VERBOSE] = ctx.meta.get(_VERBOSE, 0) + value
+    if value:
+        _log_at(ctx.meta[_VERBOSE])
+
+
+def _note_quiet(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    ctx.meta[_QUIET] = ctx.meta.get(_QUIET, False) or value
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"{ctx.find_root().info_name} {version('hyps')}")
+        ctx.exit()
+
+
+def _log_at(verbose: int) -> None:
+    """Let our own loggers speak on stderr: info with one `-v`, debug with more."""
+    import logging
+
+    class Echo(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            click.echo(self.format(record), err=True)
+
+    handler = Echo()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    for name in ("hyps", "hyps_compiler", "hyps_models", "hyps_passes"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
+
+
+class _Stopped(BaseException):
+    """The process was told to stop; no Exception, so that only `finally` and `with` see it pass."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+@contextlib.contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Raise `_Stopped` on SIGTERM and SIGHUP, so that half-written output is cleaned up on the way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+
+    def stop(signum: int, _frame: object) -> NoReturn:
+        signal.signal(signum, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+        raise _Stopped(signum)
+
+    for number in caught:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _reported(run: Callable[[], Any], words: Sequence[str]) -> int:
+    """Run a command; return its exit status, whatever happened having been said."""
+    options = list(words[: words.index("--")]) if "--" in words else list(words)
+    try:
+        result = run()
+        sys.stdout.flush()
+    except _Stopped as stop:
+        return _stopped_status(stop.signum)
+    except BrokenPipeError:
+        return _stopped_status(signal.SIGPIPE)
+    except click.Abort:
+        return _stopped_status(signal.SIGINT)
+    except Exception as error:  # the process's top: whatever arrives here must end in one line
+        return _report(_as_hyps_error(error), debug="--debug" in options, as_json="--json" in options)
+    return result if isinstance(result, int) else 0
+
+
+def _stopped_status(signum: int) -> int:
+    if signum == signal.SIGPIPE:
+        _drop_stdout()
+    else:
+        word = "interrupted" if signum == signal.SIGINT else "terminated"
+        click.echo(f"error: {word} [E_{word.upper()}]", err=True)
+    return 128 + signum
+
+
+def _drop_stdout() -> None:
+    """Send what is still buffered nowhere: flushing it at exit would fail once more, with a traceback."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    with contextlib.suppress(OSError):
+        os.dup2(sink, sys.stdout.fileno())
+    os.close(sink)
+
+
+def _report(error: HypsError, debug: bool, as_json: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error.__cause__ or error)
+    message = printable(error.message, _MESSAGE_CHARS)
+    if isinstance(error, InternalError):
+        message = f"internal error: {message}"
+    hint = error.hint
+    if isinstance(error, InternalError) and not hint and not debug:
+        hint = "this is a bug of ours: run it again with --debug and report what it shows"
+    color = False if "NO_COLOR" in os.environ else None
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message} [{error.code}]", err=True, color=color)
+    if hint:
+        click.echo(f"{click.style('hint:', fg='cyan')} {printable(hint, _MESSAGE_CHARS)}", err=True, color=color)
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"error": {"code": error.code, "message": message, "hint": hint}}))
+    return error.exit_status
+
+
+def _as_hyps_error(error: Exception) -> HypsError:
+    if isinstance(error, HypsError):
+        return error
+    if isinstance(error, click.ClickException):
+        converted = _from_click(error)
+    elif isinstance(error, MemoryError):
+        converted = HypsError(
+            "there is not enough memory", "give `--memory`, or use smaller partitions", code="E_MEMORY"
+        )
+    else:
+        converted = InternalError(f"{type(error).__name__}: {error}")
+    converted.__cause__ = error
+    return converted
+
+
+def _from_click(error: click.ClickException) -> HypsError:
+    if not isinstance(error, click.UsageError):
+        return HypsError(_sentence(error.format_message()))
+    hint = _see_help(error.ctx) if error.ctx else ""
+    if isinstance(error, click.NoSuchOption):
+        return UsageError(
+            f"there is no option `{printable(error.option_name)}`", _did_you_mean(error.possibilities or []) or hint
+        )
+    return UsageError(_sentence(error.format_message()), hint)
+
+
+def _sentence(text: str) -> str:
+    plain = " ".join(text.split()).rstrip(".")
+    return plain[:1].lower() + plain[1:]
+
+
+def _nearest(word: str, names: Sequence[str]) -> str:
+    import difflib
+
+    return _did_you_mean(difflib.get_close_matches(word, names))
+
+
+def _did_you_mean(names: Sequence[str]) -> str:
+    return f"did you mean `{names[0]}`?" if names else ""
+
+
+def _see_help(ctx: click.Context) -> str:
+    return f"see `{ctx.command_path} --help`"
