@@ -1,0 +1,5 @@
+"""Reference models by name, built here without any download: published architectures, seeded weights."""
+
+from hyps_models.zoo import MODELS, Reference, UnknownModelError, build, names, sample_inputs, save
+
+__all__ = ["MODELS", "Reference", "UnknownModelError", "build", "names", "sample_inputs", "save"]

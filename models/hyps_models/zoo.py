@@ -1,0 +1,122 @@
+"""The table of reference models, and what can be done with a row: build it, save it, make inputs for it."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto
+
+from hyps_models.alexnet import build_alexnet
+from hyps_models.convnet import sample_images
+from hyps_models.mobilenet import build_mobilenetv2
+from hyps_models.net import Tensors
+from hyps_models.resnet import build_resnet50
+from hyps_models.vgg import build_vgg16
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One reference model."""
+
+    build: Callable[[int], ModelProto]
+    """From a seed to the model."""
+    sample: Callable[[np.random.Generator, int], Tensors]
+    """From a generator and a batch size to inputs."""
+    parameters: int
+    """Trainable parameters as published; batch-norm statistics and position numbers are buffers and do not count."""
+    summary: str
+
+
+MODELS: dict[str, Reference] = {
+    "alexnet": Reference(build_alexnet, sample_images, 61_100_840, "AlexNet, 224x224 images, 1000 classes"),
+    "mobilenetv2": Reference(build_mobilenetv2, sample_images, 3_504_872, "MobileNetV2, 224x224 images, 1000 classes"),
+    "resnet50": Reference(build_resnet50, sample_images, 25_557_032, "ResNet-50, 224x224 images, 1000 classes"),
+    "vgg16": Reference(build_vgg16, sample_images, 138_357_544, "VGG16, 224x224 images, 1000 classes"),
+}
+
+
+class UnknownModelError(LookupError):
+    """No reference model has this name; an impossible seed or batch size is a ValueError instead.
+
+    Attributes:
+        message: one sentence with the name in it.
+        hint: the names that there are.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.message = f"no reference model is called {name[:80]!r}"
+        self.hint = f"choose one of {', '.join(names())}"
+        super().__init__(f"{self.message}; {self.hint}")
+
+
+def names() -> list[str]:
+    """Return the names of all reference models, sorted."""
+    return sorted(MODELS)
+
+
+def build(name: str, seed: int = 0) -> ModelProto:
+    """Return the reference model `name`; the same seed gives the same weights.
+
+    `digits` is trained, so `seed` does not change it.
+
+    Raises:
+        UnknownModelError: no model has this name.
+        ValueError: `seed` is negative.
+    """
+    return _reference(name).build(_checked_seed(seed))
+
+
+def save(name: str, path: str | os.PathLike[str], seed: int = 0) -> None:
+    """Write the reference model `name` to the file `path`, which appears whole or not at all.
+
+    Raises:
+        UnknownModelError: no model has this name.
+        ValueError: `seed` is negative.
+        OSError: the file cannot be written; an earlier file at `path` is then untouched.
+    """
+    target = Path(path)
+    if target.is_dir():  # renaming onto it would fail too, but only once the model is built
+        raise IsADirectoryError(f"{target} is a folder")
+    handle, beside = tempfile.mkstemp(prefix=f".{target.name[:64]}.", dir=target.parent)
+    try:
+        with open(handle, "wb") as file:
+            file.write(build(name, seed).SerializeToString(deterministic=True))
+        os.chmod(beside, 0o666 & ~_umask())  # mkstemp makes files that only their owner reads
+        os.replace(beside, target)
+    except BaseException:
+        os.unlink(beside)
+        raise
+
+
+def sample_inputs(name: str, seed: int = 0, batch: int = 1) -> Tensors:
+    """Return inputs that the reference model `name` takes; the same seed gives the same values.
+
+    Raises:
+        UnknownModelError: no model has this name.
+        ValueError: `seed` is negative or `batch` is below 1.
+    """
+    if batch < 1:
+        raise ValueError(f"batch {batch} is below 1")
+    rng = np.random.Generator(np.random.PCG64(_checked_seed(seed)))
+    return _reference(name).sample(rng, batch)
+
+
+def _reference(name: str) -> Reference:
+    if name not in MODELS:
+        raise UnknownModelError(name)
+    return MODELS[name]
+
+
+def _checked_seed(seed: int) -> int:
+    if seed < 0:
+        raise ValueError(f"seed {seed} is negative")
+    return seed
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
