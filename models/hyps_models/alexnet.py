@@ -13,17 +13,14 @@ _POOLED = (0, 1, 4)
 def build_alexnet(seed: int) -> ModelProto:
     """Return AlexNet: 61,100,840 parameters, nine tenths of them in dense layers."""
     net = ConvNet("alexnet", seed)
-    x = net.image("image")
+    x = net.image(calibrate=False)
     index = 0
     for position, (channels, kernel, stride, pad) in enumerate(_CONVS):
-        x = net.conv(x, f"features.{index}.conv", channels, kernel, stride=stride, pad=pad)
+        x = net.conv(x, f"features.{index}.conv", channels, kernel, stride=stride, pad=pad, bias=True)
         x = net.relu(x, f"features.{index + 1}.relu")
         index += 2
         if position in _POOLED:
             x = net.max_pool(x, f"features.{index}.pool", 3, 2)
             index += 1
-    x = net.flatten(x, "flatten", 6, 6)
-    x = net.dense_relu(x, "classifier.fc1", 4096, "classifier.relu1")
-    x = net.dense_relu(x, "classifier.fc2", 4096, "classifier.relu2")
-    net.logits(x, "classifier.fc3")
+    net.dense_head(net.flatten(x), (256 * 6 * 6, 4096, 4096))
     return net.model()

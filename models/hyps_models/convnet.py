@@ -1,45 +1,54 @@
-"""The layers of convolutional networks, with a forecast of each value's scale so that random weights stay sane.
+"""The layers of convolutional networks; a small batch of images runs along while the graph is written.
 
-A trained network's batch-norm statistics fit what its convolutions compute. Here nothing is trained or measured: the
-forecast mean and variance are carried along with every value (independent normal values assumed), convolutions are
-He-initialised, and the statistics are the forecast ones with some scatter. So activations neither fade nor grow.
+A trained network's batch-norm statistics fit what its convolutions compute. Here convolutions are He-initialised at
+random, so the statistics are measured, as training would have done, on a pilot batch: activations neither fade nor
+grow, no channel keeps an offset that all inputs share, and the answer depends on the input.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import erf, exp, pi, sqrt
+from itertools import pairwise
+from math import prod, sqrt
+from typing import TypedDict
 
 import numpy as np
 
-from hyps_models.net import Net, Tensors
+from hyps_models.arrays import Array, convolved, padded, windows
+from hyps_models.net import Floats, Net, Tensors
 
 CLASSES = 1000
 SIDE = 224
 
+_PILOT_BATCH = 4
+_PILOT_SIDE = 128
+"""Smaller than `SIDE` for speed; the deepest maps are still 4x4."""
+
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A value of shape `[batch, channels, height, width]`, or `[batch, channels]` once flattened."""
+    """A value of shape `[batch, channels, height, width]`."""
 
     name: str
-    channels: int
-    mean: float
-    """Forecast mean over everything."""
-    variance: float
-    """Forecast variance over everything."""
+    pilot: Array
+    """What it is for the pilot batch, `[channels, batch, height, width]`."""
 
     @property
-    def power(self) -> float:
-        """Forecast mean square."""
-        return self.mean**2 + self.variance
+    def channels(self) -> int:
+        """How many channels there are."""
+        return int(self.pilot.shape[0])
 
 
 class ConvNet(Net):
     """A `Net` whose values are features."""
 
-    def image(self, name: str, channels: int = 3, side: int = SIDE) -> Feature:
-        """Declare the model's image input, normalised to mean 0 and variance 1, batch dimension left open."""
-        return Feature(self.input(name, ["batch", channels, side, side]), channels, 0.0, 1.0)
+    def image(self, name: str = "image", *, calibrate: bool = True) -> Feature:
+        """Declare the model's input of normalised images, batch dimension left open.
+
+        A network without batch normalization needs no pilot batch: `calibrate=False` makes it an empty one.
+        """
+        batch, side = (_PILOT_BATCH, _PILOT_SIDE) if calibrate else (0, SIDE)
+        pilot = _images(self.rng, batch, side).astype(np.float64).swapaxes(0, 1)
+        return Feature(self.input(name, ["batch", 3, SIDE, SIDE]), pilot)
 
     def conv(
         self,
@@ -51,129 +60,120 @@ class ConvNet(Net):
         stride: int = 1,
         pad: int = 0,
         group: int = 1,
-        bias: bool = True,
+        bias: bool = False,
     ) -> Feature:
         """Append a square convolution."""
         shape = (channels, x.channels // group, kernel, kernel)
-        fan_in = shape[1] * kernel * kernel
-        inputs = [x.name, self.normal(f"{name}.weight", shape, sqrt(2 / fan_in))]
+        weight = self.drawn(shape, sqrt(2 / prod(shape[1:])))
+        inputs = [x.name, self.tensor(f"{name}.weight", weight)]
+        pilot = convolved(padded(x.pilot, pad, pad), weight.astype(np.float64), stride, group)
         if bias:
-            inputs.append(self.normal(f"{name}.bias", (channels,), 0.05))
-        output = self.node(
-            "Conv",
-            name,
-            inputs,
-            dilations=[1, 1],
-            group=group,
-            kernel_shape=[kernel] * 2,
-            pads=[pad] * 4,
-            strides=[stride] * 2,
-        )
-        return Feature(output, channels, 0.0, 2 * x.power)
+            offset = self.drawn((channels,), 0.05)
+            inputs.append(self.tensor(f"{name}.bias", offset))
+            pilot += offset[:, None, None, None]
+        output = self.node("Conv", name, inputs, dilations=[1, 1], group=group, **_window(kernel, stride, pad))
+        return Feature(output, pilot)
 
     def batch_norm(self, x: Feature, name: str, epsilon: float = 1e-5) -> Feature:
-        """Append a batch normalization in inference form, its statistics near the forecast ones."""
-        spread = sqrt(x.variance)
-        scale = self.normal(f"{name}.weight", (x.channels,), 0.1, 1.0)
-        shift = self.normal(f"{name}.bias", (x.channels,), 0.1)
-        mean = self.normal(f"{name}.running_mean", (x.channels,), 0.1 * spread, x.mean)
-        scatter = 0.8 + 0.4 * self.rng.random(x.channels, np.float32)
-        variance = self.tensor(f"{name}.running_var", np.float32(x.variance) * scatter)
-        output = self.node(
-            "BatchNormalization", name, [x.name, scale, shift, mean, variance], epsilon=epsilon, momentum=0.9
-        )
-        return Feature(output, x.channels, 0.0, 1.0)
+        """Append a batch normalization in inference form, its statistics those of the pilot batch."""
+        parameters = {
+            "weight": 1 + self.drawn((x.channels,), 0.1),
+            "bias": self.drawn((x.channels,), 0.1),
+            "running_mean": _rounded(x.pilot.mean(axis=(1, 2, 3))),
+            "running_var": _rounded(x.pilot.var(axis=(1, 2, 3))),
+        }
+        weights = [self.tensor(f"{name}.{key}", array) for key, array in parameters.items()]
+        scale, shift, mean, variance = (array.astype(np.float64)[:, None, None, None] for array in parameters.values())
+        output = self.node("BatchNormalization", name, [x.name, *weights], epsilon=epsilon, momentum=0.9)
+        return Feature(output, scale * (x.pilot - mean) / np.sqrt(variance + epsilon) + shift)
 
     def relu(self, x: Feature, name: str) -> Feature:
         """Append a Relu."""
-        return _rectified(replace(x, name=self.node("Relu", name, [x.name])))
+        return Feature(self.node("Relu", name, [x.name]), np.maximum(x.pilot, 0))
 
     def relu6(self, x: Feature, name: str) -> Feature:
         """Append a Relu that stops at 6, which exporters write as a Clip."""
         bounds = [self.constant(f"{name}.min", 0.0), self.constant(f"{name}.max", 6.0)]
-        return _rectified(replace(x, name=self.node("Clip", name, [x.name, *bounds])))
+        return Feature(self.node("Clip", name, [x.name, *bounds]), np.clip(x.pilot, 0, 6))
 
     def conv_norm_relu(
-        self,
-        x: Feature,
-        name: str,
-        channels: int,
-        kernel: int,
-        *,
-        stride: int = 1,
-        pad: int = 0,
-        epsilon: float = 1e-5,
+        self, x: Feature, name: str, channels: int, kernel: int, *, stride: int = 1, epsilon: float = 1e-5
     ) -> Feature:
-        """Append `name.conv`, `name.norm` and `name.relu`."""
-        x = self.conv(x, f"{name}.conv", channels, kernel, stride=stride, pad=pad, bias=False)
+        """Append `name.conv`, padded to keep the sides up to the stride, `name.norm` and `name.relu`."""
+        x = self.conv(x, f"{name}.conv", channels, kernel, stride=stride, pad=kernel // 2)
         return self.relu(self.batch_norm(x, f"{name}.norm", epsilon), f"{name}.relu")
 
     def max_pool(
         self, x: Feature, name: str, kernel: int, stride: int, pad: int = 0, *, ceil_mode: bool = False
     ) -> Feature:
-        """Append a square maximum pooling."""
-        output = self.node(
-            "MaxPool",
-            name,
-            [x.name],
-            ceil_mode=int(ceil_mode),
-            kernel_shape=[kernel] * 2,
-            pads=[pad] * 4,
-            strides=[stride] * 2,
-        )
-        # Between neighbours that are equal (nothing changes) and independent (the mean of four rises by one deviation).
-        return replace(x, name=output, mean=x.mean + 0.5 * sqrt(x.variance))
+        """Append a square maximum pooling; in `ceil_mode` a last window may reach over the border."""
+        output = self.node("MaxPool", name, [x.name], ceil_mode=int(ceil_mode), **_window(kernel, stride, pad))
+        over = (kernel - x.pilot.shape[-1] - 2 * pad) % stride if ceil_mode else 0
+        pilot = windows(padded(x.pilot, pad, pad + over, -np.inf), kernel, stride).max(axis=(4, 5))
+        return Feature(output, pilot)
 
     def average_pool(self, x: Feature, name: str, kernel: int, stride: int) -> Feature:
         """Append a square average pooling without padding."""
-        output = self.node("AveragePool", name, [x.name], kernel_shape=[kernel] * 2, strides=[stride] * 2)
-        return replace(x, name=output)
-
-    def global_average_pool(self, x: Feature, name: str) -> Feature:
-        """Append a global average pooling."""
-        return replace(x, name=self.node("GlobalAveragePool", name, [x.name]))
+        output = self.node("AveragePool", name, [x.name], **_window(kernel, stride, 0))
+        return Feature(output, windows(x.pilot, kernel, stride).mean(axis=(4, 5)))
 
     def concat(self, parts: Sequence[Feature], name: str) -> Feature:
         """Append a concatenation along the channels."""
-        channels = sum(part.channels for part in parts)
-        mean = sum(part.channels * part.mean for part in parts) / channels
-        power = sum(part.channels * part.power for part in parts) / channels
         output = self.node("Concat", name, [part.name for part in parts], axis=1)
-        return Feature(output, channels, mean, power - mean**2)
+        return Feature(output, np.concatenate([part.pilot for part in parts]))
 
     def add(self, x: Feature, y: Feature, name: str) -> Feature:
         """Append a residual addition."""
-        output = self.node("Add", name, [x.name, y.name])
-        return Feature(output, x.channels, x.mean + y.mean, x.variance + y.variance)
+        return Feature(self.node("Add", name, [x.name, y.name]), x.pilot + y.pilot)
 
-    def flatten(self, x: Feature, name: str, height: int = 1, width: int = 1) -> Feature:
-        """Append a Flatten of a value whose height and width are known."""
-        return replace(x, name=self.node("Flatten", name, [x.name], axis=1), channels=x.channels * height * width)
+    def flatten(self, x: Feature, name: str = "flatten") -> str:
+        """Append a Flatten, the border between features and dense layers."""
+        return self.node("Flatten", name, [x.name], axis=1)
 
-    def dense_relu(self, x: Feature, name: str, channels: int, relu_name: str) -> Feature:
-        """Append a dense layer and its Relu."""
-        output = self.linear(x.name, name, x.channels, channels, gain=2.0)
-        return self.relu(Feature(output, channels, 0.0, 2 * x.power), relu_name)
+    def pooled_head(self, x: Feature, name: str) -> None:
+        """End the network with a global average pooling, a Flatten and the dense layer `name`.
 
-    def logits(self, x: Feature, name: str, classes: int = CLASSES) -> None:
-        """Append the last dense layer and declare its result as the output `logits`, of variance about 1."""
-        output = self.linear(x.name, name, x.channels, classes, gain=1 / x.power, output="logits")
-        self.output(output, ["batch", classes])
+        The layer's biases make all classes equally likely over the pilot batch; else one class would win always, as
+        what the pooled features of all inputs share is more than what tells them apart.
+        """
+        pooled = replace(x, name=self.node("GlobalAveragePool", "pool", [x.name]))
+        weight = self.drawn((CLASSES, x.channels), 4 / sqrt(x.channels))
+        bias = -weight.astype(np.float64) @ x.pilot.mean(axis=(1, 2, 3))
+        tensors = (self.tensor(f"{name}.weight", weight), self.tensor(f"{name}.bias", _rounded(bias)))
+        self.output(self.gemm(self.flatten(pooled), name, tensors, "logits"), ["batch", CLASSES])
+
+    def dense_head(self, x: str, widths: Sequence[int]) -> None:
+        """End the network with dense layers, a Relu behind all but the last: `classifier.fc1`, `classifier.fc2` ..."""
+        for index, (inputs, outputs) in enumerate(pairwise(widths), 1):
+            x = self.linear(x, f"classifier.fc{index}", inputs, outputs, gain=2.0)
+            x = self.node("Relu", f"classifier.relu{index}", [x])
+        logits = self.linear(x, f"classifier.fc{len(widths)}", widths[-1], CLASSES, output="logits")
+        self.output(logits, ["batch", CLASSES])
 
 
 def sample_images(rng: np.random.Generator, batch: int) -> Tensors:
-    """Return `batch` images of mean 0 and variance 1: large patches of colour under fine noise, no two alike."""
-    patches = rng.standard_normal((batch, 3, 7, 7), np.float32).repeat(SIDE // 7, axis=2).repeat(SIDE // 7, axis=3)
-    noise = rng.standard_normal((batch, 3, SIDE, SIDE), np.float32)
-    return {"image": np.float32(0.9) * patches + np.float32(0.4) * noise}
+    """Return `batch` normalised images that differ as photographs do: in overall colour, in patches, in detail."""
+    return {"image": _images(rng, batch, SIDE)}
 
 
-def _rectified(x: Feature) -> Feature:
-    """Return `x` with the moments of max(0, normal), in closed form."""
-    deviation = sqrt(x.variance)
-    ratio = x.mean / deviation
-    above = 0.5 * (1 + erf(ratio / sqrt(2)))
-    density = exp(-(ratio**2) / 2) / sqrt(2 * pi)
-    mean = x.mean * above + deviation * density
-    power = x.power * above + x.mean * deviation * density
-    return replace(x, mean=mean, variance=power - mean**2)
+class _Window(TypedDict):
+    kernel_shape: list[int]
+    pads: list[int]
+    strides: list[int]
+
+
+def _window(kernel: int, stride: int, pad: int) -> _Window:
+    return _Window(kernel_shape=[kernel] * 2, pads=[pad] * 4, strides=[stride] * 2)
+
+
+def _images(rng: np.random.Generator, batch: int, side: int) -> Floats:
+    images = np.zeros((batch, 3, side, side), np.float32)
+    for cells in (1, 8, side):
+        layer = rng.standard_normal((batch, 3, cells, cells), np.float32) * np.float32(sqrt(1 / 3))
+        images += layer.repeat(side // cells, axis=2).repeat(side // cells, axis=3)
+    return images
+
+
+def _rounded(measured: Array) -> Floats:
+    """Return `measured` without its last digits, which depend on the machine's matrix product, so that no byte does."""
+    return measured.astype(np.float16).astype(np.float32)

@@ -19,7 +19,7 @@ _STAGES = (
 def build_mobilenetv2(seed: int) -> ModelProto:
     """Return MobileNetV2: 3,504,872 parameters, and 34,112 batch-norm statistics that are none."""
     net = ConvNet("mobilenetv2", seed)
-    x = _conv_norm_relu6(net, net.image("image"), "features.0", 32, 3, stride=2)
+    x = _conv_norm_relu6(net, net.image(), "features.0", 32, 3, stride=2)
     index = 1
     for expansion, channels, blocks, first_stride in _STAGES:
         for block in range(blocks):
@@ -27,8 +27,7 @@ def build_mobilenetv2(seed: int) -> ModelProto:
             x = _inverted_residual(net, x, f"features.{index}", expansion, channels, stride)
             index += 1
     x = _conv_norm_relu6(net, x, f"features.{index}", 1280, 1)
-    x = net.global_average_pool(x, "pool")
-    net.logits(net.flatten(x, "flatten"), "classifier")
+    net.pooled_head(x, "classifier")
     return net.model()
 
 
@@ -36,12 +35,12 @@ def _inverted_residual(net: ConvNet, x: Feature, name: str, expansion: int, chan
     hidden = x.channels * expansion
     y = _conv_norm_relu6(net, x, f"{name}.expand", hidden, 1) if expansion > 1 else x
     y = _conv_norm_relu6(net, y, f"{name}.depthwise", hidden, 3, stride=stride, group=hidden)
-    y = net.batch_norm(net.conv(y, f"{name}.project.conv", channels, 1, bias=False), f"{name}.project.norm")
+    y = net.batch_norm(net.conv(y, f"{name}.project.conv", channels, 1), f"{name}.project.norm")
     return net.add(x, y, f"{name}.add") if stride == 1 and x.channels == channels else y
 
 
 def _conv_norm_relu6(
     net: ConvNet, x: Feature, name: str, channels: int, kernel: int, *, stride: int = 1, group: int = 1
 ) -> Feature:
-    x = net.conv(x, f"{name}.conv", channels, kernel, stride=stride, pad=kernel // 2, group=group, bias=False)
+    x = net.conv(x, f"{name}.conv", channels, kernel, stride=stride, pad=kernel // 2, group=group)
     return net.relu6(net.batch_norm(x, f"{name}.norm"), f"{name}.relu6")

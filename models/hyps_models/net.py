@@ -45,11 +45,12 @@ class Net:
         self, op_type: str, name: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Attribute
     ) -> Sequence[str]:
         """Append a node with several outputs, an empty name for one that is not wanted, and return `outputs`."""
-        self._model.graph.node.append(helper.make_node(op_type, inputs, outputs, name, **attributes))
+        node = self._model.graph.node.add(op_type=op_type, name=name, input=inputs, output=outputs)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
         return outputs
 
-    def constant(self, name: str, values: float | Sequence[int]) -> str:
-        """Append a `Constant` node: a float32 scalar, or a vector of int64."""
+    def constant(self, name: str, values: float | int | Sequence[int]) -> str:
+        """Append a `Constant` node: a float32 scalar, an int64 scalar, or a vector of int64."""
         array = np.asarray(values, np.float32 if isinstance(values, float) else np.int64)
         output = f"{name}.output"
         value = numpy_helper.from_array(array)
@@ -65,9 +66,15 @@ class Net:
         self._model.graph.initializer.add(name=name, data_type=elem_type, dims=dims).raw_data = data
         return name
 
-    def normal(self, name: str, shape: Sequence[int], std: float, mean: float = 0.0) -> str:
+    def normal(self, name: str, shape: Sequence[int], std: float) -> str:
         """Append a float32 initializer drawn from a normal distribution."""
-        return self.tensor(name, self._drawn(shape, std, mean))
+        return self.tensor(name, self.drawn(shape, std))
+
+    def drawn(self, shape: Sequence[int], std: float = 1.0) -> Floats:
+        """Return an array drawn from a normal distribution of mean 0."""
+        array = self.rng.standard_normal(tuple(shape), np.float32)
+        array *= np.float32(std)
+        return array
 
     def linear(self, x: str, name: str, inputs: int, outputs: int, gain: float = 1.0, output: str = "") -> str:
         """Append a dense layer on a matrix as one Gemm, weights stored `[outputs, inputs]`.
@@ -76,15 +83,12 @@ class Net:
         """
         weight = self.normal(f"{name}.weight", (outputs, inputs), (gain / inputs) ** 0.5)
         bias = self.normal(f"{name}.bias", (outputs,), 0.05)
-        return self.node("Gemm", name, [x, weight, bias], output, alpha=1.0, beta=1.0, transB=1)
+        return self.gemm(x, name, (weight, bias), output)
+
+    def gemm(self, x: str, name: str, tensors: tuple[str, str], output: str = "") -> str:
+        """Append a dense layer whose weights and biases are initializers that are there already."""
+        return self.node("Gemm", name, [x, *tensors], output, alpha=1.0, beta=1.0, transB=1)
 
     def model(self) -> ModelProto:
         """Return the finished model."""
         return self._model
-
-    def _drawn(self, shape: Sequence[int], std: float, mean: float) -> Floats:
-        array = self.rng.standard_normal(tuple(shape), np.float32)
-        array *= np.float32(std)
-        if mean:
-            array += np.float32(mean)
-        return array

@@ -11,9 +11,13 @@ from onnx import ModelProto
 
 from hyps_models.alexnet import build_alexnet
 from hyps_models.convnet import sample_images
+from hyps_models.densenet import build_densenet169
+from hyps_models.googlenet import build_googlenet
 from hyps_models.mobilenet import build_mobilenetv2
 from hyps_models.net import Tensors
+from hyps_models.recurrent import build_lstm, sample_frames
 from hyps_models.resnet import build_resnet50
+from hyps_models.transformer import build_encoder, build_encoder_small, sample_tokens
 from hyps_models.vgg import build_vgg16
 
 
@@ -32,6 +36,15 @@ class Reference:
 
 MODELS: dict[str, Reference] = {
     "alexnet": Reference(build_alexnet, sample_images, 61_100_840, "AlexNet, 224x224 images, 1000 classes"),
+    "densenet169": Reference(
+        build_densenet169, sample_images, 14_149_480, "DenseNet-169, 224x224 images, 1000 classes"
+    ),
+    "encoder": Reference(build_encoder, sample_tokens, 109_482_240, "BERT-base encoder, 12 layers, 768 wide, 12 heads"),
+    "encoder-small": Reference(
+        build_encoder_small, sample_tokens, 4_385_920, "BERT-tiny encoder, 2 layers, 128 wide, 2 heads"
+    ),
+    "googlenet": Reference(build_googlenet, sample_images, 6_624_904, "GoogLeNet, 224x224 images, 1000 classes"),
+    "lstm": Reference(build_lstm, sample_frames, 237_196, "LSTM classifier, 2 layers, 128 wide, 12 classes"),
     "mobilenetv2": Reference(build_mobilenetv2, sample_images, 3_504_872, "MobileNetV2, 224x224 images, 1000 classes"),
     "resnet50": Reference(build_resnet50, sample_images, 25_557_032, "ResNet-50, 224x224 images, 1000 classes"),
     "vgg16": Reference(build_vgg16, sample_images, 138_357_544, "VGG16, 224x224 images, 1000 classes"),
