@@ -98,12 +98,12 @@ class InternalError(HypsError):
 
 
 def printable(text: str, limit: int = 120) -> str:
-    """Return `text` fit for one line of a terminal: control characters escaped, cut at `limit` characters.
+    r"""Return `text` fit for one line of a terminal: control characters escaped, cut at `limit` characters.
 
     Names in models and plans come from strangers: they may hold escape sequences or be megabytes long.
 
     >>> printable("a\x1b[31mb")
-    'a\\\\x1b[31mb'
+    'a\\x1b[31mb'
     """
     head = text[: limit + 1]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in head)

@@ -22,7 +22,7 @@ class TensorInfo(Struct, frozen=True, kw_only=True):
     dtype: str
     """numpy's name of the element type, or `string`."""
     shape: tuple[int | str | None, ...] | None
-    """A number is fixed, a word names a dimension that requests may choose, null is unknown; null alone: rank unknown."""
+    """A number is fixed, a word names a dimension requests may choose, null is unknown; null alone: rank unknown."""
     nbytes: int | None = None
     """Bytes at the sizes the plan was made for (`Plan.assumed_dims`); null where nothing could tell."""
 
@@ -247,7 +247,10 @@ def _dataflow_problems(plan: Plan) -> list[str]:
         missing = [name for name in partition.inputs if name not in known]
         twice = [name for name in partition.outputs if name in known]
         untold = [name for name in (*partition.inputs, *partition.outputs) if name not in plan.tensors]
-        problems += [f"partition `{printable(partition.id)}` needs `{printable(n)}`, which nothing makes before it" for n in missing]
+        problems += [
+            f"partition `{printable(partition.id)}` needs `{printable(n)}`, which nothing makes before it"
+            for n in missing
+        ]
         problems += [f"tensor `{printable(n)}` is made twice" for n in twice]
         problems += [f"tensor `{printable(n)}` has no entry in `tensors`" for n in untold]
         known.update(partition.outputs)

@@ -99,7 +99,9 @@ def _scaled(value: int | float, step: int, units: tuple[str, ...]) -> str:
     amount, index = float(value), 0
     while amount >= step * 0.9995 and index < len(units) - 1:
         amount, index = amount / step, index + 1
-    digits = f"{amount:.0f}" if amount >= 99.95 or index == 0 else f"{amount:.1f}" if amount >= 9.995 else f"{amount:.2f}"
+    digits = (
+        f"{amount:.0f}" if amount >= 99.95 or index == 0 else f"{amount:.1f}" if amount >= 9.995 else f"{amount:.2f}"
+    )
     return f"{digits} {units[index]}".rstrip()
 
 

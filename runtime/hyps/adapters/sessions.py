@@ -1,0 +1,174 @@
+"""onnxruntime sessions: opened by path so that weights stay mapped, with the options each way of running wants."""
+
+import functools
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state
+
+from hyps.adapters.machine import core_count, rss_nbytes, trim
+from hyps.errors import ExecutionError, HypsError, InternalError, PlanError, printable
+from hyps.formats.plan import Optimization
+
+Session: TypeAlias = Any
+"""An `onnxruntime.InferenceSession`, which has no types."""
+
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    *(
+        kind
+        for kind in vars(onnxruntime_pybind11_state).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ),
+)
+"""What onnxruntime raises; its own classes share no parent but Exception."""
+
+_ORT_NAMES = {
+    "float32": "float",
+    "float64": "double",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "bool": "bool",
+    "string": "string",
+    "complex64": "complex64",
+    "complex128": "complex128",
+    **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (4, 8, 16, 32, 64)},
+}
+_NUMPY_NAMES = {ort: numpy for numpy, ort in _ORT_NAMES.items()}
+
+_IDENTITY_MODEL = (
+    b"\x08\x08"  # IR version 8
+    b"\x3a\x2f"  # the graph:
+    b"\x0a\x10\x0a\x01x\x12\x01y\x22\x08Identity\x12\x01g"  # one node, x -> y, and a name
+    b"\x5a\x0b\x0a\x01x\x12\x06\x0a\x04\x08\x01\x12\x00"  # input x: float, no dimensions
+    b"\x62\x0b\x0a\x01y\x12\x06\x0a\x04\x08\x01\x12\x00"  # output y: the same
+    b"\x42\x04\x0a\x00\x10\x11"  # opset 17
+)
+"""The smallest model, as a file would hold it: it starts what onnxruntime starts once per process."""
+
+
+class Mode(Enum):
+    """How a partition is run."""
+
+    FAST = "fast"
+    """Kept loaded, weights laid out anew for speed: twice their bytes while it loads, once after."""
+    MAPPED = "mapped"
+    """Weights stay in the mapped file: loads in milliseconds, no private memory, released at once."""
+    EXACT = "exact"
+    """As plain onnxruntime without graph optimizations, bit for bit: what verification compares."""
+
+
+class Sessions:
+    """Opens sessions that share one pool of threads, sized once for the process."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or core_count()
+        self._pooled = self.threads > 1 and _share_pool(self.threads)
+        onnxruntime.set_default_logger_severity(4)
+
+    def open(self, path: Path, mode: Mode, optimization: Optimization) -> Session:
+        """Return a session of the partition in the file `path`.
+
+        Raises:
+            PlanError: onnxruntime refuses the file.
+        """
+        return self._create(str(path), self._options(mode, optimization), printable(path.name))
+
+    def measure_base(self) -> int:
+        """Return the resident bytes of this process with onnxruntime started; 0 where the system does not tell."""
+        self._create(_IDENTITY_MODEL, self._options(Mode.MAPPED, "none"), "the empty model")
+        trim()
+        return rss_nbytes() or 0
+
+    def _create(self, source: str | bytes, options: Any, shown: str) -> Session:
+        try:
+            return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except MemoryError as error:
+            raise PlanError(f"partition file `{shown}` does not fit in memory", _LESS_MEMORY, "E_MEMORY") from error
+        except ORT_ERRORS as error:
+            raise PlanError(f"onnxruntime refuses the partition file `{shown}`: {one_line(error)}") from error
+
+    def _options(self, mode: Mode, optimization: Optimization) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        self._set_threads(options)
+        level = onnxruntime.GraphOptimizationLevel
+        already_laid_out = optimization == "native"
+        optimize = mode is Mode.FAST and not already_laid_out
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        if mode is Mode.MAPPED:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            options.enable_cpu_mem_arena = False  # it grows by powers of two: up to twice what is needed
+            options.enable_mem_pattern = False
+        return options
+
+    def _set_threads(self, options: Any) -> None:
+        options.inter_op_num_threads = 1
+        if self._pooled:
+            options.use_per_session_threads = False
+        else:
+            options.intra_op_num_threads = self.threads
+            # Idle sessions' threads would spin and hold the cores: 7 to 40 times slower with many sessions.
+            options.add_session_config_entry("session.force_spinning_stop", "1")
+
+
+_LESS_MEMORY = "give `--memory`, or compile with a smaller `--memory`"
+
+
+def execution_error(partition: str, error: Exception) -> HypsError:
+    """Return the refusal that stands for what onnxruntime raised while `partition` ran."""
+    text = one_line(error)
+    if isinstance(error, MemoryError) or "Failed to allocate memory" in text:
+        message = f"partition `{printable(partition)}` ran out of memory"
+        return ExecutionError(message, "use smaller inputs or smaller partitions", code="E_MEMORY")
+    return ExecutionError(f"partition `{printable(partition)}` failed: {text}")
+
+
+def one_line(error: Exception) -> str:
+    r"""Return what onnxruntime says as one line, without its own prefix and the source lines behind it.
+
+    >>> one_line(RuntimeError("[ONNXRuntimeError] : 1 : FAIL : no such op\nat line 7"))
+    'no such op'
+    """
+    text = str(error).strip() or type(error).__name__
+    if text.startswith("[ONNXRuntimeError]"):
+        text = text.split(" : ", 3)[-1]
+    return printable(text.splitlines()[0], 300)
+
+
+def numpy_name(ort_type: str) -> str:
+    """Return numpy's name of the element type in onnxruntime's words.
+
+    >>> numpy_name("tensor(float)"), numpy_name("tensor(string)")
+    ('float32', 'string')
+
+    Raises:
+        InternalError: `ort_type` is not a tensor's.
+    """
+    element = ort_type.removeprefix("tensor(").removesuffix(")")
+    if element not in _NUMPY_NAMES:
+        raise InternalError(f"`{printable(ort_type)}` is no tensor type")
+    return _NUMPY_NAMES[element]
+
+
+def ort_type_name(dtype: str) -> str:
+    """Return onnxruntime's words for a tensor of numpy's `dtype`.
+
+    >>> ort_type_name("float32")
+    'tensor(float)'
+    """
+    return f"tensor({_ORT_NAMES.get(dtype, dtype)})"
+
+
+@functools.cache
+def _share_pool(threads: int) -> bool:
+    """Return whether sessions can share a pool of `threads`; onnxruntime makes one per process and never changes it."""
+    try:
+        onnxruntime.set_global_thread_pool_sizes(threads, 1)
+    except ORT_ERRORS:
+        return False
+    return True

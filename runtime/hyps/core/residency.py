@@ -1,0 +1,127 @@
+"""Which partitions stay loaded under a memory budget, and which are loaded and released."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from hyps.errors import InfeasibleError, printable
+from hyps.formats.quantities import format_nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the core knows of a partition: names and bytes."""
+
+    id: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    weight_nbytes: int = 0
+    """Bytes that are resident while it is loaded."""
+    scratch_nbytes: int = 0
+    """Most bytes alive while it runs, beside its weights, inputs and outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """The answer: partition ids, and what is left for activations."""
+
+    kept: frozenset[str]
+    """Loaded once and for good; the others are loaded when their turn comes and released after it."""
+    spare_nbytes: int | None
+    """What remains for the activations of further requests when the first one needs most; None: no budget."""
+    limit_nbytes: int | None = None
+    """The budget without the process's own base; None: no budget."""
+
+
+def decide_residency(
+    tasks: Sequence[Task],
+    live_nbytes: Mapping[str, int],
+    budget_nbytes: int | None,
+    base_nbytes: int,
+) -> Residency:
+    """Return which of `tasks` stay loaded: all when they fit, else the most bytes that fit beside the largest other.
+
+    `live_nbytes` has, per partition, the activations of one request that are alive while it runs. Whatever is kept, the
+    bytes resident while any partition runs stay within the budget.
+
+    Raises:
+        InfeasibleError: one partition alone is too large; names it and the smallest budget that would do.
+    """
+    if budget_nbytes is None or not tasks:
+        return Residency(frozenset(task.id for task in tasks), None)
+    available = budget_nbytes - base_nbytes
+    running = {task.id: live_nbytes[task.id] + task.scratch_nbytes for task in tasks}
+    _refuse_too_large(tasks, running, available, budget_nbytes, base_nbytes)
+    by_need = sorted(tasks, key=lambda task: (-(task.weight_nbytes + running[task.id]), task.id))
+    best: frozenset[str] | None = None
+    weights = {task.id: task.weight_nbytes for task in tasks}
+    for largest in range(len(tasks), -1, -1):
+        kept = _kept_beside(by_need, largest, running, available)
+        if kept is not None and len(kept) == len(tasks):
+            best = kept
+            break
+        if kept is not None and (best is None or _total(weights, kept) > _total(weights, best)):
+            best = kept
+    assert best is not None, "keeping nothing fits, or the largest partition would have been refused"
+    return Residency(best, available - _total(weights, best) - _transient_need(tasks, best, running), available)
+
+
+def live_activations(
+    tasks: Sequence[Task], inputs: Collection[str], outputs: Collection[str], nbytes: Mapping[str, int]
+) -> dict[str, int]:
+    """Return, per partition, the bytes of one request's tensors that are alive while it runs, its own included.
+
+    Partitions run in the order given; a tensor lives from its making to its last use, a model's output to the end.
+    """
+    last_use = {name: len(tasks) for name in outputs}
+    for index, task in enumerate(tasks):
+        last_use.update({name: index for name in task.inputs if name not in outputs})
+    alive = {name for name in inputs if name in last_use}
+    live = {}
+    for index, task in enumerate(tasks):
+        alive.update(task.outputs)
+        live[task.id] = sum(nbytes.get(name, 0) for name in sorted(alive))
+        alive = {name for name in alive if last_use.get(name, -1) > index}
+    return live
+
+
+def _refuse_too_large(
+    tasks: Sequence[Task], running: Mapping[str, int], available: int, budget_nbytes: int, base_nbytes: int
+) -> None:
+    worst = max(tasks, key=lambda task: (task.weight_nbytes + running[task.id], task.id))
+    need = worst.weight_nbytes + running[worst.id]
+    if need > available:
+        raise InfeasibleError(
+            f"partition `{printable(worst.id)}` needs {format_nbytes(need)} beside the {format_nbytes(base_nbytes)} of "
+            f"the process, more than the budget of {format_nbytes(budget_nbytes)}",
+            f"give at least `--memory {need + base_nbytes}`, or compile with a smaller `--memory`",
+        )
+
+
+def _kept_beside(
+    by_need: Sequence[Task], largest: int, running: Mapping[str, int], available: int
+) -> frozenset[str] | None:
+    """Return what is kept when `by_need[largest]` is the largest that is not: all before it, and what else fits.
+
+    None when those before it do not fit. `largest` past the end keeps all.
+    """
+    kept = list(by_need[:largest])
+    peak = max((running[task.id] for task in by_need), default=0)
+    if largest < len(by_need):
+        transient = by_need[largest]
+        peak = max(peak, transient.weight_nbytes + running[transient.id])
+    room = available - peak - sum(task.weight_nbytes for task in kept)
+    if room < 0:
+        return None
+    for task in sorted(by_need[largest + 1 :], key=lambda task: (-task.weight_nbytes, task.id)):
+        if task.weight_nbytes <= room:
+            kept.append(task)
+            room -= task.weight_nbytes
+    return frozenset(task.id for task in kept)
+
+
+def _transient_need(tasks: Sequence[Task], kept: Collection[str], running: Mapping[str, int]) -> int:
+    return max(running[task.id] + (0 if task.id in kept else task.weight_nbytes) for task in tasks)
+
+
+def _total(weights: Mapping[str, int], ids: Collection[str]) -> int:
+    return sum(weights[partition] for partition in ids)
