@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A request exists; its tensors arrive on their own."""
+    """A request exists; its tensors arrive on their own. After it has finished, the same name is a new request."""
 
     request: str
     outputs: tuple[str, ...] | None = None

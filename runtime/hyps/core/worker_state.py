@@ -66,7 +66,7 @@ TRANSITIONS: Mapping[tuple[TaskState, Trigger], TaskState] = {
 class _Request:
     name: str
     order: int
-    outputs: frozenset[str]
+    """When it was queued, among all."""
     states: list[TaskState | None]
     """Per partition, in the plan's order; None for one that the request does not need."""
     missing: list[int]
@@ -79,6 +79,8 @@ class _Request:
     unfinished: int = 0
     awaited: set[str] = field(default_factory=set)
     """Wanted outputs that are not here yet."""
+    absent: set[str] = field(default_factory=set)
+    """What the request brings and has not brought yet; it is queued when all is here."""
     story: list[str] = field(default_factory=list)
     input_nbytes: int = 0
     is_foreseen: bool = True
@@ -119,7 +121,7 @@ class WorkerState:
         self._loaded: set[str] = set()
         self._loading: str | None = None
         self._executing: tuple[str, str] | None = None
-        self._submitted = 0
+        self._queued_ever = 0
         self._foreseen_nbytes = -1
         self._foresee(sum(self._nbytes.get(name, 0) for name in inputs))
         self._handlers: dict[type, Callable[..., list[Instruction]]] = {
@@ -164,8 +166,9 @@ class WorkerState:
         _require(len(transient) + (self._loading in self._transient_ids()) <= 1, "two partitions are loaded in passing")
         _require(self._loading is None or self._executing is None, "loading while executing")
         _require(self._executing is None or self._executing[1] in self._loaded, "executing what is not loaded")
-        _require(set(self._queued) | set(self._admitted) == set(self._requests), "a request is lost")
-        _require(not set(self._queued) & set(self._admitted), "a request is queued and admitted")
+        whole = {name for name, request in self._requests.items() if not request.absent}
+        _require({*self._queued, *self._admitted} == whole, "a request is lost")
+        _require(len(self._queued) + len(self._admitted) == len(whole), "a request is queued and admitted")
         for request in self._requests.values():
             self._check_request(request)
         limit = self._residency.limit_nbytes
@@ -180,7 +183,7 @@ class WorkerState:
             absent = [name for name in dict.fromkeys(self._tasks[index].inputs) if name not in request.held]
             if state is TaskState.WAITING:
                 _require(missing == len(absent), "a task's missing inputs are miscounted")
-                _require(missing > 0 or request.name in self._queued, "a task waits for nothing")
+                _require(missing > 0 or request.name not in self._admitted, "a task waits for nothing")
             if state in (TaskState.READY, TaskState.EXECUTING):
                 _require(not absent, f"a task of `{request.name}` is ready without `{absent}`")
         _require(all(request.uses.get(name, 0) > 0 for name in request.held), "a tensor is held that nobody needs")
@@ -198,20 +201,17 @@ class WorkerState:
             uses[name] = uses.get(name, 0) + 1
         request = _Request(
             name=event.request,
-            order=self._submitted,
-            outputs=outputs,
+            order=0,
             states=[TaskState.WAITING if index in needed else None for index in range(len(self._tasks))],
             missing=[len(set(task.inputs)) for task in self._tasks],
             uses=uses,
             unfinished=len(needed),
             awaited=set(outputs),
+            absent={name for name in self._inputs if uses.get(name)},
         )
-        self._submitted += 1
         self._requests[request.name] = request
-        self._queued.append(request.name)
-        if not request.awaited and not request.unfinished:
-            return self._end(request, Reply(request.name))
-        return []
+        self._queue_if_whole(request)
+        return self._reply_if_complete(request)
 
     def _on_tensor(self, event: TensorArrived) -> list[Instruction]:
         request = self._requests.get(event.request)
@@ -219,7 +219,17 @@ class WorkerState:
             return [Drop(event.request, event.tensor)]
         if event.tensor in request.arrived:
             return [] if event.tensor in request.held else [Drop(event.request, event.tensor)]
+        if event.tensor in request.absent:
+            request.absent.remove(event.tensor)
+            self._queue_if_whole(request)
         return self._take(request, event.tensor, event.nbytes)
+
+    def _queue_if_whole(self, request: _Request) -> None:
+        """Queue a request that has brought everything: run in part before, it could not follow the plan's order."""
+        if not request.absent:
+            request.order = self._queued_ever
+            self._queued_ever += 1
+            self._queued.append(request.name)
 
     def _on_loaded(self, event: Loaded) -> list[Instruction]:
         if event.partition == self._loading:
@@ -306,7 +316,8 @@ class WorkerState:
             if state is not None:
                 self._move(request, index, Trigger.REQUEST_ENDED)
         del self._requests[request.name]
-        if self._admitted.pop(request.name, self) is self:
+        self._admitted.pop(request.name, None)
+        if request.name in self._queued:
             self._queued.remove(request.name)
         return [last, *(Drop(request.name, name) for name in request.held)]
 

@@ -1,0 +1,77 @@
+"""What is kept loaded under a budget."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyps.core.residency import Task, decide_residency, live_activations
+from hyps.errors import InfeasibleError
+
+
+def chain(*weights: int, activation: int = 10) -> tuple[list[Task], dict[str, int]]:
+    tasks = [Task(f"p{i}", (f"t{i}",), (f"t{i + 1}",), weight) for i, weight in enumerate(weights)]
+    sizes = {f"t{i}": activation for i in range(len(weights) + 1)}
+    return tasks, live_activations(tasks, ["t0"], [f"t{len(weights)}"], sizes)
+
+
+def test_all_is_kept_without_a_budget() -> None:
+    tasks, live = chain(400, 16, 8)
+    residency = decide_residency(tasks, live, None, 0)
+    assert residency.kept == {"p0", "p1", "p2"}
+    assert residency.spare_nbytes is None
+
+
+def test_all_is_kept_when_all_fits_exactly() -> None:
+    tasks, live = chain(400, 16, 8)
+    residency = decide_residency(tasks, live, 50 + 424 + 20, 50)
+    assert residency.kept == {"p0", "p1", "p2"}
+    assert residency.spare_nbytes == 0
+
+
+def test_the_most_bytes_are_kept_beside_the_largest_other() -> None:
+    tasks, live = chain(400, 16, 8, 8)
+    assert decide_residency(tasks, live, 450, 0).kept == {"p0", "p1"}
+    assert decide_residency(tasks, live, 428, 0).kept == {"p2"}
+
+
+def test_a_partition_that_is_too_large_is_named_with_the_smallest_budget() -> None:
+    tasks, live = chain(30, 400)
+    with pytest.raises(InfeasibleError, match="`p1`") as refusal:
+        decide_residency(tasks, live, 450, 50)
+    assert "--memory 470" in refusal.value.hint
+    assert decide_residency(tasks, live, 470, 50).kept == frozenset()
+
+
+def test_live_activations_last_until_the_last_use() -> None:
+    tasks = [
+        Task("a", ("x",), ("s", "u")),
+        Task("b", ("s",), ("v",)),
+        Task("c", ("u", "v"), ("y", "unused")),
+    ]
+    sizes = {"x": 1, "s": 10, "u": 100, "v": 1000, "y": 10_000, "unused": 100_000}
+    assert live_activations(tasks, ["x"], ["y", "x"], sizes) == {"a": 111, "b": 1111, "c": 111_101}
+
+
+@given(
+    weights=st.lists(st.integers(0, 1000), min_size=1, max_size=12),
+    scratch=st.lists(st.integers(0, 300), min_size=12, max_size=12),
+    budget=st.integers(0, 6000),
+    base=st.integers(0, 500),
+)
+def test_whatever_is_kept_every_partition_runs_within_the_budget(
+    weights: list[int], scratch: list[int], budget: int, base: int
+) -> None:
+    tasks = [Task(f"p{i}", (f"t{i}",), (f"t{i + 1}",), w, scratch[i]) for i, w in enumerate(weights)]
+    live = live_activations(tasks, ["t0"], [f"t{len(tasks)}"], {f"t{i}": 7 for i in range(len(tasks) + 1)})
+    need = {task.id: live[task.id] + task.scratch_nbytes for task in tasks}
+    if base + max(task.weight_nbytes + need[task.id] for task in tasks) > budget:
+        with pytest.raises(InfeasibleError):
+            decide_residency(tasks, live, budget, base)
+        return
+    residency = decide_residency(tasks, live, budget, base)
+    kept = sum(task.weight_nbytes for task in tasks if task.id in residency.kept)
+    running = [need[t.id] + (0 if t.id in residency.kept else t.weight_nbytes) for t in tasks]
+    assert base + kept + max(running) <= budget
+    assert residency.spare_nbytes == budget - base - kept - max(running)
+    if base + sum(weights) + max(need.values()) <= budget:
+        assert len(residency.kept) == len(tasks)
