@@ -71,7 +71,7 @@ class ConvNet(Net):
             offset = self.drawn((channels,), 0.05)
             inputs.append(self.tensor(f"{name}.bias", offset))
             pilot += offset[:, None, None, None]
-        output = self.node("Conv", name, inputs, dilations=[1, 1], group=group, **_window(kernel, stride, pad))
+        output = self.node("Conv", name, inputs, dilations=[1, 1], group=group, **window(kernel, stride, pad))
         return Feature(output, pilot)
 
     def batch_norm(self, x: Feature, name: str, epsilon: float = 1e-5) -> Feature:
@@ -107,14 +107,14 @@ class ConvNet(Net):
         self, x: Feature, name: str, kernel: int, stride: int, pad: int = 0, *, ceil_mode: bool = False
     ) -> Feature:
         """Append a square maximum pooling; in `ceil_mode` a last window may reach over the border."""
-        output = self.node("MaxPool", name, [x.name], ceil_mode=int(ceil_mode), **_window(kernel, stride, pad))
+        output = self.node("MaxPool", name, [x.name], ceil_mode=int(ceil_mode), **window(kernel, stride, pad))
         over = (kernel - x.pilot.shape[-1] - 2 * pad) % stride if ceil_mode else 0
         pilot = windows(padded(x.pilot, pad, pad + over, -np.inf), kernel, stride).max(axis=(4, 5))
         return Feature(output, pilot)
 
     def average_pool(self, x: Feature, name: str, kernel: int, stride: int) -> Feature:
         """Append a square average pooling without padding."""
-        output = self.node("AveragePool", name, [x.name], **_window(kernel, stride, 0))
+        output = self.node("AveragePool", name, [x.name], **window(kernel, stride, 0))
         return Feature(output, windows(x.pilot, kernel, stride).mean(axis=(4, 5)))
 
     def concat(self, parts: Sequence[Feature], name: str) -> Feature:
@@ -162,7 +162,8 @@ class _Window(TypedDict):
     strides: list[int]
 
 
-def _window(kernel: int, stride: int, pad: int) -> _Window:
+def window(kernel: int, stride: int, pad: int) -> _Window:
+    """Return the attributes of a square window on an image."""
     return _Window(kernel_shape=[kernel] * 2, pads=[pad] * 4, strides=[stride] * 2)
 
 

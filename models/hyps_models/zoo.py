@@ -1,7 +1,7 @@
 """The table of reference models, and what can be done with a row: build it, save it, make inputs for it."""
 
+import errno
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from onnx import ModelProto
 from hyps_models.alexnet import build_alexnet
 from hyps_models.convnet import sample_images
 from hyps_models.densenet import build_densenet169
+from hyps_models.digits.network import build_digits, sample_digits
 from hyps_models.googlenet import build_googlenet
 from hyps_models.mobilenet import build_mobilenetv2
 from hyps_models.net import Tensors
@@ -19,6 +20,7 @@ from hyps_models.recurrent import build_lstm, sample_frames
 from hyps_models.resnet import build_resnet50
 from hyps_models.transformer import build_encoder, build_encoder_small, sample_tokens
 from hyps_models.vgg import build_vgg16
+from hyps_models.writing import write_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ MODELS: dict[str, Reference] = {
     "densenet169": Reference(
         build_densenet169, sample_images, 14_149_480, "DenseNet-169, 224x224 images, 1000 classes"
     ),
+    "digits": Reference(build_digits, sample_digits, 40_394, "trained CNN, 8x8 handwritten digits, 10 classes"),
     "encoder": Reference(build_encoder, sample_tokens, 109_482_240, "BERT-base encoder, 12 layers, 768 wide, 12 heads"),
     "encoder-small": Reference(
         build_encoder_small, sample_tokens, 4_385_920, "BERT-tiny encoder, 2 layers, 128 wide, 2 heads"
@@ -92,16 +95,15 @@ def save(name: str, path: str | os.PathLike[str], seed: int = 0) -> None:
     """
     target = Path(path)
     if target.is_dir():  # renaming onto it would fail too, but only once the model is built
-        raise IsADirectoryError(f"{target} is a folder")
-    handle, beside = tempfile.mkstemp(prefix=f".{target.name[:64]}.", dir=target.parent)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    reference, seed = _reference(name), _checked_seed(seed)
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with open(handle, "wb") as file:
-            file.write(build(name, seed).SerializeToString(deterministic=True))
-        os.chmod(beside, 0o666 & ~_umask())  # mkstemp makes files that only their owner reads
+        with open(beside, "xb") as file:
+            write_model(reference.build(seed), file)
         os.replace(beside, target)
-    except BaseException:
-        os.unlink(beside)
-        raise
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def sample_inputs(name: str, seed: int = 0, batch: int = 1) -> Tensors:
@@ -127,9 +129,3 @@ def _checked_seed(seed: int) -> int:
     if seed < 0:
         raise ValueError(f"seed {seed} is negative")
     return seed
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
