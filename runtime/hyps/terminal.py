@@ -131,7 +131,7 @@ class Progress:
     """How far a long piece of work is; drawn on stderr by a thread once the work has taken two seconds."""
 
     def __init__(self, label: str, total: int | None) -> None:
-        self._label, self._total = label, total
+        self.label, self._total = label, total
         self._done, self._drawn = 0, 0
         self._ended = threading.Event()
 
@@ -147,11 +147,11 @@ class Progress:
         endless = iter(int, 1)
         length = {"iterable": endless} if self._total is None else {"length": self._total}
         bar: Any = click.progressbar(
-            **length, label=self._label, file=sys.stderr, fill_char="#", show_eta=self._total is not None, width=24
+            **length, label=self.label, file=sys.stderr, fill_char="#", show_eta=self._total is not None, width=24
         )
         with bar:
             while not self._ended.wait(_FRAME_S):
-                bar.label = f"{self._label} {time.monotonic() - start_s:.0f} s"
+                bar.label = f"{self.label} {time.monotonic() - start_s:.0f} s"
                 bar.update(self._done - self._drawn if self._total is not None else 1)
                 self._drawn = self._done
                 bar.render_progress()

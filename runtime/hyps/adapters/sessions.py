@@ -16,6 +16,7 @@ Session: TypeAlias = Any
 """An `onnxruntime.InferenceSession`, which has no types."""
 
 ORT_ERRORS: tuple[type[Exception], ...] = (
+    MemoryError,
     RuntimeError,
     ValueError,
     TypeError,
@@ -63,11 +64,20 @@ class Mode(Enum):
 
 
 class Sessions:
-    """Opens sessions that share one pool of threads, sized once for the process."""
+    """Opens sessions with the threads that suit many of them in one process."""
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, *, share_pool: bool = False) -> None:
+        """Choose how sessions are opened.
+
+        Args:
+            threads: threads for one partition; None: one per core.
+            share_pool: let all sessions share one pool of threads, which is fastest when there are many. The process
+                must be ours: onnxruntime makes one such pool, never changes it, and then refuses any other session.
+        """
         self.threads = threads or core_count()
-        self._pooled = self.threads > 1 and _share_pool(self.threads)
+        self._pooled = share_pool and self.threads > 1
+        if self._pooled:
+            _make_pool(self.threads)
         onnxruntime.set_default_logger_severity(4)
 
     def open(self, path: Path, mode: Mode, optimization: Optimization) -> Session:
@@ -86,7 +96,7 @@ class Sessions:
 
     def _create(self, source: str | bytes, options: Any, shown: str) -> Session:
         try:
-            return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
         except MemoryError as error:
             raise PlanError(f"partition file `{shown}` does not fit in memory", _LESS_MEMORY, "E_MEMORY") from error
         except ORT_ERRORS as error:
@@ -165,10 +175,5 @@ def ort_type_name(dtype: str) -> str:
 
 
 @functools.cache
-def _share_pool(threads: int) -> bool:
-    """Return whether sessions can share a pool of `threads`; onnxruntime makes one per process and never changes it."""
-    try:
-        onnxruntime.set_global_thread_pool_sizes(threads, 1)
-    except ORT_ERRORS:
-        return False
-    return True
+def _make_pool(threads: int) -> None:
+    onnxruntime.set_global_thread_pool_sizes(threads, 1)

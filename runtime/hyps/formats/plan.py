@@ -141,6 +141,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     cpu_family: str | None = None
     passes: str = ""
     """The rewrites that made it, in their text form."""
+    kept_tensors: tuple[str, ...] = ()
+    """Tensors that the optimization had to leave as they are because the user cuts there."""
     memory_bytes: int | None = None
     """The budget of one worker process that the plan was made for."""
     max_params: int | None = None

@@ -1,0 +1,67 @@
+"""Compiles ONNX models into plans: `hypsc` on the command line, `compile` from Python."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyps.formats.plan import Optimization, Plan
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["compile"]
+
+
+def compile(  # noqa: A001  # the contract's name; it compiles models as `re.compile` compiles patterns
+    model: str | Path,
+    output: str | Path,
+    *,
+    max_params: int | None = None,
+    memory: int | str | None = None,
+    cut: str | Sequence[str] = "mandatory",
+    partitions: int | None = None,
+    optimize: Optimization = "portable",
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    inputs: "Mapping[str, np.ndarray[Any, Any]] | None" = None,
+    verify: bool = True,
+    force: bool = False,
+) -> Plan:
+    """Cut a model into partitions, write the plan folder, verify it and return the plan.
+
+    Args:
+        model: an ONNX file, whatever `hypsc convert` takes, or `zoo:NAME`.
+        output: the plan folder to make; it appears whole or not at all.
+        max_params: most parameters one partition may hold.
+        memory: most memory one worker process may use, in bytes or as `256MB`.
+        cut: `mandatory`, `pooling`, `strided`, `bottleneck`, `all`, or names of tensors; several may be given.
+        partitions: exactly so many partitions, the largest as small as can be.
+        optimize: `none`, `portable` (any CPU) or `native` (this CPU family, fastest).
+        input_shapes: shapes to assume for inputs with open dimensions; the plan keeps them open.
+        inputs: a request to measure and verify with, instead of a made one.
+        verify: whether to prove the plan against the model.
+        force: whether to replace an existing plan.
+
+    Raises:
+        HypsError: of the kind that says whose fault it is; see `hyps.errors`.
+    """
+    from hyps.formats.quantities import parse_nbytes
+    from hyps_compiler.driver import Options, compile_model
+    from hyps_compiler.partition import Request, parse_cuts
+
+    cuts, tensors = parse_cuts([cut] if isinstance(cut, str) else cut)
+    request = Request(
+        max_params=max_params,
+        memory_bytes=parse_nbytes(memory) if isinstance(memory, str) else memory,
+        cuts=cuts,
+        tensors=tensors,
+        partitions=partitions,
+    )
+    options = Options(
+        request=request,
+        optimization=optimize,
+        shapes=input_shapes or {},
+        feeds=inputs,
+        verify=verify,
+        force=force,
+    )
+    return compile_model(model, Path(output), options).plan

@@ -1,0 +1,209 @@
+"""The whole compile, top to bottom: a model file in, a verified plan folder out."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from hyps.adapters.machine import cpu_family
+from hyps.errors import HypsError, InfeasibleError, printable
+from hyps.formats.plan import ModelInfo, Optimization, Partition, Plan, Prediction, Variant, encode_plan, plan_problems
+from hyps.formats.quantities import format_nbytes
+from hyps_compiler import emit
+from hyps_compiler.frontend import open_model
+from hyps_compiler.measure import Feeds, Measured, measure
+from hyps_compiler.output import OutputFolder
+from hyps_compiler.partition import BASE_BYTES, Division, Request, divide
+from hyps_compiler.source import Source
+from hyps_compiler.stage import Staged, stage_model
+from hyps_compiler.verify import Report, verify_plan
+from hyps_passes import ops
+
+LOCAL = "local"
+"""Name of the one device and variant of a plan made without a cluster."""
+
+_MEMORY_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `hypsc compile` was asked for."""
+
+    request: Request = field(default_factory=Request)
+    optimization: Optimization = "portable"
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shapes of inputs with open dimensions, for sizes and verification; the plan keeps them open."""
+    feeds: Feeds | None = None
+    """A request to verify on; None makes one."""
+    verify: bool = True
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A plan, where it lies, and what was found about it."""
+
+    plan: Plan
+    folder: Path
+    division: Division
+    report: Report | None
+    """None where it was not verified; `unverified` says why."""
+    unverified: str
+    peak_bytes: int | None
+    """Measured in a process of its own under `--memory`; None without."""
+
+
+def compile_model(
+    model: str | Path,
+    output: Path,
+    options: Options,
+    step: Callable[[str], None] = lambda text: None,
+) -> Compiled:
+    """Cut a model into partitions and write the plan folder, whole or not at all.
+
+    Args:
+        model: a model file or `zoo:NAME`.
+        output: the plan folder to make.
+        options: what was asked for.
+        step: called with what is being done, for a progress display.
+
+    Raises:
+        ModelError: the model cannot be read or onnxruntime refuses it.
+        InfeasibleError: the limits cannot be met.
+        OutputError: the folder exists or cannot be written.
+        DifferenceError: the plan does not compute what the model computes.
+    """
+    with OutputFolder(output, force=options.force) as target:
+        work = target.scratch("work")
+        step("reading the model")
+        source = open_model(model, work)
+        reserve = 0
+        for attempt in range(_MEMORY_TRIES):
+            plan_folder = target.scratch(f"plan{attempt}")
+            compiled = _compile_once(source, target.scratch(f"stage{attempt}"), plan_folder, options, reserve, step)
+            over = (compiled.peak_bytes or 0) - (options.request.memory_bytes or 0)
+            if compiled.peak_bytes is None or over <= 0:
+                step("putting the plan in place")
+                target.publish(plan_folder)
+                return replace(compiled, folder=output)
+            reserve += over + 2_000_000  # the estimate was too low by this much: divide again, finer
+    raise InfeasibleError(
+        f"the plan was measured at {format_nbytes(compiled.peak_bytes or 0)} resident, more than --memory"
+        f" {format_nbytes(options.request.memory_bytes or 0)}",
+        f"give --memory {-(-(compiled.peak_bytes or 0) // 10**6)}MB",
+    )
+
+
+def _compile_once(
+    source: Source, stage: Path, folder: Path, options: Options, reserve: int, step: Callable[[str], None]
+) -> Compiled:
+    step("optimizing" if options.optimization != "none" else "finding fusions")
+    request = options.request
+    staged = stage_model(source, stage, options.optimization, request.tensors)
+    step("measuring tensors")
+    measured = measure(staged.model, staged.path, shapes=options.shapes, feeds=options.feeds)
+    _require_sizes(request, measured)
+    step("cutting")
+    if request.memory_bytes is not None:
+        request = replace(request, memory_bytes=request.memory_bytes - reserve)
+    parameters = emit.model_parameters(staged.model)
+    division = divide(staged.model, measured.sizes, staged.fused, request)
+    step("writing partitions")
+    partitions = emit.emit_partitions(staged.model, division, folder)
+    plan = _plan(source, staged, measured, division, partitions, options, parameters)
+    assert not plan_problems(plan), plan_problems(plan)
+    (folder / "plan.json").write_bytes(encode_plan(plan))
+    unverified = _reason_not_to_verify(staged, measured, options)
+    report = None
+    if not unverified:
+        step("verifying")
+        assert measured.feeds is not None
+        report = verify_plan(folder, plan, source, staged.path, [measured.feeds])
+        report.check()
+    peak = None
+    if options.request.memory_bytes is not None and measured.feeds is not None:
+        step("measuring memory")
+        peak = _measured_peak(folder, stage, measured.feeds)
+    return Compiled(plan, folder, division, report, unverified, peak)
+
+
+def _require_sizes(request: Request, measured: Measured) -> None:
+    if request.memory_bytes is not None and measured.feeds is None:
+        raise InfeasibleError(
+            f"--memory needs all sizes, and no request was found on which the model runs: {measured.problem}",
+            "give the shapes of its inputs with --input NAME:SHAPE",
+            code="E_DYNAMIC_SHAPE",
+        )
+
+
+def _reason_not_to_verify(staged: Staged, measured: Measured, options: Options) -> str:
+    if not options.verify:
+        return "--no-verify was given"
+    if measured.feeds is None:
+        return f"no request was found on which the model runs ({measured.problem}); try --input NAME:SHAPE"
+    if any(ops.is_random(node) for node in staged.model.graph):
+        return "the model draws random numbers, so no two runs agree"
+    return ""
+
+
+def _plan(
+    source: Source,
+    staged: Staged,
+    measured: Measured,
+    division: Division,
+    partitions: tuple[Partition, ...],
+    options: Options,
+    parameters: tuple[int, int],
+) -> Plan:
+    graph = staged.model.graph
+    peaks = [partition.peak_memory_bytes for partition in partitions]
+    known = [peak for peak in peaks if peak is not None]
+    memory = {LOCAL: max(known) + BASE_BYTES} if known and len(known) == len(peaks) else {}
+    return Plan(
+        producer=f"hyps {version('hyps')}, onnxruntime {ort.__version__}",
+        model=ModelInfo(
+            name=source.name,
+            sha256=source.sha256,
+            ir_version=source.ir_version,
+            opset=source.opset,
+            inputs=emit.named_tensors(graph.inputs),
+            outputs=emit.named_tensors(graph.outputs),
+            parameters=parameters[0],
+            weight_bytes=parameters[1],
+        ),
+        optimization=options.optimization,
+        cpu_family=cpu_family() if options.optimization == "native" else None,
+        passes=",".join(("normalize", *division.rewrites)),
+        kept_tensors=options.request.tensors,
+        memory_bytes=options.request.memory_bytes,
+        max_params=options.request.max_params,
+        assumed_dims=dict(sorted(measured.assumed_dims.items())),
+        tensors=emit.tensor_infos(division, partitions),
+        partitions=partitions,
+        split_points=division.points,
+        variants=(
+            Variant(
+                name=LOCAL, placement={p.id: LOCAL for p in partitions}, prediction=Prediction(memory_bytes=memory)
+            ),
+        ),
+    )
+
+
+def _measured_peak(folder: Path, scratch: Path, feeds: Feeds) -> int | None:
+    """Return the peak resident bytes of a fresh process that runs one request under the plan's budget."""
+    request = scratch / "request.npz"
+    np.savez(request, allow_pickle=False, **{f"input{i}": array for i, array in enumerate(feeds.values())})
+    command = [sys.executable, "-m", "hyps_compiler.peak", os.fspath(folder), os.fspath(request), *feeds]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONSAFEPATH": "1"}
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["it was killed, perhaps for memory"]
+        raise HypsError(f"the plan did not run in a process of its own: {printable(lines[-1], 200)}")
+    return int(done.stdout) or None

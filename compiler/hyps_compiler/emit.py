@@ -1,0 +1,263 @@
+"""Writes the plan folder: each partition a valid ONNX model with just its own weights, and `plan.json`."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx
+import onnx_ir as ir
+
+from hyps.formats.plan import FileRef, NamedTensor, Partition, TensorInfo
+from hyps_compiler.partition import Division
+from hyps_passes.graph import MODEL, CutValue, Layer, is_parameter, nbytes_of
+
+PARTITIONS = "partitions"
+_SHARED = f"{PARTITIONS}/shared.weights"
+_EXTERNAL_FROM_BYTES = 1024
+"""Smaller weights stay in the file: shapes must be where onnxruntime infers from them."""
+_INLINE_UP_TO_BYTES = 64 * 1024
+"""A partition with less weight than this is one self-contained file."""
+_PAGE = 4096
+_CHUNK = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One partition before it is written."""
+
+    id: str
+    window: tuple[int, int]
+    layers: tuple[Layer, ...]
+    nodes: tuple[ir.Node, ...]
+    weights: tuple[ir.Value, ...]
+    inputs: tuple[ir.Value, ...]
+    outputs: tuple[ir.Value, ...]
+
+
+def emit_partitions(
+    model: ir.Model, division: Division, folder: Path, advance: Callable[[int], None] = lambda nbytes: None
+) -> tuple[Partition, ...]:
+    """Write every partition of the division into `folder` and return them in running order.
+
+    Weights of 1 KiB and more go into a file beside the model, aligned to pages so that they can be mapped; a weight
+    that several partitions use goes into one file for all. Equal input gives equal bytes.
+
+    Args:
+        model: the staged and rewritten model.
+        division: its layers and borders.
+        folder: the plan folder.
+        advance: called with the bytes of weights written, for a progress display.
+    """
+    (folder / PARTITIONS).mkdir(parents=True)
+    parts = _parts(model, division)
+    uses = Counter(id(weight) for part in parts for weight in part.weights)
+    shared = [w for p in parts for w in p.weights if uses[id(w)] > 1 and _is_large(w)]
+    shared_places, shared_ref = _write_weights(folder, _SHARED, list({id(w): w for w in shared}.values()), advance)
+    emitted = []
+    for part in parts:
+        own = [w for w in part.weights if _is_large(w) and id(w) not in shared_places]
+        if sum(nbytes_of(w) for w in own) <= _INLINE_UP_TO_BYTES:
+            own = []
+        places, ref = _write_weights(folder, f"{PARTITIONS}/{part.id}.weights", own, advance)
+        mine = {
+            **places,
+            **{key: place for key, place in shared_places.items() if key in {id(w) for w in part.weights}},
+        }
+        refs = [ref] if ref else []
+        if shared_ref and any(id(w) in shared_places for w in part.weights):
+            refs.append(shared_ref)
+        emitted.append(_write_model(model, division, part, folder, mine, tuple(refs)))
+    return tuple(emitted)
+
+
+def tensor_infos(division: Division, partitions: Sequence[Partition]) -> dict[str, TensorInfo]:
+    """Return dtype, shape and bytes of every tensor that crosses a border, and of the model's inputs and outputs."""
+    crossing = {name for part in partitions for name in (*part.inputs, *part.outputs)}
+    told = {v.name: v for v in division.graph.values if v.name in crossing or v.is_output or v.producer == MODEL}
+    return {name: _info(value) for name, value in sorted(told.items())}
+
+
+def named_tensors(values: Sequence[ir.Value]) -> tuple[NamedTensor, ...]:
+    """Return name, dtype and shape of the model's inputs or outputs."""
+    return tuple(NamedTensor(name=str(v.name), dtype=_dtype(v), shape=_shape(v)) for v in values)
+
+
+def _parts(model: ir.Model, division: Division) -> list[_Part]:
+    graph = division.graph
+    used_in: dict[str, set[int]] = {}
+    for index, (first, last) in enumerate(division.windows):
+        for layer in graph.layers[first : last + 1]:
+            for value in graph.used_by.get(layer.index, ()):
+                used_in.setdefault(value.name, set()).add(index)
+    parts = []
+    for index, (first, last) in enumerate(division.windows):
+        layers = graph.layers[first : last + 1]
+        made = [value for layer in layers for value in graph.made_by.get(layer.index, ())]
+        outputs = [v.value for v in made if v.is_output or used_in.get(v.name, set()) - {index}]
+        weights = {id(w): w for layer in layers for w in layer.weights}
+        parts.append(
+            _Part(
+                id=f"p{index:03d}",
+                window=(first, last),
+                layers=layers,
+                nodes=_nodes(model.graph, layers),
+                weights=tuple(sorted(weights.values(), key=lambda weight: str(weight.name))),
+                inputs=tuple(_inputs(layers, graph.used_by, first)),
+                outputs=tuple(outputs),
+            )
+        )
+    return parts
+
+
+def _inputs(layers: Sequence[Layer], used_by: dict[int, tuple[CutValue, ...]], first: int) -> Iterator[ir.Value]:
+    seen = set()
+    for layer in layers:
+        for value in used_by.get(layer.index, ()):
+            if value.producer < first and value.name not in seen:
+                seen.add(value.name)
+                yield value.value
+
+
+def _nodes(graph: ir.Graph, layers: Sequence[Layer]) -> tuple[ir.Node, ...]:
+    constants = dict.fromkeys(node for layer in layers for node in layer.constants)
+    return (*constants, *(node for layer in layers for node in layer.nodes))
+
+
+def _is_large(weight: ir.Value) -> bool:
+    tensor = weight.const_value
+    return tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes >= _EXTERNAL_FROM_BYTES
+
+
+def _write_weights(
+    folder: Path, path: str, weights: Sequence[ir.Value], advance: Callable[[int], None]
+) -> tuple[dict[int, tuple[str, int, int]], FileRef | None]:
+    """Write weights into one file; return for each its file name, offset and length, and the file's digest."""
+    places: dict[int, tuple[str, int, int]] = {}
+    if not weights:
+        return places, None
+    digest = hashlib.sha256()
+    with (folder / path).open("xb") as file:
+        for weight in weights:
+            assert weight.const_value is not None
+            start = file.tell()
+            padding = bytes(-start % (_PAGE if weight.const_value.nbytes >= _PAGE else 64))
+            for chunk in (padding, *()):
+                file.write(chunk)
+                digest.update(chunk)
+            offset = file.tell()
+            for chunk in _chunks(weight.const_value):
+                file.write(chunk)
+                digest.update(chunk)
+                advance(len(chunk))
+            places[id(weight)] = (Path(path).name, offset, file.tell() - offset)
+        length = file.tell()
+    return places, FileRef(path=path, sha256=digest.hexdigest(), nbytes=length)
+
+
+def _chunks(tensor: ir.TensorProtocol) -> Iterator[bytes]:
+    """Yield the tensor's bytes; data on disk is read piece by piece, so that it never stands in memory whole."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        data = memoryview(tensor.tobytes())
+        yield from (bytes(data[start : start + _CHUNK]) for start in range(0, len(data), _CHUNK))
+        return
+    left = tensor.nbytes
+    file: BinaryIO
+    with open(tensor.path, "rb") as file:
+        file.seek(tensor.offset or 0)
+        while left > 0:
+            chunk = file.read(min(left, _CHUNK))
+            if not chunk:
+                raise OSError(f"`{tensor.location}` ends {left} bytes early")
+            left -= len(chunk)
+            yield chunk
+
+
+def _write_model(
+    model: ir.Model,
+    division: Division,
+    part: _Part,
+    folder: Path,
+    places: dict[int, tuple[str, int, int]],
+    refs: tuple[FileRef, ...],
+) -> Partition:
+    proto = onnx.ModelProto(ir_version=model.ir_version, producer_name="hyps")
+    proto.opset_import.extend(
+        onnx.OperatorSetIdProto(domain=domain, version=version)
+        for domain, version in sorted(model.opset_imports.items())
+    )
+    proto.graph.name = part.id
+    proto.graph.node.extend(ir.serde.serialize_node(node) for node in part.nodes)
+    proto.graph.initializer.extend(_initializer(weight, places) for weight in part.weights)
+    proto.graph.input.extend(ir.serde.serialize_value(value) for value in part.inputs)
+    proto.graph.output.extend(ir.serde.serialize_value(value) for value in part.outputs)
+    data = proto.SerializeToString(deterministic=True)
+    path = f"{PARTITIONS}/{part.id}.onnx"
+    (folder / path).write_bytes(data)
+    window = division.graph.window(*part.window)
+    macs = [layer.macs for layer in part.layers]
+    return Partition(
+        id=part.id,
+        kind="horizontal" if part.layers[0].shard else "vertical",
+        file=path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        weights=refs,
+        inputs=tuple(str(value.name) for value in part.inputs),
+        outputs=tuple(str(value.name) for value in part.outputs),
+        layers=tuple(layer.name for layer in part.layers),
+        parameters=window.parameters,
+        weight_bytes=window.weight_bytes,
+        peak_memory_bytes=window.peak_bytes,
+        macs=None if None in macs else sum(count for count in macs if count is not None),
+        shard=part.layers[0].shard,
+    )
+
+
+def _initializer(weight: ir.Value, places: dict[int, tuple[str, int, int]]) -> onnx.TensorProto:
+    tensor = weight.const_value
+    assert tensor is not None
+    place = places.get(id(weight))
+    if place is None:
+        proto = ir.serde.serialize_tensor(_in_memory(tensor))
+        proto.name = str(weight.name)
+        return proto
+    proto = onnx.TensorProto(
+        name=str(weight.name),
+        data_type=tensor.dtype.value,
+        dims=tensor.shape.numpy(),
+        data_location=onnx.TensorProto.EXTERNAL,
+    )
+    for key, value in zip(("location", "offset", "length"), place, strict=True):
+        proto.external_data.add(key=key, value=str(value))
+    return proto
+
+
+def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    if isinstance(tensor, (ir.ExternalTensor, ir.LazyTensor)):
+        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()))
+    return tensor
+
+
+def _info(value: CutValue) -> TensorInfo:
+    return TensorInfo(dtype=_dtype(value.value), shape=_shape(value.value), nbytes=value.nbytes)
+
+
+def _dtype(value: ir.Value) -> str:
+    if not isinstance(value.type, ir.TensorType):
+        return str(value.type).lower()
+    return "string" if value.type.dtype == ir.DataType.STRING else str(value.type.dtype.numpy())
+
+
+def _shape(value: ir.Value) -> tuple[int | str | None, ...] | None:
+    if value.shape is None:
+        return None
+    return tuple(d if isinstance(d, int) else d.value for d in value.shape.dims)
+
+
+def model_parameters(model: ir.Model) -> tuple[int, int]:
+    """Return the parameters of the model and the bytes of its weights."""
+    weights = list(model.graph.initializers.values())
+    parameters = sum(w.const_value.size for w in weights if w.const_value is not None and is_parameter(w))
+    return parameters, sum(nbytes_of(weight) for weight in weights)

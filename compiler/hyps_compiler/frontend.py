@@ -1,0 +1,50 @@
+"""Opens whatever a user calls a model: an ONNX file, a model of the zoo, or something that can be converted."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hyps.errors import ModelError, printable
+from hyps_compiler.convert import can_convert, convert
+from hyps_compiler.source import Source, open_source
+
+ZOO = "zoo:"
+
+
+def open_model(model: str | Path, work: Path) -> Source:
+    """Return the checked ONNX file of a model; what must be made first is made in `work`.
+
+    Raises:
+        ModelError: there is no such model or file, or it cannot be read.
+    """
+    for accepts, load in LOADERS:
+        if accepts(str(model)):
+            return open_source(load(str(model), work))
+    return open_source(Path(model))
+
+
+def _from_zoo(model: str, work: Path) -> Path:
+    import hyps_models  # the zoo needs onnx and nothing of ours; only who asks for it loads it
+
+    name = model.removeprefix(ZOO)
+    if name not in hyps_models.names():
+        raise ModelError(
+            f"there is no `{printable(name)}` in the zoo",
+            f"it has {', '.join(hyps_models.names())}",
+            code="E_NOT_FOUND",
+        )
+    path = work / f"{name}.onnx"
+    hyps_models.save(name, path)
+    return path
+
+
+def _converted(model: str, work: Path) -> Path:
+    path = work / f"{Path(model).stem}.onnx"
+    convert(Path(model), path)
+    return path
+
+
+LOADERS: tuple[tuple[Callable[[str], bool], Callable[[str, Path], Path]], ...] = (
+    (lambda model: model.startswith(ZOO), _from_zoo),
+    (lambda model: can_convert(Path(model)), _converted),
+)
+"""Whether a loader takes the model, and the function that makes an ONNX file of it; ONNX files need none."""

@@ -1,0 +1,220 @@
+"""What `hypsc inspect` and the end of `hypsc compile` tell about a model or a plan, as values and as tables."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hyps.errors import printable
+from hyps.formats.plan import Plan, SplitPoint
+from hyps.formats.quantities import format_count, format_nbytes
+from hyps.terminal import table
+from hyps_compiler.frontend import open_model
+from hyps_compiler.measure import measure
+from hyps_compiler.partition import Request, divide
+from hyps_compiler.stage import stage_model
+from hyps_passes.graph import MODEL, CutGraph
+from hyps_passes.searches import split_points
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer of a model, and the border behind it."""
+
+    name: str
+    kind: str
+    nodes: int
+    parameters: int
+    weight_bytes: int
+    macs: int | None
+    output_shape: tuple[int | str | None, ...] | None
+    """Of its largest output, open dimensions by name."""
+    cut_tensors: tuple[str, ...]
+    """What crosses the border behind it."""
+    cut_bytes: int | None
+    """At the assumed sizes; null where a size is unknown."""
+    ratio: float | None
+    """`cut_bytes` over the bytes of the model's input."""
+    marks: tuple[str, ...]
+    """`pooling`, `global pooling`, `strided convolution`, `natural`, `compressive`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """A model as `hypsc inspect` shows it."""
+
+    name: str
+    parameters: int
+    weight_bytes: int
+    macs: int | None
+    input_bytes: int | None
+    assumed_dims: dict[str, int]
+    layers: tuple[LayerRow, ...]
+    split_points: tuple[SplitPoint, ...]
+    note: str
+    """Why sizes are unknown; empty when all are known."""
+
+
+def inspect_model(model: str, request: Request, shapes: dict[str, tuple[int, ...]]) -> ModelView:
+    """Return the layers of a model, its own nodes grouped by what onnxruntime would fuse, and its split points.
+
+    Raises:
+        ModelError: the model cannot be read or onnxruntime refuses it.
+        InfeasibleError: a layer exceeds the limits of `request` and cannot be sliced.
+    """
+    with TemporaryDirectory(prefix="hyps-") as folder:
+        stage = Path(folder) / "stage"
+        stage.mkdir()
+        source = open_model(model, Path(folder))
+        staged = stage_model(source, stage, "none", request.tensors)
+        measured = measure(staged.model, staged.path, shapes=shapes, feeds=None)
+        division = divide(staged.model, measured.sizes, staged.fused, request)
+        graph = division.graph
+        inputs = [value.nbytes for value in graph.made_by.get(MODEL, ())]
+        macs = [layer.macs for layer in graph.layers]
+        weights = graph.window(0, len(graph.layers) - 1) if graph.layers else None
+        return ModelView(
+            name=source.name,
+            parameters=weights.parameters if weights else 0,
+            weight_bytes=weights.weight_bytes if weights else 0,
+            macs=None if None in macs else sum(count or 0 for count in macs),
+            input_bytes=None if None in inputs else sum(nbytes or 0 for nbytes in inputs),
+            assumed_dims=measured.assumed_dims,
+            layers=tuple(_rows(graph)),
+            split_points=division.points,
+            note=measured.problem,
+        )
+
+
+def show_model(view: ModelView) -> str:
+    """Return the view as text for people, 80 columns wide."""
+    rows = [
+        (
+            printable(row.name, 30),
+            printable(row.kind, 22),
+            format_count(row.parameters),
+            _dims(row.output_shape),
+            "?" if row.cut_bytes is None else format_nbytes(row.cut_bytes),
+            "" if row.ratio is None else f"{row.ratio:.3f}",
+            ",".join(_SHORT.get(mark, mark) for mark in row.marks),
+        )
+        for row in view.layers
+    ]
+    headers = ("layer", "type", "params", "output", "cut", "ratio", "point")
+    head = (
+        f"{printable(view.name)}: {len(view.layers)} layers, {format_count(view.parameters)} parameters,"
+        f" {format_nbytes(view.weight_bytes)} of weights"
+    )
+    if view.macs is not None:
+        head += f", {format_count(view.macs)} MACs"
+    lines = [head]
+    if view.assumed_dims:
+        lines.append(f"sizes assume {_assumed(view.assumed_dims)}")
+    if view.note:
+        lines.append(f"sizes are unknown: {view.note}")
+    return "\n".join([*lines, "", table(rows, headers, "llrlrrl"), "", *show_points(view.split_points)])
+
+
+def show_plan(plan: Plan) -> str:
+    """Return the plan's partitions and split points as text for people, 80 columns wide."""
+    rows = [
+        (
+            part.id,
+            f"H {part.shard.index + 1}/{part.shard.count}" if part.shard else "V",
+            _layers(part.layers),
+            format_count(part.parameters),
+            format_nbytes(part.weight_bytes),
+            "?" if part.peak_memory_bytes is None else format_nbytes(part.peak_memory_bytes),
+            _output_bytes(plan, part.outputs),
+        )
+        for part in plan.partitions
+    ]
+    headers = ("id", "kind", "layers", "params", "weights", "peak", "sends")
+    head = (
+        f"{printable(plan.model.name)}: {len(plan.partitions)} partition{'s' * (len(plan.partitions) != 1)},"
+        f" {format_count(plan.model.parameters)} parameters, {format_nbytes(plan.model.weight_bytes)} of weights,"
+        f" optimized: {plan.optimization}"
+    )
+    lines = [head]
+    if plan.assumed_dims:
+        lines.append(f"sizes assume {_assumed(plan.assumed_dims)}")
+    return "\n".join([*lines, "", table(rows, headers, "lllrrrr"), "", *show_points(plan.split_points)])
+
+
+def show_points(points: tuple[SplitPoint, ...]) -> list[str]:
+    """Return lines that list the split points: mandatory, optional, chosen."""
+    if not points:
+        return ["no split points"]
+    rows = [
+        (
+            "*" if point.chosen else "",
+            point.kind,
+            printable(point.after, 30),
+            "?" if point.nbytes is None else format_nbytes(point.nbytes),
+            point.reason,
+        )
+        for point in points
+    ]
+    counts = {kind: sum(point.kind == kind for point in points) for kind in ("mandatory", "optional", "chosen")}
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    return [f"split points: {told} (* cut here)", table(rows, ("", "kind", "after layer", "bytes", "reason"), "lllrl")]
+
+
+_SHORT = {"global pooling": "global", "strided convolution": "strided"}
+
+
+def _rows(graph: CutGraph) -> list[LayerRow]:
+    inputs = [value.nbytes for value in graph.made_by.get(MODEL, ())]
+    total = 0 if None in inputs else sum(nbytes or 0 for nbytes in inputs)
+    pooling = split_points.pooling_borders(graph)
+    narrow = {point.border: point for point in split_points.bottlenecks(graph)}
+    rows = []
+    for layer in graph.layers:
+        crossing = graph.borders[layer.index]
+        sizes = [value.nbytes for value in crossing]
+        nbytes = None if None in sizes else sum(size or 0 for size in sizes)
+        marks = [pooling[layer.index]] if layer.index in pooling else []
+        if layer.index in narrow:
+            marks.append("compressive" if narrow[layer.index].is_compressive else "natural")
+        made = graph.made_by.get(layer.index, ())
+        largest = max(made, key=lambda value: value.nbytes or 0, default=None)
+        rows.append(
+            LayerRow(
+                name=layer.name,
+                kind=layer.kind,
+                nodes=len(layer.nodes),
+                parameters=layer.parameters,
+                weight_bytes=layer.weight_bytes,
+                macs=layer.macs,
+                output_shape=_shape(largest.value.shape) if largest else None,
+                cut_tensors=tuple(value.name for value in crossing),
+                cut_bytes=nbytes,
+                ratio=nbytes / total if total and nbytes is not None and crossing else None,
+                marks=tuple(marks),
+            )
+        )
+    return rows
+
+
+def _shape(shape: object) -> tuple[int | str | None, ...] | None:
+    dims = getattr(shape, "dims", None)
+    return None if dims is None else tuple(d if isinstance(d, int) else d.value for d in dims)
+
+
+def _dims(shape: tuple[int | str | None, ...] | None) -> str:
+    if shape is None:
+        return "?"
+    return "x".join("?" if size is None else printable(str(size), 12) for size in shape) or "scalar"
+
+
+def _assumed(dims: dict[str, int]) -> str:
+    return ", ".join(f"{printable(name)} = {size}" for name, size in dims.items())
+
+
+def _layers(names: tuple[str, ...]) -> str:
+    first, last = printable(names[0], 24), printable(names[-1], 24)
+    return first if len(names) == 1 else f"{first} .. {last} ({len(names)})"
+
+
+def _output_bytes(plan: Plan, names: tuple[str, ...]) -> str:
+    sizes = [plan.tensors[name].nbytes for name in names]
+    return "?" if None in sizes else format_nbytes(sum(size or 0 for size in sizes))

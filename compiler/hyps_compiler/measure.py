@@ -1,0 +1,248 @@
+"""Types and shapes of every tensor: onnxruntime's own inference where it can tell, one run of the model where not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+
+from hyps.adapters.sessions import numpy_name
+from hyps.errors import ExecutionError, HypsError, TensorError, printable
+from hyps_compiler.ort import open_session, run
+from hyps_compiler.source import read_proto
+
+Array = np.ndarray[Any, Any]
+Feeds = Mapping[str, Array]
+
+_TRIES: tuple[tuple[int, int], ...] = ((1, 1), (1, 8), (1, 32), (1, 64), (1, 224), (8, 8), (2, 32))
+"""Sizes given to open dimensions, first axes and others, until the model runs."""
+
+_NUMPY_DTYPES = frozenset(
+    {"float32", "float64", "float16", "bool", "string"}
+    | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is known of the model's tensors."""
+
+    sizes: dict[str, tuple[int, ...]]
+    """Concrete shape by name, at the assumed sizes."""
+    assumed_dims: dict[str, int]
+    """Size given to each open dimension, by its name, or by `input:axis` where it has none."""
+    feeds: dict[str, Array] | None
+    """A request on which the model runs; None where none was found."""
+    problem: str = field(default="")
+    """Why no request was found."""
+
+
+def measure(
+    model: ir.Model, path: Path, *, shapes: Mapping[str, tuple[int, ...]], feeds: Feeds | None, seed: int = 0
+) -> Measured:
+    """Give every value of the staged model its type and symbolic shape, and find concrete sizes.
+
+    Args:
+        model: the staged model; its values are annotated in place.
+        path: its file.
+        shapes: shapes of inputs that the user gave.
+        feeds: a request the user gave, or None to make one.
+        seed: of the made request's random values.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+        TensorError: a given shape or request does not fit the model's inputs.
+        ExecutionError: the user's request cannot be run.
+    """
+    session = _typed_session(path)
+    _annotate(model, session)
+    inputs = session.get_inputs()
+    _check_given(inputs, shapes, feeds)
+    requests = (
+        [dict(feeds)]
+        if feeds
+        else [_request(inputs, shapes, first, rest, seed) for first, rest in _tries(inputs, shapes)]
+    )
+    problem: HypsError | None = None
+    for request in requests:
+        try:
+            sizes, dims = _sizes(path, session, request)
+        except ExecutionError as error:
+            problem = error
+            continue
+        return Measured(sizes, dims, request)
+    assert problem is not None
+    if feeds or shapes:
+        raise problem
+    return Measured(_static_sizes(session), {}, None, problem.message)
+
+
+def sample_request(session: ort.InferenceSession, request: Feeds, seed: int) -> dict[str, Array]:
+    """Return a request of the same shapes with other random values."""
+    shapes = {name: tuple(array.shape) for name, array in request.items()}
+    return _request(session.get_inputs(), shapes, 1, 1, seed)
+
+
+def numpy_dtype(ort_type: str) -> str | None:
+    """Return numpy's name of an onnxruntime type, or `string`; None for what numpy has no tensors of."""
+    if not ort_type.startswith("tensor("):
+        return None
+    name = numpy_name(ort_type)
+    return name if name in _NUMPY_DTYPES else None
+
+
+def random_array(dtype: str, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Return values that most models take: normal floats, and integers of 0 and 1, which are valid indices."""
+    if dtype == "string":
+        return np.full(shape, "a", dtype=object)
+    kind = np.dtype(dtype)
+    return (rng.integers(0, 2, shape) if kind.kind in "iub" else rng.standard_normal(shape)).astype(kind)
+
+
+def _typed_session(path: Path) -> ort.InferenceSession:
+    """Return a session of the model in which every value is an output, so that onnxruntime tells its type."""
+    proto = read_proto(path)
+    present = {value.name for value in (*proto.graph.output, *proto.graph.input)}
+    made = dict.fromkeys(name for node in proto.graph.node for name in node.output if name)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name not in present)
+    typed = path.with_name("typed.onnx")
+    typed.write_bytes(proto.SerializeToString())
+    try:
+        return open_session(typed, "none")
+    finally:
+        typed.unlink()
+
+
+def _annotate(model: ir.Model, session: ort.InferenceSession) -> None:
+    told = {info.name: info for info in (*session.get_inputs(), *session.get_outputs())}
+    for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
+        info = told.get(str(value.name))
+        dtype = None if info is None else numpy_dtype(info.type)
+        if info is None or dtype is None:
+            if info is not None and not info.type.startswith("tensor("):
+                value.type = value.type if not isinstance(value.type, ir.TensorType) else None
+            continue
+        value.type = ir.TensorType(ir.DataType.STRING if dtype == "string" else ir.DataType.from_numpy(np.dtype(dtype)))
+        if info.shape:  # onnxruntime says [] for a scalar and for an unknown rank alike
+            value.shape = ir.Shape([_dim(size) for size in info.shape])
+        elif not (value.is_graph_input() or value.is_graph_output()):
+            value.shape = None
+
+
+def _dim(size: int | str | None) -> int | str | None:
+    return None if size == "" or (isinstance(size, int) and size < 0) else size
+
+
+def _check_given(inputs: list[Any], shapes: Mapping[str, tuple[int, ...]], feeds: Feeds | None) -> None:
+    known = {info.name: info for info in inputs}
+    for name in (*shapes, *(feeds or ())):
+        if name not in known:
+            raise TensorError(
+                f"`{printable(name)}` is no input of the model", f"its inputs are {', '.join(map(printable, known))}"
+            )
+    for name, shape in shapes.items():
+        declared = known[name].shape
+        if len(shape) != len(declared) or any(
+            isinstance(d, int) and d != s for d, s in zip(declared, shape, strict=True)
+        ):
+            raise TensorError(
+                f"shape {_times(shape)} does not fit input `{printable(name)}` of shape {_times(declared)}"
+            )
+    missing = [name for name in known if feeds and name not in feeds]
+    if missing:
+        raise TensorError(f"the given inputs lack `{printable(missing[0])}`")
+
+
+def _tries(inputs: list[Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[int, int], ...]:
+    static = all(info.name in shapes or all(isinstance(size, int) for size in info.shape) for info in inputs)
+    return _TRIES[:1] if static else _TRIES
+
+
+def _request(
+    inputs: list[Any], shapes: Mapping[str, tuple[int, ...]], first: int, rest: int, seed: int
+) -> dict[str, Array]:
+    """Return seeded random inputs; a dimension's name keeps one size throughout."""
+    dims = _bindings(inputs, shapes)
+    request = {}
+    for position, info in enumerate(inputs):
+        shape = []
+        for axis, size in enumerate(info.shape):
+            if isinstance(size, str):
+                dims.setdefault(size, first if axis == 0 and len(info.shape) > 1 else rest)
+            default = first if axis == 0 and len(info.shape) > 1 else rest
+            shape.append(size if isinstance(size, int) else dims.get(size, default))
+        given = shapes.get(info.name, tuple(shape))
+        dtype = numpy_dtype(info.type)
+        if dtype is None:
+            raise ExecutionError(f"no values can be made up for input `{printable(info.name)}` of type `{info.type}`")
+        request[info.name] = random_array(dtype, given, np.random.default_rng([seed, position]))
+    return request
+
+
+def _bindings(inputs: list[Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    pairs = [
+        (declared, size)
+        for info in inputs
+        for declared, size in zip(info.shape, shapes.get(info.name, ()), strict=False)
+    ]
+    return {declared: size for declared, size in pairs if isinstance(declared, str)}
+
+
+def _sizes(
+    path: Path, session: ort.InferenceSession, request: Feeds
+) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Return each tensor's concrete shape under the request, by arithmetic where possible, else by running."""
+    inputs = session.get_inputs()
+    shapes = {name: tuple(array.shape) for name, array in request.items()}
+    dims = _bindings(inputs, shapes)
+    assumed = dict(dims)
+    for info in inputs:
+        for axis, size in enumerate(info.shape):
+            if not isinstance(size, (int, str)):
+                assumed[f"{info.name}:{axis}"] = shapes[info.name][axis]
+    sizes = dict(shapes)
+    unknown = []
+    for info in session.get_outputs():
+        if numpy_dtype(info.type) is None:
+            continue
+        shape = [dims.get(size) if isinstance(size, str) else size for size in info.shape or [None]]
+        if all(isinstance(size, int) and size >= 0 for size in shape) and info.shape is not None:
+            sizes[info.name] = tuple(size for size in shape if size is not None)
+        else:
+            unknown.append(info.name)
+    scalars = [info.name for info in session.get_outputs() if numpy_dtype(info.type) is not None and info.shape == []]
+    doubtful = dict.fromkeys((*unknown, *scalars))
+    if dims or assumed or doubtful:
+        sizes.update(_observed(path, tuple(doubtful), request))
+    return sizes, assumed
+
+
+def _observed(path: Path, names: tuple[str, ...], request: Feeds) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the named tensors in one run."""
+    proto = read_proto(path)
+    present = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    observed = path.with_name("observed.onnx")
+    observed.write_bytes(proto.SerializeToString())
+    try:
+        session = open_session(observed, "none")
+        results = run(
+            session, [name for name in names if name not in request] or [session.get_outputs()[0].name], request
+        )
+    finally:
+        observed.unlink()
+    return {name: tuple(np.shape(value)) for name, value in results.items() if not isinstance(value, (list, dict))}
+
+
+def _static_sizes(session: ort.InferenceSession) -> dict[str, tuple[int, ...]]:
+    infos = [*session.get_inputs(), *session.get_outputs()]
+    static = [info for info in infos if info.shape and all(isinstance(size, int) for size in info.shape)]
+    return {info.name: tuple(info.shape) for info in static}
+
+
+def _times(shape: Any) -> str:
+    return "x".join(str(size if size is not None else "?") for size in shape) or "scalar"

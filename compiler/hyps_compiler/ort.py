@@ -1,0 +1,84 @@
+"""onnxruntime as the compiler uses it: an oracle for types and answers, and the maker of fused graphs."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+
+from hyps.adapters.sessions import ORT_ERRORS, one_line
+from hyps.errors import ExecutionError, ModelError
+
+Level = Literal["none", "portable", "native", "default"]
+
+_LEVELS = {
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "portable": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "native": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "default": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+_EXTERNAL_FROM_BYTES = 1024
+
+
+def open_session(
+    model: Path | bytes,
+    level: Level,
+    *,
+    folder: Path | None = None,
+    save_as: Path | None = None,
+    disabled: Sequence[str] = (),
+) -> ort.InferenceSession:
+    """Return a session on the CPU whose weights stay in their files where they are external data.
+
+    Args:
+        model: a path, or the bytes of a model whose external data lies in `folder`.
+        level: `default` is onnxruntime as users know it, prepacked weights included.
+        folder: where external data lies, for a model given as bytes.
+        save_as: writes the optimized model there, its weights beside it in a file named after it with `.data`.
+        disabled: names of onnxruntime's optimizers to leave out.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = _LEVELS[level]
+    if level != "default":
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    if save_as is not None:
+        options.optimized_model_filepath = str(save_as)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{save_as.stem}.data"
+        )
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_min_size_in_bytes", str(_EXTERNAL_FROM_BYTES)
+        )
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return ort.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled) or None
+        )
+    except ORT_ERRORS as error:
+        raise ModelError(
+            f"onnxruntime refuses the model: {one_line(error)}",
+            "the same model fails in onnxruntime without HyPS; export it again",
+            code="E_UNSUPPORTED",
+        ) from error
+
+
+def run(
+    session: ort.InferenceSession, names: Collection[str], feeds: Mapping[str, np.ndarray[Any, Any]]
+) -> dict[str, Any]:
+    """Return the named outputs of one run.
+
+    Raises:
+        ExecutionError: onnxruntime fails on these inputs.
+    """
+    wanted = list(names)
+    try:
+        return dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True))
+    except ORT_ERRORS as error:
+        raise ExecutionError(f"onnxruntime cannot run the model on these inputs: {one_line(error)}") from error

@@ -1,0 +1,259 @@
+"""Decides the partitions: mandatory split points and slices first, then whole layers in as few parts as fit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from hyps.errors import InfeasibleError, UsageError, printable
+from hyps.formats.plan import SplitPoint
+from hyps.formats.quantities import format_count, format_nbytes
+from hyps_passes.graph import CutGraph, Layer
+from hyps_passes.layers import build_cut_graph
+from hyps_passes.rewrites.slice_dense import DenseLayer, Refusal, SliceDense, find_dense
+from hyps_passes.searches import chain, split_points
+
+BASE_BYTES = 70_000_000
+"""What a worker process needs beside its partitions.
+
+Measured: 55 MB for Python, numpy and onnxruntime with one session; 15 MB to breathe."""
+
+CUTS = ("mandatory", "pooling", "strided", "bottleneck", "all")
+"""What `--cut` understands besides tensor names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """How the user wants the model divided."""
+
+    max_params: int | None = None
+    memory_bytes: int | None = None
+    cuts: tuple[str, ...] = ("mandatory",)
+    """Words of CUTS."""
+    tensors: tuple[str, ...] = ()
+    """Names of tensors to cut at."""
+    partitions: int | None = None
+
+    @property
+    def limits(self) -> chain.Limits:
+        """What one partition may hold."""
+        memory = None if self.memory_bytes is None else self.memory_bytes - BASE_BYTES
+        return chain.Limits(self.max_params, memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """The cut graph after all rewrites, and where it is cut."""
+
+    graph: CutGraph
+    borders: tuple[int, ...]
+    """Ascending; a partition ends behind each."""
+    rewrites: tuple[str, ...]
+    points: tuple[SplitPoint, ...]
+
+    @property
+    def windows(self) -> list[tuple[int, int]]:
+        """First and last layer of each partition."""
+        if not self.graph.layers:
+            return []
+        ends = [*self.borders, len(self.graph.layers) - 1]
+        return list(zip([0, *(end + 1 for end in ends[:-1])], ends, strict=True))
+
+
+def divide(model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[str], request: Request) -> Division:
+    """Slice what must be sliced and choose the borders.
+
+    Args:
+        model: the staged model; slices are made in it.
+        sizes: concrete shapes; those of new tensors are added.
+        fused: names of values inside layers.
+        request: limits and wishes.
+
+    Raises:
+        InfeasibleError: the limits cannot be met; says by which layer, and what would do.
+        UsageError: more partitions than layers are asked for.
+    """
+    graph = build_cut_graph(model, sizes, fused=fused)
+    rewrites = []
+    while blockers := split_points.complex_layers(graph, request.limits):
+        layer = blockers[0]
+        dense = Refusal(layer.name, "it is an H-partition already") if layer.shard else find_dense(layer)
+        if isinstance(dense, Refusal):
+            raise _infeasible(graph, layer, dense, request)
+        rewrite = SliceDense(layer.name, _fewest_slices(graph, layer, dense, request))
+        fused -= {str(value.name) for value in dense.product.inputs if value is not None}
+        rewrite.apply(model, dense, sizes)
+        rewrites.append(str(rewrite))
+        graph = build_cut_graph(model, sizes, fused=fused)
+    borders = _borders(graph, request)
+    return Division(graph, tuple(borders), tuple(rewrites), tuple(_points(graph, borders)))
+
+
+def parse_cuts(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the words of CUTS among `words`, and the rest, which are names of tensors.
+
+    Raises:
+        UsageError: a word is empty.
+    """
+    stripped = [word.strip() for word in words]
+    if not all(stripped):
+        raise UsageError("--cut has an empty name in it", f"give {', '.join(CUTS)} or names of tensors")
+    return tuple(w for w in stripped if w in CUTS) or ("mandatory",), tuple(w for w in stripped if w not in CUTS)
+
+
+def smallest_memory(graph: CutGraph) -> int:
+    """Return the smallest `--memory` with which every layer, sliced as finely as can be, would fit."""
+    return BASE_BYTES + max((_least_bytes(graph, layer) for layer in graph.layers), default=0)
+
+
+def smallest_max_params(graph: CutGraph) -> int:
+    """Return the smallest `--max-params` with which every layer, sliced as finely as can be, would fit."""
+    least = []
+    for layer in graph.layers:
+        dense = find_dense(layer)
+        sliced = 0 if isinstance(dense, Refusal) else dense.row_parameters * (dense.rows - 1)
+        least.append(layer.parameters - sliced)
+    return max(least, default=0)
+
+
+def _least_bytes(graph: CutGraph, layer: Layer) -> int:
+    window = graph.window(layer.index, layer.index)
+    dense = find_dense(layer)
+    sliced = 0 if isinstance(dense, Refusal) else dense.row_bytes * (dense.rows - 1)
+    return (window.weight_bytes if window.peak_bytes is None else window.peak_bytes) - sliced
+
+
+def _fewest_slices(graph: CutGraph, layer: Layer, dense: DenseLayer, request: Request) -> int:
+    limits, window = request.limits, graph.window(layer.index, layer.index)
+    counts = [2]
+    if limits.parameters is not None:
+        fixed = layer.parameters - dense.row_parameters * dense.rows
+        counts.append(_slices(dense, dense.row_parameters, limits.parameters - fixed))
+    if limits.peak_bytes is not None:
+        peak = window.weight_bytes if window.peak_bytes is None else window.peak_bytes
+        counts.append(_slices(dense, dense.row_bytes, limits.peak_bytes - (peak - dense.row_bytes * dense.rows)))
+    if max(counts) > dense.rows:
+        raise _infeasible(graph, layer, Refusal(layer.name, "one output row alone is too large"), request)
+    return max(counts)
+
+
+def _slices(dense: DenseLayer, per_row: int, available: int) -> int:
+    """Return the fewest slices whose largest has rows for at most `available`."""
+    rows = available // max(per_row, 1)
+    return -(-dense.rows // rows) if rows > 0 else dense.rows + 1
+
+
+def _infeasible(graph: CutGraph, layer: Layer, refusal: Refusal, request: Request) -> InfeasibleError:
+    name = printable(layer.name)
+    if request.max_params is not None and layer.parameters > request.max_params:
+        return InfeasibleError(
+            f"layer `{name}` ({layer.kind}) holds {layer.parameters} parameters, more than --max-params"
+            f" {request.max_params}, and cannot be sliced: {refusal.reason}",
+            f"the smallest that would do is --max-params {smallest_max_params(graph)}",
+        )
+    needed = graph.window(layer.index, layer.index)
+    nbytes = needed.weight_bytes if needed.peak_bytes is None else needed.peak_bytes
+    return InfeasibleError(
+        f"layer `{name}` ({layer.kind}) needs {format_nbytes(nbytes + BASE_BYTES)} of memory, more than --memory"
+        f" {format_nbytes(request.memory_bytes or 0)}, and cannot be sliced: {refusal.reason}",
+        f"the smallest that would do is --memory {_round_up(smallest_memory(graph))}",
+    )
+
+
+def _round_up(nbytes: int) -> str:
+    return f"{-(-nbytes // 10**6)}MB"
+
+
+def _borders(graph: CutGraph, request: Request) -> list[int]:
+    forced = set(split_points.shard_borders(graph))
+    pooling = split_points.pooling_borders(graph)
+    if "all" in request.cuts:
+        forced.update(graph.legal_borders())
+    if "pooling" in request.cuts:
+        forced.update(border for border, kind in pooling.items() if split_points.is_pooling_kind(kind))
+    if "strided" in request.cuts:
+        forced.update(border for border, kind in pooling.items() if not split_points.is_pooling_kind(kind))
+    if "bottleneck" in request.cuts:
+        forced.update(point.border for point in split_points.bottlenecks(graph))
+    forced.update(border for border in (_border_behind(graph, name) for name in request.tensors) if border is not None)
+    forced.intersection_update(graph.legal_borders())
+    if request.partitions is None:
+        borders = chain.fewest_partitions(graph, forced, request.limits)
+        assert borders is not None, "every layer keeps the limits"
+        return borders
+    return _exactly(graph, forced, request, request.partitions)
+
+
+def _exactly(graph: CutGraph, forced: set[int], request: Request, count: int) -> list[int]:
+    if count > len(graph.layers):
+        raise UsageError(
+            f"--partitions {count} asks for more partitions than the model has layers ({len(graph.layers)})"
+        )
+    least = chain.fewest_partitions(graph, forced, request.limits) or []
+    if len(least) + 1 > count:
+        raise InfeasibleError(
+            f"--partitions {count} is too few: the limits and cuts asked for need {len(least) + 1}",
+            f"give --partitions {len(least) + 1} or more",
+        )
+    borders = chain.balanced_partitions(graph, forced, request.limits, count)
+    if borders is None:
+        raise InfeasibleError(f"the model cannot be divided into exactly {count} partitions at its legal borders")
+    return borders
+
+
+def _border_behind(graph: CutGraph, tensor: str) -> int | None:
+    """Return the border behind the layer that makes the tensor; None behind the last layer."""
+    for value in graph.values:
+        if value.name == tensor:
+            return value.producer if 0 <= value.producer < len(graph.layers) - 1 else None
+    for layer in graph.layers:
+        if any(value.name == tensor for node in layer.nodes for value in node.outputs):
+            return layer.index if layer.index < len(graph.layers) - 1 else None
+    return None
+
+
+def _points(graph: CutGraph, borders: Sequence[int]) -> list[SplitPoint]:
+    """Return the mandatory points, then the optional ones, then what else was chosen, each in running order."""
+    chosen, told = set(borders), set()
+    points = []
+    for border, layer in split_points.mandatory_borders(graph):
+        points.append(_point(graph, border, "mandatory", True, f"around {printable(layer)}"))
+        told.add(border)
+    for border, kind in sorted(split_points.pooling_borders(graph).items()):
+        points.append(_point(graph, border, "optional", border in chosen, kind))
+        told.add(border)
+    for found in split_points.bottlenecks(graph):
+        if found.border not in told:
+            reason = f"{'compressive' if found.is_compressive else 'natural'} bottleneck, ratio {found.ratio:.3f}"
+            points.append(_point(graph, found.border, "optional", found.border in chosen, reason))
+            told.add(found.border)
+    inside = set(split_points.shard_borders(graph))
+    points += [
+        _point(graph, b, "chosen", True, "keeps the limits, or asked for") for b in borders if b not in told | inside
+    ]
+    return points
+
+
+def _point(graph: CutGraph, border: int, kind: str, is_chosen: bool, reason: str) -> SplitPoint:
+    values = graph.borders[border]
+    nbytes = [value.nbytes for value in values]
+    return SplitPoint(
+        tensors=tuple(value.name for value in values),
+        nbytes=None if None in nbytes else sum(n for n in nbytes if n is not None),
+        kind=kind,  # type: ignore[arg-type]  # one of the three words, by the callers above
+        chosen=is_chosen,
+        reason=reason,
+        after=graph.layers[border].name,
+    )
+
+
+def describe(division: Division) -> str:
+    """Return one sentence on what was decided, for people."""
+    shards = [layer.shard for layer in division.graph.layers if layer.shard is not None]
+    vertical = len(division.windows) - len(shards)
+    total = sum(layer.parameters for layer in division.graph.layers)
+    if len(division.windows) <= 1:
+        return f"the model fits whole ({format_count(total)} parameters): left in one partition"
+    sliced = sorted({printable(shard.layer) for shard in shards})
+    horizontal = f" and {len(shards)} H-partitions, of {', '.join(sliced)}" if shards else ""
+    return f"{vertical} V-partitions{horizontal}"

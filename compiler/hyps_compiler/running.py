@@ -1,0 +1,211 @@
+"""`hypsc run`: requests from files through a plan or a running worker, answers into a file."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hyps.client import InferenceSession
+
+from hyps.errors import OutputError, TensorError, printable
+from hyps.formats.plan import NamedTensor
+from hyps.formats.quantities import format_seconds
+from hyps.local import LocalRunner
+from hyps.terminal import table
+from hyps_compiler.arrays import IMAGE_SUFFIXES, read_image, read_npy, read_npz
+
+Array = np.ndarray[Any, Any]
+
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a run gave."""
+
+    outputs: dict[str, Any]
+    """By name; of a batch, the requests' answers stacked as the inputs were."""
+    requests: int
+    seconds: float
+    """From the first request to the last answer, loading included."""
+    partitions: tuple[tuple[str, float, float], ...]
+    """Id, seconds loading and seconds running, all requests together; empty for a remote worker."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return the answers without their values, for machines."""
+        outputs = {
+            name: {"dtype": str(getattr(value, "dtype", "")), "shape": list(np.shape(value))}
+            for name, value in self.outputs.items()
+        }
+        parts = [{"id": i, "load_s": load_s, "run_s": run_s} for i, load_s, run_s in self.partitions]
+        return {"requests": self.requests, "seconds": self.seconds, "outputs": outputs, "partitions": parts}
+
+
+def run_plan(
+    plan: Path | None,
+    endpoint: str | None,
+    inputs: Sequence[str],
+    output: Path | None,
+    *,
+    memory_bytes: int | None,
+    threads: int | None,
+    force: bool,
+) -> Answers:
+    """Run the requests that `inputs` name and write the outputs.
+
+    Raises:
+        TensorError: an input cannot be read or does not fit.
+        OutputError: the output file exists or cannot be written.
+        PlanError, PeerError: the plan or the worker is not as it should be.
+    """
+    if output is not None and output.exists() and not force:
+        raise OutputError(f"`{printable(str(output))}` exists", "add --force to replace it", code="E_EXISTS")
+    answers = (
+        _run_local(plan, inputs, memory_bytes, threads) if plan is not None else _run_remote(endpoint or "", inputs)
+    )
+    if output is not None:
+        _write_npz(output, answers.outputs)
+    return answers
+
+
+def show_answers(answers: Answers) -> str:
+    """Return the answers as text for people."""
+    rows = [
+        (i, format_seconds(load_s) if load_s else "kept", format_seconds(run_s))
+        for i, load_s, run_s in answers.partitions
+    ]
+    shapes = [
+        (
+            printable(name),
+            str(getattr(value, "dtype", "")),
+            "x".join(map(str, np.shape(value))) or "scalar",
+            _peek(value),
+        )
+        for name, value in answers.outputs.items()
+    ]
+    plural = "s" if answers.requests != 1 else ""
+    lines = [f"{answers.requests} request{plural} in {format_seconds(answers.seconds)}"]
+    if rows:
+        lines += ["", table(rows, ("partition", "load", "run"), "lrr")]
+    return "\n".join([*lines, "", table(shapes, ("output", "dtype", "shape", "values"), "llll")])
+
+
+def _run_local(plan: Path, inputs: Sequence[str], memory_bytes: int | None, threads: int | None) -> Answers:
+    with LocalRunner(plan, memory_bytes=memory_bytes, threads=threads) as runner:
+        declared = runner.plan.model.inputs
+        requests, stack = _requests(declared, inputs, runner.plan.assumed_dims)
+        start = time.perf_counter()
+        results = runner.run_batch(requests)
+        seconds = time.perf_counter() - start
+        times = tuple((i, sum(t.load_s), sum(t.run_s)) for i, t in runner.timings.items())
+    return Answers(_stacked(results, stack), len(requests), seconds, times)
+
+
+def _run_remote(endpoint: str, inputs: Sequence[str]) -> Answers:
+    with InferenceSession(endpoint) as session:
+        declared = session.declared_inputs
+        requests, stack = _requests(declared, inputs, {})
+        names = [output.name for output in session.get_outputs()]
+        start = time.perf_counter()
+        results = [dict(zip(names, session.run(names, request), strict=True)) for request in requests]
+        seconds = time.perf_counter() - start
+    return Answers(_stacked(results, stack), len(requests), seconds, ())
+
+
+def _requests(
+    declared: Sequence[NamedTensor], inputs: Sequence[str], dims: dict[str, int]
+) -> tuple[list[dict[str, Array]], str]:
+    """Return the requests, and how they were taken apart: `single`, `stack` (a new first axis) or `concatenate`."""
+    arrays = _read_inputs(declared, inputs) if inputs else _random_arrays(declared, dims)
+    kinds = {_batch_kind(tensor, arrays[tensor.name]) for tensor in declared if tensor.name in arrays}
+    if kinds == {"single"} or len(kinds) != 1:
+        return [arrays], "single"
+    kind = kinds.pop()
+    counts = {len(array) for array in arrays.values()}
+    if len(counts) != 1:
+        raise TensorError(f"the inputs of a batch have different lengths: {', '.join(map(str, sorted(counts)))}")
+    take = slice if kind == "concatenate" else None
+    return [
+        {name: array[take(i, i + 1)] if take else array[i] for name, array in arrays.items()}
+        for i in range(counts.pop())
+    ], kind
+
+
+def _batch_kind(tensor: NamedTensor, array: Array) -> str:
+    shape = tensor.shape
+    if shape is not None and array.ndim == len(shape) + 1:
+        return "stack"
+    if shape and shape[0] == 1 and array.ndim == len(shape) and len(array) != 1:
+        return "concatenate"
+    return "single"
+
+
+def _read_inputs(declared: Sequence[NamedTensor], inputs: Sequence[str]) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    for text in inputs:
+        name, separator, file = text.partition("=")
+        path = Path(file if separator else text)
+        tensor = next((t for t in declared if t.name == name), declared[0] if len(declared) == 1 else None)
+        if separator and all(t.name != name for t in declared):
+            known = ", ".join(printable(t.name) for t in declared)
+            raise TensorError(f"`{printable(name)}` is no input of the plan", f"its inputs are {known}")
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            if tensor is None:
+                raise TensorError(f"which input is `{printable(str(path))}` for?", "give it as NAME=picture.jpg")
+            arrays[tensor.name] = read_image(path, tensor)
+        elif path.suffix == ".npz":
+            arrays.update(read_npz(path))
+        elif tensor is not None:
+            arrays[tensor.name] = read_npy(path)
+        else:
+            raise TensorError(f"which input is `{printable(text)}` for?", "give it as NAME=file.npy")
+    return arrays
+
+
+def _random_arrays(declared: Sequence[NamedTensor], dims: dict[str, int]) -> dict[str, Array]:
+    from hyps_compiler.measure import random_array  # needs onnx, which reading a file does not
+
+    arrays = {}
+    for position, tensor in enumerate(declared):
+        if tensor.shape is None:
+            raise TensorError(f"input `{printable(tensor.name)}` has no known shape", "give it with -i NAME=file.npy")
+        shape = tuple(
+            size if isinstance(size, int) else dims.get(size or f"{tensor.name}:{axis}", 1)
+            for axis, size in enumerate(tensor.shape)
+        )
+        arrays[tensor.name] = random_array(tensor.dtype, shape, np.random.default_rng([_SEED, position]))
+    return arrays
+
+
+def _stacked(results: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    if kind == "single":
+        return results[0]
+    join = np.concatenate if kind == "concatenate" else np.stack
+    return {name: join([result[name] for result in results]) for name in results[0]}
+
+
+def _write_npz(path: Path, outputs: dict[str, Any]) -> None:
+    """Write the outputs to a file that appears whole."""
+    unfit = [name for name, value in outputs.items() if not isinstance(value, np.ndarray)]
+    if unfit:
+        raise OutputError(f"output `{printable(unfit[0])}` is no tensor, so an .npz file cannot hold it")
+    arrays = {name: array.astype(str) if array.dtype == object else array for name, array in outputs.items()}
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"`{printable(str(path))}` cannot be written: {error.strerror}") from error
+
+
+def _peek(value: Any) -> str:
+    flat: Any = value.reshape(-1)[:4] if isinstance(value, np.ndarray) else []
+    shown = ", ".join(
+        f"{item:.4g}" if isinstance(item, (float, np.floating)) else printable(str(item), 12) for item in flat
+    )
+    return shown + (", …" if np.size(value) > 4 else "")

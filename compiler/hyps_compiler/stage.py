@@ -1,0 +1,132 @@
+"""The model in the form in which it is cut: optimized as asked, normalised, its weights in one mapped file."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from hyps.errors import ModelError
+from hyps.formats.plan import Optimization
+from hyps_compiler.ort import open_session
+from hyps_compiler.source import Source, read_proto
+from hyps_passes.rewrites.normalize import normalize
+
+_INLINE_BELOW = 1024
+_ALIGN = 4096
+_NOT_FUSIONS = ("CommonSubexpressionElimination", "TransposeOptimizer")
+"""Optimizers that rename or move values without fusing anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A model ready to be cut, and its file in the staging folder."""
+
+    model: ir.Model
+    path: Path
+    fused: frozenset[str]
+    """Values that onnxruntime's fusions would do away with; empty where it has already fused."""
+
+
+def stage_model(source: Source, folder: Path, optimization: Optimization, keep: Sequence[str] = ()) -> Staged:
+    """Write the model to cut into `folder` and return it; weights above 1 KiB stay on disk, mapped.
+
+    Args:
+        source: the checked model file.
+        folder: an empty folder to work in.
+        optimization: `none` leaves the nodes as they are and finds out which of them onnxruntime would fuse; the other
+            levels let onnxruntime fuse first, so that the parts compute exactly what the fused whole computes.
+        keep: names of tensors that must outlive the fusion because the user wants to cut there.
+
+    Raises:
+        ModelError: onnxruntime refuses the model, or a name of `keep` is no tensor of it.
+    """
+    path = folder / "model.onnx"
+    if optimization == "none":
+        model = normalize(_load(source.path))
+        _require(model, keep)
+        _save(model, path)
+        staged = _load(path)
+        return Staged(staged, path, _fused_values(path, folder, staged))
+    fused = folder / "optimized.onnx"
+    model_or_bytes, data_folder = _fusible(source, keep)
+    open_session(model_or_bytes, optimization, folder=data_folder, save_as=fused)
+    model = normalize(_load(fused))
+    if keep:
+        _require(model, keep)
+        _drop_extra_outputs(model, len(read_proto(source.path).graph.output))
+    ir.save(model, path)
+    return Staged(model, path, frozenset())
+
+
+def _load(path: Path) -> ir.Model:
+    model = ir.load(path)
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value.base_dir = os.fspath(path.parent)
+    return model
+
+
+def _save(model: ir.Model, path: Path) -> None:
+    ir.save(
+        model,
+        path,
+        external_data=f"{path.stem}.data",
+        size_threshold_bytes=_INLINE_BELOW,
+        alignment=_ALIGN,
+        align_threshold=_ALIGN,
+    )
+
+
+def _fusible(source: Source, keep: Sequence[str]) -> tuple[Path | bytes, Path | None]:
+    """Return the model such that onnxruntime may fuse all of it: defaults of inputs made constants, `keep` outputs."""
+    if not source.initializer_inputs and not keep:
+        return source.path, None
+    proto = read_proto(source.path)
+    constants = set(source.initializer_inputs)
+    inputs = [value for value in proto.graph.input if value.name not in constants]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    present = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in keep if name not in present)
+    return proto.SerializeToString(), source.path.parent
+
+
+def _drop_extra_outputs(model: ir.Model, count: int) -> None:
+    del model.graph.outputs[count:]
+
+
+def _require(model: ir.Model, names: Sequence[str]) -> None:
+    made = {value.name for node in model.graph for value in node.outputs}
+    for name in names:
+        if name not in made:
+            raise ModelError(
+                f"`--cut` names `{name}`, which is no tensor inside the model",
+                "`hypsc inspect` lists the tensors at which it can be cut",
+                code="E_UNKNOWN_TENSOR",
+            )
+
+
+def _fused_values(path: Path, folder: Path, model: ir.Model) -> frozenset[str]:
+    """Return the values that are gone once onnxruntime has fused the model: the insides of layers."""
+    plain = {name for node in read_proto(path).graph.node for name in node.output}
+    if _has_half_floats(model):  # onnxruntime computes these as float32, between values of other names
+        plain &= _values_after(path, folder, "none")
+    return frozenset(plain - _values_after(path, folder, "portable"))
+
+
+def _values_after(path: Path, folder: Path, optimization: Optimization) -> set[str]:
+    probe = folder / "fused.onnx"
+    open_session(path, optimization, save_as=probe, disabled=_NOT_FUSIONS)
+    kept = {name for node in read_proto(probe).graph.node for name in node.output}
+    probe.unlink()
+    probe.with_suffix(".data").unlink(missing_ok=True)
+    return kept
+
+
+def _has_half_floats(model: ir.Model) -> bool:
+    values = (*model.graph.inputs, *model.graph.initializers.values())
+    return any(value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) for value in values)

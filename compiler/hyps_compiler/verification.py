@@ -1,0 +1,73 @@
+"""`hypsc verify`: an existing plan against the model file it was made from."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hyps.adapters.plan_files import check_files, read_plan
+from hyps.errors import ModelError, TensorError
+from hyps_compiler.frontend import open_model
+from hyps_compiler.measure import Feeds, measure, sample_request
+from hyps_compiler.ort import open_session
+from hyps_compiler.stage import stage_model
+from hyps_compiler.verify import Report, verify_plan
+from hyps_passes import ops
+
+logger = logging.getLogger(__name__)
+
+
+def verify_folder(folder: Path, model: str, inputs: Mapping[str, Any] | None, samples: int) -> Report:
+    """Run the plan and the model on the same requests and return how far they are apart.
+
+    Args:
+        folder: the plan folder.
+        model: the model that the plan was made from.
+        inputs: a request to run; None makes `samples` seeded random ones.
+        samples: how many requests to make.
+
+    Raises:
+        PlanError: the plan is wrong or altered.
+        ModelError: the model cannot be read, or is another one than the plan's.
+        TensorError: no request can be made up on which the model runs.
+    """
+    plan = read_plan(folder)
+    check_files(folder, plan)
+    with TemporaryDirectory(prefix="hyps-") as scratch:
+        stage = Path(scratch) / "stage"
+        stage.mkdir()
+        source = open_model(model, Path(scratch))
+        if [tensor.name for tensor in plan.model.outputs] != list(source.outputs):
+            raise ModelError(
+                f"the plan was made from another model than `{source.name}`: their outputs have other names"
+            )
+        if source.sha256 != plan.model.sha256:
+            logger.warning("the model file has changed since the plan was made")
+        staged = stage_model(source, stage, plan.optimization, plan.kept_tensors)
+        if any(ops.is_random(node) for node in staged.model.graph):
+            raise ModelError("the model draws random numbers, so that no two runs agree", code="E_RANDOM")
+        shapes = {} if inputs else _assumed_shapes(plan.model.inputs, plan.assumed_dims)
+        measured = measure(staged.model, staged.path, shapes=shapes, feeds=inputs)
+        if measured.feeds is None:
+            raise TensorError(
+                f"no request was found on which the model runs: {measured.problem}", "give one with --inputs"
+            )
+        requests: list[Feeds] = [measured.feeds]
+        if inputs is None and samples > 1:
+            session = open_session(staged.path, "none")
+            requests += [sample_request(session, measured.feeds, seed) for seed in range(1, samples)]
+        return verify_plan(folder, plan, source, staged.path, requests)
+
+
+def _assumed_shapes(inputs: Any, dims: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Return the inputs' shapes at the sizes that the plan was made for; without those that are not all known."""
+    shapes = {}
+    for tensor in inputs:
+        sizes = [
+            size if isinstance(size, int) else dims.get(size or f"{tensor.name}:{axis}")
+            for axis, size in enumerate(tensor.shape or ())
+        ]
+        if tensor.shape is not None and None not in sizes:
+            shapes[tensor.name] = tuple(size for size in sizes if size is not None)
+    return shapes

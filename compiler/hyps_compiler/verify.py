@@ -1,0 +1,157 @@
+"""Proves that a plan computes what its model computes, on every border and on the outputs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from hyps.errors import DifferenceError, printable
+from hyps.formats.plan import Plan
+from hyps.local import LocalRunner
+from hyps_compiler.compare import Difference, compare
+from hyps_compiler.measure import Feeds
+from hyps_compiler.ort import Level, open_session, run
+from hyps_compiler.source import Source, read_proto
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the verification found, the worst of all requests for each tensor."""
+
+    borders: tuple[Difference, ...]
+    """Parts against the whole, both without graph optimizations, on every tensor that crosses a border."""
+    outputs: tuple[Difference, ...]
+    """The plan as a worker runs it against the model in onnxruntime with its default options."""
+    own_noise: dict[str, float]
+    """How far onnxruntime's own optimizations move an output, relative; only of outputs beyond the tolerance."""
+    must_be_identical: frozenset[str]
+    """Borders that no H-partition lies before."""
+
+    def problems(self) -> list[str]:
+        """Return what is wrong, one phrase each; empty when the plan is proved."""
+        found = []
+        for border in self.borders:
+            exact = border.tensor in self.must_be_identical
+            if not (border.is_identical if exact else border.is_within_tolerance):
+                found.append(
+                    f"border tensor `{printable(border.tensor)}` differs by {border.relative:.2g} of its largest value"
+                )
+        found += [
+            f"output `{printable(output.tensor)}` differs by {output.relative:.2g} of its largest value"
+            for output in self.outputs
+            if not output.is_within_tolerance and output.relative > 2 * self.own_noise.get(output.tensor, 0.0)
+        ]
+        return found
+
+    def check(self) -> None:
+        """Raise what is wrong.
+
+        Raises:
+            DifferenceError: names the first tensor that differs.
+        """
+        problems = self.problems()
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise DifferenceError(f"the plan does not compute what the model computes: {problems[0]}{more}")
+
+
+def verify_plan(
+    folder: Path,
+    plan: Plan,
+    source: Source,
+    staged: Path,
+    requests: Sequence[Feeds],
+    *,
+    memory_bytes: int | None = None,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> Report:
+    """Run plan and model on the same requests and compare.
+
+    Args:
+        folder: the plan folder.
+        plan: what it holds.
+        source: the model file.
+        staged: the model in the form in which it was cut.
+        requests: inputs to run.
+        memory_bytes: budget under which the plan runs, as a worker's.
+        advance: called once per comparison run, for a progress display.
+    """
+    borders = _compare_borders(folder, plan, staged, requests)
+    advance(1)
+    outputs = _compare_outputs(folder, plan, source, requests, memory_bytes)
+    advance(1)
+    doubtful = [difference.tensor for difference in outputs if not difference.is_within_tolerance]
+    noise = _own_noise(source, doubtful, requests) if doubtful else {}
+    return Report(tuple(borders), tuple(outputs), noise, _must_be_identical(plan))
+
+
+def _compare_borders(folder: Path, plan: Plan, staged: Path, requests: Sequence[Feeds]) -> list[Difference]:
+    proto = read_proto(staged)
+    made = {name for node in proto.graph.node for name in node.output}
+    names = [name for part in plan.partitions for name in part.outputs if name in made]
+    present = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    probe = staged.with_name("borders.onnx")
+    probe.write_bytes(proto.SerializeToString())
+    try:
+        whole = open_session(probe, "none")
+    finally:
+        probe.unlink()
+    found: dict[str, Any] = {}
+    worst: dict[str, Difference] = {}
+    with LocalRunner(folder, plan=plan, exact=True, check=False) as parts:
+        for request in requests:
+            expected = run(whole, names, request)
+            parts.run(request, on_activation=found.__setitem__)
+            _keep_worst(worst, expected, found)
+    return list(worst.values())
+
+
+def _compare_outputs(
+    folder: Path, plan: Plan, source: Source, requests: Sequence[Feeds], memory_bytes: int | None
+) -> list[Difference]:
+    expected = _answers(source, "default", requests)
+    worst: dict[str, Difference] = {}
+    with LocalRunner(folder, plan=plan, memory_bytes=memory_bytes, check=False) as parts:
+        for request, answer in zip(requests, expected, strict=True):
+            _keep_worst(worst, answer, parts.run(request))
+    return list(worst.values())
+
+
+def _own_noise(source: Source, names: Sequence[str], requests: Sequence[Feeds]) -> dict[str, float]:
+    plain, optimized = (_answers(source, level, requests) for level in ("none", "default"))
+    worst: dict[str, Difference] = {}
+    for left, right in zip(plain, optimized, strict=True):
+        _keep_worst(worst, {name: left[name] for name in names}, right)
+    return {name: difference.relative for name, difference in worst.items()}
+
+
+def _answers(source: Source, level: Level, requests: Sequence[Feeds]) -> list[dict[str, Any]]:
+    session = open_session(source.path, level)
+    names = [output.name for output in session.get_outputs()]
+    return [run(session, names, request) for request in requests]
+
+
+def _keep_worst(worst: dict[str, Difference], expected: Mapping[str, Any], actual: Mapping[str, Any]) -> None:
+    for name, value in expected.items():
+        difference = compare(name, value, actual.get(name))
+        if name not in worst or difference.relative >= worst[name].relative:
+            worst[name] = difference
+
+
+def _must_be_identical(plan: Plan) -> frozenset[str]:
+    """Return the tensors that no H-partition has touched.
+
+    None where half floats cross borders that onnxruntime did not make: the whole model keeps float32 between the nodes
+    that it computes as float32, and a border rounds.
+    """
+    if plan.optimization == "none" and any(info.dtype == "float16" for info in plan.tensors.values()):
+        return frozenset()
+    touched: set[str] = set()
+    clean: set[str] = set()
+    for part in plan.partitions:
+        dirty = part.kind == "horizontal" or any(name in touched for name in part.inputs)
+        (touched if dirty else clean).update(part.outputs)
+    return frozenset(clean)

@@ -1,0 +1,188 @@
+"""The cut graph: layers in an order in which they can run, and the values between them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import onnx_ir as ir
+
+from hyps.formats.plan import Shard
+
+MODEL = -1
+"""Stands for the model itself: the producer of its inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """ONNX nodes that are never separated."""
+
+    index: int
+    name: str
+    kind: str
+    """Operators joined by `+`, the views left out."""
+    nodes: tuple[ir.Node, ...]
+    """In an order in which they can run."""
+    constants: tuple[ir.Node, ...]
+    """Nodes that compute from weights alone; every layer that needs one has a copy of its own."""
+    weights: tuple[ir.Value, ...]
+    parameters: int
+    weight_bytes: int
+    macs: int | None
+    """Multiply-accumulates; None where a shape is unknown."""
+    downsampling: str | None
+    """`pooling`, `global pooling` or `strided convolution`."""
+    work_bytes: int
+    """The most activation bytes alive inside it beside its inputs, at the assumed sizes."""
+    shard: Shard | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CutValue:
+    """A value that one layer (or the model) makes and others use."""
+
+    name: str
+    value: ir.Value
+    nbytes: int | None
+    producer: int
+    """Index of a layer, or MODEL."""
+    consumers: tuple[int, ...]
+    """Indices of layers, ascending."""
+    is_output: bool
+    can_cross: bool
+    """Whether it may travel between partitions: a tensor of a dtype that numpy has."""
+
+
+@dataclass(frozen=True)
+class CutGraph:
+    """A read-only DAG of layers, built once per model; `layers[i].index == i` and order is an order to run in."""
+
+    layers: tuple[Layer, ...]
+    values: tuple[CutValue, ...]
+    """Sorted by producer, then by name."""
+
+    @cached_property
+    def made_by(self) -> dict[int, tuple[CutValue, ...]]:
+        """The values of each layer; those of MODEL are the model's inputs."""
+        made: dict[int, list[CutValue]] = {}
+        for value in self.values:
+            made.setdefault(value.producer, []).append(value)
+        return {index: tuple(values) for index, values in made.items()}
+
+    @cached_property
+    def used_by(self) -> dict[int, tuple[CutValue, ...]]:
+        """The values that each layer consumes."""
+        used: dict[int, list[CutValue]] = {}
+        for value in self.values:
+            for consumer in value.consumers:
+                used.setdefault(consumer, []).append(value)
+        return {index: tuple(values) for index, values in used.items()}
+
+    @cached_property
+    def borders(self) -> tuple[tuple[CutValue, ...], ...]:
+        """What crosses each border of the running order: `borders[i]` lies behind layer i.
+
+        Model inputs that later layers use do not cross: a request brings them wherever they are needed.
+        """
+        crossing: list[list[CutValue]] = [[] for _ in self.layers]
+        for value in self.values:
+            if value.producer == MODEL or not value.consumers:
+                continue
+            for border in range(value.producer, value.consumers[-1]):
+                crossing[border].append(value)
+        return tuple(tuple(values) for values in crossing)
+
+    def is_legal(self, border: int) -> bool:
+        """Return whether the running order may be cut behind layer `border`."""
+        return border < len(self.layers) - 1 and all(value.can_cross for value in self.borders[border])
+
+    def legal_borders(self) -> list[int]:
+        """Return every border of the running order that may be cut."""
+        return [border for border in range(len(self.layers) - 1) if self.is_legal(border)]
+
+    def cut_values(self, members: Iterable[int]) -> tuple[CutValue, ...]:
+        """Return the values that cross the border of any set of layers closed under predecessors.
+
+        Raises:
+            ValueError: the set is not closed under predecessors.
+        """
+        inside = set(members)
+        for index in sorted(inside):
+            if any(value.producer not in inside for value in self.used_by.get(index, ()) if value.producer != MODEL):
+                raise ValueError(f"layer {index} is in the set and one of its predecessors is not")
+        return tuple(v for v in self.values if v.producer in inside and any(c not in inside for c in v.consumers))
+
+    @cached_property
+    def live_bytes(self) -> tuple[int | None, ...]:
+        """The activation bytes alive while each layer runs, those held for later layers and the request's included."""
+        ends = {value.name: value.consumers[-1] if value.consumers else value.producer for value in self.values}
+        events: list[int] = [0] * (len(self.layers) + 1)
+        unknown = False
+        for value in self.values:
+            if value.nbytes is None:
+                unknown = True
+                continue
+            last = len(self.layers) - 1 if value.is_output else max(ends[value.name], value.producer)
+            first = max(value.producer, 0)
+            if last >= first:
+                events[first] += value.nbytes
+                events[last + 1] -= value.nbytes
+        if unknown:
+            return (None,) * len(self.layers)
+        alive, total = [], 0
+        for layer, change in zip(self.layers, events, strict=False):
+            total += change
+            made = sum(v.nbytes or 0 for v in self.made_by.get(layer.index, ()))
+            alive.append(total + max(0, layer.work_bytes - made))
+        return tuple(alive)
+
+    def windows(self, first: int) -> Iterator["Window"]:
+        """Yield layers `first` to `last` as one partition, for every `last` from `first` on; no figure ever falls."""
+        weights: set[int] = set()
+        parameters = weight_bytes = kept = dropped = 0
+        known = True
+        for layer in self.layers[first:]:
+            for weight in layer.weights:
+                if id(weight) not in weights:
+                    weights.add(id(weight))
+                    parameters += elements(weight) if is_parameter(weight) else 0
+                    weight_bytes += nbytes_of(weight)
+            live = self.live_bytes[layer.index]
+            known = known and live is not None
+            kept = max(kept, (live or 0) + dropped)
+            yield Window(first, layer.index, parameters, weight_bytes, weight_bytes + kept if known else None)
+            ending = (v for v in self.used_by.get(layer.index, ()) if v.producer < first and not v.is_output)
+            dropped += sum(v.nbytes or 0 for v in ending if v.consumers[-1] == layer.index)
+
+    def window(self, first: int, last: int) -> "Window":
+        """Return the figures of layers `first` to `last` as one partition."""
+        return next(window for window in self.windows(first) if window.last == last)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Consecutive layers taken as one partition; tied weights count once."""
+
+    first: int
+    last: int
+    parameters: int
+    weight_bytes: int
+    peak_bytes: int | None
+    """Weights and the most activations alive, its inputs kept until it ends; None where a size is unknown."""
+
+
+def elements(value: ir.Value) -> int:
+    """Return the number of elements of a weight."""
+    assert value.const_value is not None
+    return value.const_value.size
+
+
+def nbytes_of(value: ir.Value) -> int:
+    """Return the bytes of a weight."""
+    assert value.const_value is not None
+    return value.const_value.nbytes
+
+
+def is_parameter(value: ir.Value) -> bool:
+    """Return whether a weight counts as parameters: shapes, axes and indices (int64) do not."""
+    tensor = value.const_value
+    return tensor is not None and tensor.dtype not in (ir.DataType.INT64, ir.DataType.STRING, ir.DataType.BOOL)

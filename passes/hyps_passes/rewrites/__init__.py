@@ -1,0 +1,1 @@
+"""Graph rewrites: valid model in, valid model out, equal outputs."""

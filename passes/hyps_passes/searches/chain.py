@@ -1,0 +1,115 @@
+"""Cuts the running order of a cut graph into consecutive partitions: exact dynamic programs over its borders."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from hyps_passes.graph import CutGraph, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one partition may hold; None is no limit."""
+
+    parameters: int | None = None
+    peak_bytes: int | None = None
+    """Weights and activations, without the process's base."""
+
+    def allow(self, window: Window) -> bool:
+        """Return whether the window keeps the limits. A window of unknown sizes is judged by its weights."""
+        nbytes = window.weight_bytes if window.peak_bytes is None else window.peak_bytes
+        over = self.parameters is not None and window.parameters > self.parameters
+        return not over and (self.peak_bytes is None or nbytes <= self.peak_bytes)
+
+
+def fewest_partitions(graph: CutGraph, forced: Collection[int], limits: Limits) -> list[int] | None:
+    """Return the borders of the fewest partitions that keep the limits, of those with the fewest bytes crossing.
+
+    Args:
+        graph: the layers in running order.
+        forced: borders that must be cut.
+        limits: what each partition may hold.
+
+    Returns:
+        Borders, ascending; None where a single layer breaks the limits.
+    """
+    count = len(graph.layers)
+    unreached = (count + 1, 0)
+    best: list[tuple[int, int]] = [(0, 0)] + [unreached] * count
+    back = [0] * (count + 1)
+    for first in range(count):
+        if best[first] == unreached:
+            continue
+        for window in graph.windows(first):
+            if not limits.allow(window):
+                break
+            end = window.last + 1
+            score = (best[first][0] + 1, best[first][1] + _crossing_bytes(graph, window.last))
+            if (end == count or graph.is_legal(window.last)) and score < best[end]:
+                best[end], back[end] = score, first
+            if window.last in forced:
+                break
+    return _walk_back(back, count) if best[count] != unreached else None
+
+
+def balanced_partitions(graph: CutGraph, forced: Collection[int], limits: Limits, count: int) -> list[int] | None:
+    """Return the borders of exactly `count` partitions whose largest is smallest; then with the fewest bytes crossing.
+
+    Size is the peak memory of a partition, or its weights where sizes are unknown.
+
+    Returns:
+        Borders, ascending; None where no such division keeps the limits.
+    """
+    sizes = sorted({_size(window) for first in range(len(graph.layers)) for window in graph.windows(first)})
+    low, high = 0, len(sizes) - 1
+    found = None
+    while low <= high:
+        middle = (low + high) // 2
+        borders = _exactly(graph, forced, limits, count, sizes[middle])
+        if borders is None:
+            low = middle + 1
+        else:
+            found, high = borders, middle - 1
+    return found
+
+
+def _exactly(graph: CutGraph, forced: Collection[int], limits: Limits, count: int, size: int) -> list[int] | None:
+    layers = len(graph.layers)
+    best: list[dict[int, tuple[int, int]]] = [{0: (0, 0)}] + [{} for _ in range(layers)]
+    for first in range(layers):
+        if not best[first]:
+            continue
+        for window in graph.windows(first):
+            if not limits.allow(window) or _size(window) > size:
+                break
+            end = window.last + 1
+            if end == layers or graph.is_legal(window.last):
+                crossing = _crossing_bytes(graph, window.last)
+                for parts, (nbytes, _) in best[first].items():
+                    offer = (nbytes + crossing, first)
+                    if parts < count and offer < best[end].get(parts + 1, (offer[0] + 1, 0)):
+                        best[end][parts + 1] = offer
+            if window.last in forced:
+                break
+    borders, end = [], layers
+    for parts in range(count, 0, -1):
+        if parts not in best[end]:
+            return None
+        end = best[end][parts][1]
+        borders.append(end - 1)
+    return sorted(borders)[1:] if end == 0 else None
+
+
+def _walk_back(back: list[int], end: int) -> list[int]:
+    borders = []
+    while end > 0:
+        end = back[end]
+        borders.append(end - 1)
+    return sorted(borders)[1:]
+
+
+def _crossing_bytes(graph: CutGraph, border: int) -> int:
+    return sum(value.nbytes or 0 for value in graph.borders[border])
+
+
+def _size(window: Window) -> int:
+    return window.weight_bytes if window.peak_bytes is None else window.peak_bytes
