@@ -1,0 +1,325 @@
+"""A plan's partitions under one memory budget: the worker's core, sessions and a store of tensors, joined."""
+
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hyps.adapters.feeds import nbytes_of
+from hyps.adapters.machine import hold_memory_down, trim
+from hyps.adapters.sessions import ORT_ERRORS, Mode, Session, Sessions, execution_error
+from hyps.core.events import (
+    Drop,
+    Execute,
+    Executed,
+    ExecuteFailed,
+    Fail,
+    Instruction,
+    Load,
+    Loaded,
+    LoadFailed,
+    Reply,
+    Submitted,
+    TensorArrived,
+    Unload,
+)
+from hyps.core.residency import Residency, Task, decide_residency, live_activations
+from hyps.core.worker_state import WorkerState
+from hyps.errors import HypsError, InternalError
+from hyps.formats.plan import Partition, Plan
+
+logger = logging.getLogger(__name__)
+
+OnActivation = Callable[[str, Any], None]
+"""Called with the name and the value of each tensor that a partition makes."""
+
+Outcome = dict[str, Any] | HypsError
+"""A request's outputs by name, or why there are none."""
+
+_SLACK_NBYTES = 8 * 2**20
+"""Resident beyond the measured base once partitions run: onnxruntime's code that they touch, the allocator's rest."""
+
+_REMEMBERED_RUNS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds that a partition took, the latest last; only the last few thousand are remembered."""
+
+    load_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_RUNS))
+    run_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_RUNS))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one inference brings and wants; checked by whoever makes it."""
+
+    feeds: Mapping[str, Any]
+    outputs: tuple[str, ...] | None = None
+    """None: all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A kept partition, ready to run."""
+
+    id: str
+    run: Callable[[list[str], dict[str, Any]], list[Any]]
+    inputs: tuple[str, ...]
+    outputs: list[str]
+    drops: tuple[str, ...]
+    """What no later partition needs and nobody asked for."""
+    run_s: deque[float]
+
+
+class Engine:
+    """Runs requests through the partitions of a plan; closed by `close`.
+
+    Attributes:
+        memory_bytes: the budget of this process; None: unlimited.
+        base_nbytes: what the process takes without any partition.
+        kept: ids of the partitions that stay loaded, in the plan's order.
+        swapped: ids of those that are loaded for their turn and released.
+        timings: seconds per partition id.
+    """
+
+    def __init__(
+        self, folder: Path, plan: Plan, memory_bytes: int | None, opener: Sessions, *, exact: bool = False
+    ) -> None:
+        """Decide what stays loaded, and load it.
+
+        Raises:
+            InfeasibleError: one partition alone needs more than the budget.
+            PlanError: onnxruntime refuses a partition.
+        """
+        self._folder, self._plan = folder, plan
+        self.memory_bytes = memory_bytes
+        self._partitions = {partition.id: partition for partition in plan.partitions}
+        self._opener = opener
+        self.base_nbytes = self._opener.measure_base() + _SLACK_NBYTES
+        self._tasks = [_task(plan, partition) for partition in plan.partitions]
+        self._input_names = [tensor.name for tensor in plan.model.inputs]
+        self._output_names = [tensor.name for tensor in plan.model.outputs]
+        self._sizes = {name: info.nbytes for name, info in plan.tensors.items() if info.nbytes is not None}
+        self._residency, self._mode = self._decide(exact)
+        self.kept = tuple(task.id for task in self._tasks if task.id in self._residency.kept)
+        self.swapped = tuple(task.id for task in self._tasks if task.id not in self._residency.kept)
+        self.timings = {task.id: Timing() for task in self._tasks}
+        self._sessions: dict[str, Session] = {}
+        self._store: dict[str, dict[str, Any]] = {}
+        self._numbers = itertools.count()
+        self._one_batch = threading.Lock()
+        if self._mode is Mode.MAPPED:
+            hold_memory_down()
+        for partition in self.kept:
+            self._open(partition)
+        self._core = self._new_core()
+        self._steps = [] if self.swapped else self._steps_for(None)
+
+    def close(self) -> None:
+        """Release every partition."""
+        self._steps = []
+        self._sessions.clear()
+        trim()
+
+    def run_one(self, request: Request, on_activation: OnActivation | None = None) -> dict[str, Any]:
+        """Return the outputs of one request by name.
+
+        Raises:
+            ExecutionError: onnxruntime failed in a partition.
+            PlanError: it refuses a partition that is loaded for its turn.
+        """
+        if not self.swapped:
+            return self._run_kept(request, on_activation)
+        outcomes: list[Outcome] = []
+        self._run_in_turns([request], lambda _, outcome: outcomes.append(outcome), on_activation)
+        if isinstance(outcomes[0], HypsError):
+            raise outcomes[0]
+        return outcomes[0]
+
+    def run_each(self, requests: Sequence[Request], on_done: Callable[[int, Outcome], None]) -> None:
+        """Run `requests` and call `on_done` with the index and the outcome of each as it ends.
+
+        While all is kept they run one after another, otherwise side by side, a partition at a time.
+        """
+        if self.swapped:
+            self._run_in_turns(requests, on_done, None)
+            return
+        for index, request in enumerate(requests):
+            try:
+                outcome: Outcome = self._run_kept(request, None)
+            except HypsError as error:
+                outcome = error
+            on_done(index, outcome)
+
+    def _decide(self, exact: bool) -> tuple[Residency, Mode]:
+        mode = Mode.EXACT if exact else Mode.MAPPED
+        if exact and self.memory_bytes is not None:
+            # Exact sessions lay weights out anew, beside the mapped ones, so that the bits are onnxruntime's own.
+            self._tasks = [_with_weight(task, 2 * task.weight_nbytes) for task in self._tasks]
+        live = live_activations(self._tasks, self._input_names, self._output_names, self._sizes)
+        residency = decide_residency(self._tasks, live, self.memory_bytes, self.base_nbytes)
+        weights = sum(task.weight_nbytes for task in self._tasks)
+        all_kept = len(residency.kept) == len(self._tasks)
+        if not exact and all_kept and (residency.spare_nbytes is None or residency.spare_nbytes >= weights):
+            mode = Mode.FAST
+        return residency, mode
+
+    def _new_core(self) -> WorkerState:
+        core = WorkerState(self._tasks, self._residency, self._input_names, self._output_names, self._sizes)
+        for partition in self.kept:
+            core.handle(Loaded(partition))
+        return core
+
+    def _open(self, partition: str) -> None:
+        start = time.perf_counter()
+        path = self._folder / self._partitions[partition].file
+        self._sessions[partition] = self._opener.open(path, self._mode, self._plan.optimization)
+        self.timings[partition].load_s.append(time.perf_counter() - start)
+
+    # Everything kept: the order never changes, so that it is worked out once.
+
+    def _run_kept(self, request: Request, on_activation: OnActivation | None) -> dict[str, Any]:
+        steps = self._steps if request.outputs is None else self._steps_for(request.outputs)
+        store = dict(request.feeds)
+        for step in steps:
+            start = time.perf_counter()
+            try:
+                made = step.run(step.outputs, {name: store[name] for name in step.inputs})
+            except ORT_ERRORS as error:
+                raise execution_error(step.id, error) from error
+            step.run_s.append(time.perf_counter() - start)
+            store.update(zip(step.outputs, made, strict=True))
+            if on_activation is not None:
+                for name, value in zip(step.outputs, made, strict=True):
+                    on_activation(name, value)
+            for name in step.drops:
+                del store[name]
+        return {name: store[name] for name in request.outputs or self._output_names}
+
+    def _steps_for(self, outputs: Sequence[str] | None) -> list[_Step]:
+        """Return the partitions to run, in order: all, or those that `outputs` need."""
+        wanted = set(self._output_names if outputs is None else outputs)
+        used = set(wanted)
+        steps = []
+        for partition in reversed(self._plan.partitions):
+            if outputs is not None and not used.intersection(partition.outputs):
+                continue
+            drops = [name for name in (*partition.inputs, *partition.outputs) if name not in used]
+            used.update(partition.inputs)
+            steps.append(self._step(partition, tuple(dict.fromkeys(drops))))
+        return steps[::-1]
+
+    def _step(self, partition: Partition, drops: tuple[str, ...]) -> _Step:
+        session = self._sessions[partition.id]
+        run_s = self.timings[partition.id].run_s
+        return _Step(partition.id, session.run, partition.inputs, list(partition.outputs), drops, run_s)
+
+    # Some swapped: the core says what comes next.
+
+    def _run_in_turns(
+        self, requests: Sequence[Request], on_done: Callable[[int, Outcome], None], on_activation: OnActivation | None
+    ) -> None:
+        with self._one_batch:
+            batch = _Batch({str(next(self._numbers)): index for index in range(len(requests))}, on_done, on_activation)
+            try:
+                steps: list[Instruction] = []
+                for name, index in batch.indices.items():
+                    steps += self._submit(name, requests[index])
+                self._follow(steps, batch)
+            except BaseException:
+                self._forget()
+                raise
+
+    def _submit(self, name: str, request: Request) -> list[Instruction]:
+        self._store[name] = dict(request.feeds)
+        steps = self._core.handle(Submitted(name, request.outputs))
+        for tensor, value in request.feeds.items():
+            steps += self._core.handle(TensorArrived(name, tensor, nbytes_of(value)))
+        return steps
+
+    def _follow(self, steps: list[Instruction], batch: "_Batch") -> None:
+        todo = deque(steps)
+        while todo:
+            todo.extend(self._carry_out(todo.popleft(), batch))
+
+    def _carry_out(self, step: Instruction, batch: "_Batch") -> list[Instruction]:
+        match step:
+            case Load(partition):
+                return self._load(partition, batch)
+            case Unload(partition):
+                del self._sessions[partition]
+                trim()
+            case Execute(request, partition):
+                return self._execute(request, partition, batch)
+            case Drop(request, tensor):
+                self._store.get(request, {}).pop(tensor, None)
+            case Reply(request):
+                held = self._store.pop(request)
+                batch.end(request, held)
+            case Fail(request, reason):
+                self._store.pop(request, None)
+                batch.end(request, batch.failure or InternalError(f"request failed without a cause: {reason}"))
+        return []
+
+    def _load(self, partition: str, batch: "_Batch") -> list[Instruction]:
+        try:
+            self._open(partition)
+        except HypsError as error:
+            batch.failure = error
+            return self._core.handle(LoadFailed(partition, error.message))
+        return self._core.handle(Loaded(partition))
+
+    def _execute(self, request: str, partition: str, batch: "_Batch") -> list[Instruction]:
+        names = self._partitions[partition]
+        store = self._store[request]
+        start = time.perf_counter()
+        try:
+            made = self._sessions[partition].run(list(names.outputs), {name: store[name] for name in names.inputs})
+        except ORT_ERRORS as error:
+            batch.failure = execution_error(partition, error)
+            return self._core.handle(ExecuteFailed(request, partition, batch.failure.message))
+        self.timings[partition].run_s.append(time.perf_counter() - start)
+        store.update(zip(names.outputs, made, strict=True))
+        if batch.on_activation is not None:
+            for name, value in zip(names.outputs, made, strict=True):
+                batch.on_activation(name, value)
+        tensors = tuple((name, nbytes_of(value)) for name, value in zip(names.outputs, made, strict=True))
+        return self._core.handle(Executed(request, partition, tensors))
+
+    def _forget(self) -> None:
+        """Start over after a batch was broken off: none of it is left."""
+        for partition in self.swapped:
+            self._sessions.pop(partition, None)
+        self._store.clear()
+        self._core = self._new_core()
+
+
+@dataclass(slots=True)
+class _Batch:
+    """The requests that are at work together, and whom to tell."""
+
+    indices: dict[str, int]
+    on_done: Callable[[int, Outcome], None]
+    on_activation: OnActivation | None
+    failure: HypsError | None = None
+    """The latest refusal: the core's `Fail` follows it at once."""
+
+    def end(self, request: str, outcome: Outcome) -> None:
+        self.on_done(self.indices[request], outcome)
+
+
+def _task(plan: Plan, partition: Partition) -> Task:
+    sizes = [plan.tensors[name].nbytes or 0 for name in dict.fromkeys((*partition.inputs, *partition.outputs))]
+    peak = partition.peak_memory_bytes or 0
+    scratch = max(0, peak - partition.weight_bytes - sum(sizes))
+    return Task(partition.id, partition.inputs, partition.outputs, partition.weight_bytes, scratch)
+
+
+def _with_weight(task: Task, weight_nbytes: int) -> Task:
+    return Task(task.id, task.inputs, task.outputs, weight_nbytes, task.scratch_nbytes)
