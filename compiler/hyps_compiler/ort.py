@@ -28,15 +28,18 @@ def open_session(
     folder: Path | None = None,
     save_as: Path | None = None,
     disabled: Sequence[str] = (),
+    prepack: bool = False,
 ) -> ort.InferenceSession:
     """Return a session on the CPU whose weights stay in their files where they are external data.
 
     Args:
         model: a path, or the bytes of a model whose external data lies in `folder`.
-        level: `default` is onnxruntime as users know it, prepacked weights included.
+        level: which graph optimizations; `default` is what users of onnxruntime get.
         folder: where external data lies, for a model given as bytes.
         save_as: writes the optimized model there, its weights beside it in a file named after it with `.data`.
         disabled: names of onnxruntime's optimizers to leave out.
+        prepack: whether weights are copied into the layout of the kernels, as onnxruntime does by default: it moves the
+            last bits of a product.
 
     Raises:
         ModelError: onnxruntime refuses the model.
@@ -44,7 +47,7 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = _LEVELS[level]
-    if level != "default":
+    if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))

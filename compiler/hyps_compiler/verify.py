@@ -96,7 +96,7 @@ def _compare_borders(folder: Path, plan: Plan, staged: Path, requests: Sequence[
     probe = staged.with_name("borders.onnx")
     probe.write_bytes(proto.SerializeToString())
     try:
-        whole = open_session(probe, "none")
+        whole = open_session(probe, "none", prepack=True)
     finally:
         probe.unlink()
     found: dict[str, Any] = {}
@@ -129,7 +129,7 @@ def _own_noise(source: Source, names: Sequence[str], requests: Sequence[Feeds]) 
 
 
 def _answers(source: Source, level: Level, requests: Sequence[Feeds]) -> list[dict[str, Any]]:
-    session = open_session(source.path, level)
+    session = open_session(source.path, level, prepack=True)
     names = [output.name for output in session.get_outputs()]
     return [run(session, names, request) for request in requests]
 
