@@ -41,14 +41,14 @@ class Feature:
 class ConvNet(Net):
     """A `Net` whose values are features."""
 
-    def image(self, name: str = "image", *, calibrate: bool = True) -> Feature:
+    def image(self, *, calibrate: bool = True) -> Feature:
         """Declare the model's input of normalised images, batch dimension left open.
 
         A network without batch normalization needs no pilot batch: `calibrate=False` makes it an empty one.
         """
         batch, side = (_PILOT_BATCH, _PILOT_SIDE) if calibrate else (0, SIDE)
         pilot = _images(self.rng, batch, side).astype(np.float64).swapaxes(0, 1)
-        return Feature(self.input(name, ["batch", 3, SIDE, SIDE]), pilot)
+        return Feature(self.input("image", ["batch", 3, SIDE, SIDE]), pilot)
 
     def conv(
         self,
@@ -126,9 +126,9 @@ class ConvNet(Net):
         """Append a residual addition."""
         return Feature(self.node("Add", name, [x.name, y.name]), x.pilot + y.pilot)
 
-    def flatten(self, x: Feature, name: str = "flatten") -> str:
+    def flatten(self, x: Feature) -> str:
         """Append a Flatten, the border between features and dense layers."""
-        return self.node("Flatten", name, [x.name], axis=1)
+        return self.node("Flatten", "flatten", [x.name], axis=1)
 
     def pooled_head(self, x: Feature, name: str) -> None:
         """End the network with a global average pooling, a Flatten and the dense layer `name`.

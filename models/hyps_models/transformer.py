@@ -88,7 +88,8 @@ def _positions(net: Net, tokens: str) -> str:
 
 def _mask_bias(net: Net, mask: str) -> str:
     """Append what yields 0 for a token to attend to and -10000 for padding, `[batch, 1, 1, sequence]`."""
-    mask = net.node("Unsqueeze", "mask.unsqueeze", [mask, net.constant("mask.axes", [1, 2])])
+    for axis in (1, 2):
+        mask = net.node("Unsqueeze", f"mask.unsqueeze{axis}", [mask, net.constant(f"mask.axis{axis}", [axis])])
     mask = net.node("Cast", "mask.cast", [mask], to=TensorProto.FLOAT)
     absent = net.node("Sub", "mask.invert", [net.constant("mask.one", 1.0), mask])
     return net.node("Mul", "mask.scale", [absent, net.constant("mask.penalty", -10000.0)])

@@ -63,7 +63,8 @@ class UnknownModelError(LookupError):
     """
 
     def __init__(self, name: str) -> None:
-        self.message = f"no reference model is called {name[:80]!r}"
+        shown = repr(name[:80])[1:-1]  # the name may come from a stranger: no control characters
+        self.message = f"no reference model is called `{shown}`"
         self.hint = f"choose one of {', '.join(names())}"
         super().__init__(f"{self.message}; {self.hint}")
 
@@ -94,8 +95,8 @@ def save(name: str, path: str | os.PathLike[str], seed: int = 0) -> None:
         OSError: the file cannot be written; an earlier file at `path` is then untouched.
     """
     target = Path(path)
-    if target.is_dir():  # renaming onto it would fail too, but only once the model is built
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if target.exists() and not target.is_file():  # renaming would replace a device, and fail on a folder late
+        raise OSError(errno.EEXIST, "not a regular file", str(target))
     reference, seed = _reference(name), _checked_seed(seed)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
