@@ -1,0 +1,167 @@
+"""Conversion without TensorFlow: what is recognised, what is refused before the child starts, how the child answers."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import hyps_compiler.convert as package
+from hyps.errors import DependencyError, HypsError, ModelError, OutputError, UsageError
+from hyps_compiler.convert import can_convert, convert, parent
+
+
+def write_archive(path: Path, names: tuple[str, ...] = ("config.json", "metadata.json", "model.weights.h5")) -> Path:
+    """Write a zip archive with the members of a Keras file, of no sense in themselves."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, "{}" * 500)
+    return path
+
+
+def flip_byte(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_all_is_what_is_there() -> None:
+    assert set(package.__all__) == {"can_convert", "convert"}
+
+
+def test_importing_loads_no_tensorflow() -> None:
+    code = "import sys, hyps_compiler.convert; print({'tensorflow', 'keras', 'tf2onnx', 'onnx'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+class TestCanConvert:
+    def test_keras_file_is_recognised_by_its_suffix(self, tmp_path: Path) -> None:
+        assert can_convert(write_archive(tmp_path / "m.keras"))
+        assert can_convert(write_archive(tmp_path / "m.KERAS"))
+
+    def test_saved_model_is_recognised_by_its_file(self, tmp_path: Path) -> None:
+        (tmp_path / "saved_model.pb").touch()
+        assert can_convert(tmp_path)
+
+    @pytest.mark.parametrize("name", ["m.onnx", "m.h5", "keras", "missing.keras"])
+    def test_others_are_not(self, tmp_path: Path, name: str) -> None:
+        if "missing" not in name:
+            (tmp_path / name).touch()
+        assert not can_convert(tmp_path / name)
+
+    def test_a_folder_without_a_model_is_not(self, tmp_path: Path) -> None:
+        assert not can_convert(tmp_path)
+
+
+class TestRefusals:
+    def refuse(self, source: Path, wanted: str) -> None:
+        """Check that `source` is refused as a bad model with `wanted` in the sentence, and that nothing is left."""
+        before = sorted(source.parent.iterdir())
+        with pytest.raises(ModelError) as caught:
+            convert(source, source.parent / "out.onnx")
+        assert wanted in caught.value.message
+        assert "\n" not in caught.value.message
+        assert sorted(source.parent.iterdir()) == before
+
+    def test_missing_file(self, tmp_path: Path) -> None:
+        self.refuse(tmp_path / "gone.keras", "does not exist")
+
+    def test_empty_file(self, tmp_path: Path) -> None:
+        (tmp_path / "m.keras").touch()
+        self.refuse(tmp_path / "m.keras", "is empty")
+
+    def test_file_of_another_kind(self, tmp_path: Path) -> None:
+        (tmp_path / "m.keras").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+        self.refuse(tmp_path / "m.keras", "not a zip archive")
+
+    def test_truncated_archive(self, tmp_path: Path) -> None:
+        path = write_archive(tmp_path / "m.keras")
+        path.write_bytes(path.read_bytes()[:-200])
+        self.refuse(path, "cut short or damaged")
+
+    def test_altered_archive(self, tmp_path: Path) -> None:
+        path = write_archive(tmp_path / "m.keras")
+        flip_byte(path, 500)
+        self.refuse(path, "wrong checksum")
+
+    def test_archive_without_configuration(self, tmp_path: Path) -> None:
+        self.refuse(write_archive(tmp_path / "m.keras", ("model.weights.h5",)), "no `config.json`")
+
+    def test_archive_without_weights(self, tmp_path: Path) -> None:
+        self.refuse(write_archive(tmp_path / "m.keras", ("config.json",)), "no `model.weights.h5`")
+
+    def test_folder_without_a_model(self, tmp_path: Path) -> None:
+        (tmp_path / "folder").mkdir()
+        self.refuse(tmp_path / "folder", "no `saved_model.pb`")
+
+    def test_unknown_suffix(self, tmp_path: Path) -> None:
+        (tmp_path / "m.h5").touch()
+        self.refuse(tmp_path / "m.h5", "neither a `.keras` file nor a SavedModel folder")
+
+    def test_names_from_strangers_are_shown_harmless(self, tmp_path: Path) -> None:
+        (tmp_path / "a\x1b[31m.keras").touch()
+        self.refuse(tmp_path / "a\x1b[31m.keras", "a\\x1b[31m.keras")
+
+    @pytest.mark.parametrize("opset", [0, 12, 19])
+    def test_impossible_opset(self, tmp_path: Path, opset: int) -> None:
+        with pytest.raises(UsageError, match=f"opset {opset} is not one of 13 to 18"):
+            convert(write_archive(tmp_path / "m.keras"), tmp_path / "out.onnx", opset=opset)
+
+    def test_missing_packages_name_the_command_that_installs_them(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(parent, "_PACKAGES", ("msgspec", "no_such_package"))
+        with pytest.raises(DependencyError) as caught:
+            convert(write_archive(tmp_path / "m.keras"), tmp_path / "out.onnx")
+        assert caught.value.message.endswith("cannot be converted without `no_such_package`")
+        assert caught.value.hint == 'pip install "hyps[tf]"'
+
+    def test_destination_in_a_missing_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(parent, "_PACKAGES", ())
+        with pytest.raises(OutputError, match="No such file or directory"):
+            convert(write_archive(tmp_path / "m.keras"), tmp_path / "gone" / "out.onnx")
+
+    def test_destination_that_is_a_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(parent, "_PACKAGES", ())
+        with pytest.raises(OutputError, match="is a folder"):
+            convert(write_archive(tmp_path / "m.keras"), tmp_path)
+
+
+class TestChild:
+    @pytest.fixture
+    def broken_installation(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make a child find a TensorFlow that cannot be imported."""
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site" / "tensorflow.py").write_text("print('chatter', flush=True)\nraise ImportError('no AVX')\n")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+        monkeypatch.setattr(parent, "_PACKAGES", ())
+
+    @pytest.mark.usefixtures("broken_installation")
+    def test_refusal_arrives_with_its_class(self, tmp_path: Path) -> None:
+        source = write_archive(tmp_path / "m.keras")
+        with pytest.raises(DependencyError) as caught:
+            convert(source, tmp_path / "out.onnx")
+        assert caught.value.message == "`tensorflow` is installed but cannot be imported: no AVX"
+        assert caught.value.hint == 'pip install "hyps[tf]"'
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["m.keras", "site"]
+
+    @pytest.mark.usefixtures("broken_installation")
+    def test_chatter_is_passed_on(self, tmp_path: Path) -> None:
+        lines: list[str] = []
+        with pytest.raises(DependencyError):
+            convert(write_archive(tmp_path / "m.keras"), tmp_path / "out.onnx", on_line=lines.append)
+        assert lines[0] == "chatter"
+        assert any("Traceback" in line for line in lines)
+
+    def test_a_killed_child_is_explained(self) -> None:
+        error = parent._explain_end(-9, Path("m.keras"), "last words")
+        assert error.message == (
+            "the conversion of `m.keras` was killed (signal 9), most likely because memory ran out"
+        )
+        assert type(error) is HypsError
+
+    def test_a_crashed_child_is_quoted(self) -> None:
+        error = parent._explain_end(-6, Path("m.keras"), "terminate called")
+        assert error.message == "the conversion of `m.keras` ended with signal 6: terminate called"
