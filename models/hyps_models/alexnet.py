@@ -11,7 +11,7 @@ _POOLED = (0, 1, 4)
 
 
 def build_alexnet(seed: int) -> ModelProto:
-    """Return AlexNet: 61,100,840 parameters, nine tenths of them in dense layers."""
+    """Return AlexNet: 61,100,840 parameters, 96 % of them in dense layers."""
     net = ConvNet("alexnet", seed)
     x = net.image(calibrate=False)
     index = 0
