@@ -105,6 +105,8 @@ def printable(text: str, limit: int = 120) -> str:
     >>> printable("a\x1b[31mb")
     'a\\x1b[31mb'
     """
+    if len(text) <= limit and text.isprintable():
+        return text
     head = text[: limit + 1]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in head)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
