@@ -1,6 +1,7 @@
 """Requests from files: `.npy`, `.npz` and pictures."""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ def read_npz(path: Path) -> dict[str, Array]:
             return {name: _text(stored[name]) for name in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
         raise _unreadable(path, error) from error
+
+
+def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays by name to an .npz file that `read_npz` gives back; text as numpy's own, never as objects."""
+    plain = {name: array.astype(str) if array.dtype == object else array for name, array in arrays.items()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in plain.items():  # np.savez would take a tensor named `file` for its own argument
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
 def read_npy(path: Path) -> Array:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 
 from hyps.adapters.machine import cpu_family
@@ -16,6 +16,7 @@ from hyps.errors import HypsError, InfeasibleError, printable
 from hyps.formats.plan import ModelInfo, Optimization, Partition, Plan, Prediction, Variant, encode_plan, plan_problems
 from hyps.formats.quantities import format_nbytes
 from hyps_compiler import emit
+from hyps_compiler.arrays import read_npz, write_npz
 from hyps_compiler.frontend import open_model
 from hyps_compiler.measure import Feeds, Measured, measure
 from hyps_compiler.output import OutputFolder
@@ -120,16 +121,16 @@ def _compile_once(
     assert not plan_problems(plan), plan_problems(plan)
     (folder / "plan.json").write_bytes(encode_plan(plan))
     unverified = _reason_not_to_verify(staged, measured, options)
-    report = None
+    report, peak, answers = None, None, None
+    if options.request.memory_bytes is not None and measured.feeds is not None:
+        step("measuring memory")
+        peak, answer = _run_under_budget(folder, stage, measured.feeds)
+        answers = [answer]
     if not unverified:
         step("verifying")
         assert measured.feeds is not None
-        report = verify_plan(folder, plan, source, staged.path, [measured.feeds])
+        report = verify_plan(folder, plan, source, staged.path, [measured.feeds], answers=answers)
         report.check()
-    peak = None
-    if options.request.memory_bytes is not None and measured.feeds is not None:
-        step("measuring memory")
-        peak = _measured_peak(folder, stage, measured.feeds)
     return Compiled(plan, folder, division, report, unverified, peak)
 
 
@@ -195,15 +196,13 @@ def _plan(
     )
 
 
-def _measured_peak(folder: Path, scratch: Path, feeds: Feeds) -> int | None:
-    """Return the peak resident bytes of a fresh process that runs one request under the plan's budget."""
-    request = scratch / "request.npz"
-    np.savez(request, allow_pickle=False, **{f"input{i}": array for i, array in enumerate(feeds.values())})
-    command = [sys.executable, "-m", "hyps_compiler.peak", os.fspath(folder), os.fspath(request), *feeds]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONSAFEPATH": "1"}
-    )
+def _run_under_budget(folder: Path, scratch: Path, feeds: Feeds) -> tuple[int | None, dict[str, Any]]:
+    """Run one request in a fresh process under the plan's budget; return its peak resident bytes and its outputs."""
+    request, answer = scratch / "request.npz", scratch / "answer.npz"
+    write_npz(request, feeds)
+    command = [sys.executable, "-m", "hyps_compiler.peak", *map(os.fspath, (folder, request, answer))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["it was killed, perhaps for memory"]
         raise HypsError(f"the plan did not run in a process of its own: {printable(lines[-1], 200)}")
-    return int(done.stdout) or None
+    return int(done.stdout) or None, read_npz(answer)

@@ -10,7 +10,6 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from hyps.adapters.sessions import numpy_name
 from hyps.errors import ExecutionError, HypsError, TensorError, printable
 from hyps_compiler.ort import open_session, run
 from hyps_compiler.source import read_proto
@@ -91,7 +90,8 @@ def numpy_dtype(ort_type: str) -> str | None:
     """Return numpy's name of an onnxruntime type, or `string`; None for what numpy has no tensors of."""
     if not ort_type.startswith("tensor("):
         return None
-    name = numpy_name(ort_type)
+    element = ort_type.removeprefix("tensor(").removesuffix(")")
+    name = {"float": "float32", "double": "float64"}.get(element, element)
     return name if name in _NUMPY_DTYPES else None
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hyps.client import InferenceSession
 
+from hyps.client import InferenceSession
 from hyps.errors import OutputError, TensorError, printable
 from hyps.formats.plan import NamedTensor
 from hyps.formats.quantities import format_seconds
 from hyps.local import LocalRunner
 from hyps.terminal import table
-from hyps_compiler.arrays import IMAGE_SUFFIXES, read_image, read_npy, read_npz
+from hyps_compiler.arrays import IMAGE_SUFFIXES, read_image, read_npy, read_npz, write_npz
 
 Array = np.ndarray[Any, Any]
 
@@ -192,11 +192,9 @@ def _write_npz(path: Path, outputs: dict[str, Any]) -> None:
     unfit = [name for name, value in outputs.items() if not isinstance(value, np.ndarray)]
     if unfit:
         raise OutputError(f"output `{printable(unfit[0])}` is no tensor, so an .npz file cannot hold it")
-    arrays = {name: array.astype(str) if array.dtype == object else array for name, array in outputs.items()}
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        write_npz(temporary, outputs)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

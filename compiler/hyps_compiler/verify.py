@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from msgspec.structs import replace
 
 from hyps.errors import DifferenceError, printable
 from hyps.formats.plan import Plan
@@ -64,7 +65,7 @@ def verify_plan(
     staged: Path,
     requests: Sequence[Feeds],
     *,
-    memory_bytes: int | None = None,
+    answers: Sequence[Mapping[str, Any]] | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Report:
     """Run plan and model on the same requests and compare.
@@ -75,12 +76,14 @@ def verify_plan(
         source: the model file.
         staged: the model in the form in which it was cut.
         requests: inputs to run.
-        memory_bytes: budget under which the plan runs, as a worker's.
+        answers: what the plan answered in another process; None runs it here, without a budget.
         advance: called once per comparison run, for a progress display.
     """
     borders = _compare_borders(folder, plan, staged, requests)
     advance(1)
-    outputs = _compare_outputs(folder, plan, source, requests, memory_bytes)
+    outputs = _compare_outputs(
+        source, requests, answers if answers is not None else _plan_answers(folder, plan, requests)
+    )
     advance(1)
     doubtful = [difference.tensor for difference in outputs if not difference.is_within_tolerance]
     noise = _own_noise(source, doubtful, requests) if doubtful else {}
@@ -101,7 +104,7 @@ def _compare_borders(folder: Path, plan: Plan, staged: Path, requests: Sequence[
         probe.unlink()
     found: dict[str, Any] = {}
     worst: dict[str, Difference] = {}
-    with LocalRunner(folder, plan=plan, exact=True, check=False) as parts:
+    with LocalRunner(folder, plan=replace(plan, memory_bytes=None), exact=True, check=False) as parts:
         for request in requests:
             expected = run(whole, names, request)
             parts.run(request, on_activation=found.__setitem__)
@@ -110,14 +113,18 @@ def _compare_borders(folder: Path, plan: Plan, staged: Path, requests: Sequence[
 
 
 def _compare_outputs(
-    folder: Path, plan: Plan, source: Source, requests: Sequence[Feeds], memory_bytes: int | None
+    source: Source, requests: Sequence[Feeds], answers: Sequence[Mapping[str, Any]]
 ) -> list[Difference]:
-    expected = _answers(source, "default", requests)
     worst: dict[str, Difference] = {}
-    with LocalRunner(folder, plan=plan, memory_bytes=memory_bytes, check=False) as parts:
-        for request, answer in zip(requests, expected, strict=True):
-            _keep_worst(worst, answer, parts.run(request))
+    for expected, answer in zip(_answers(source, "default", requests), answers, strict=True):
+        _keep_worst(worst, expected, answer)
     return list(worst.values())
+
+
+def _plan_answers(folder: Path, plan: Plan, requests: Sequence[Feeds]) -> list[dict[str, Any]]:
+    """Run the plan as a worker with memory for all of it does."""
+    with LocalRunner(folder, plan=replace(plan, memory_bytes=None), check=False) as parts:
+        return [parts.run(request) for request in requests]
 
 
 def _own_noise(source: Source, names: Sequence[str], requests: Sequence[Feeds]) -> dict[str, float]:
