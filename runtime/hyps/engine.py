@@ -12,6 +12,7 @@ from typing import Any
 
 from hyps.adapters.feeds import nbytes_of
 from hyps.adapters.machine import hold_memory_down, trim
+from hyps.adapters.plan_files import check_cpu, check_files, read_plan
 from hyps.adapters.sessions import ORT_ERRORS, Mode, Session, Sessions, execution_error
 from hyps.core.events import (
     Drop,
@@ -30,7 +31,7 @@ from hyps.core.events import (
 )
 from hyps.core.residency import Residency, Task, decide_residency, live_activations
 from hyps.core.worker_state import WorkerState
-from hyps.errors import HypsError, InternalError
+from hyps.errors import HypsError, InternalError, PlanError, printable
 from hyps.formats.plan import Partition, Plan
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,27 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """How a plan is run."""
+
+    memory_bytes: int | None = None
+    """The most that this process may have resident; None: the budget the plan was made for."""
+    threads: int | None = None
+    """Threads for one partition; None: one per core."""
+    exact: bool = False
+    """Run as onnxruntime does without graph optimizations, bit for bit."""
+    variant: str | None = None
+    """The variant's name; None: the first. Every partition runs here, whatever device it names."""
+    check: bool = True
+    """Compare every file with its digest first."""
+    own_process: bool = False
+    """No other onnxruntime session is ever made in this process, whose threads all partitions may then share: faster
+    with many small partitions and more than one thread."""
+    reserved_nbytes: int = 0
+    """Part of the budget that is used for something else, such as a queue of requests."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Step:
     """A kept partition, ready to run."""
 
@@ -77,36 +99,50 @@ class _Step:
     run_s: deque[float]
 
 
+def open_engine(folder: str | Path, options: Options, plan: Plan | None = None) -> "Engine":
+    """Return the plan in `folder`, checked and ready to run; `plan` is its plan, where that was read before.
+
+    Raises:
+        PlanError: the plan is missing, wrong, altered, or made for another CPU.
+        InfeasibleError: one partition alone needs more than the budget; names the smallest that would do.
+    """
+    plan = read_plan(folder) if plan is None else plan
+    check_cpu(plan)
+    _check_variant(plan, options.variant)
+    if options.check:
+        check_files(folder, plan, drop_cache=(options.memory_bytes or plan.memory_bytes) is not None)
+    return Engine(Path(folder), plan, Sessions(options.threads, share_pool=options.own_process), options)
+
+
 class Engine:
     """Runs requests through the partitions of a plan; closed by `close`.
 
     Attributes:
+        plan: the plan that is run.
         memory_bytes: the budget of this process; None: unlimited.
-        base_nbytes: what the process takes without any partition.
+        base_nbytes: what the process takes without any partition, what is reserved included.
         kept: ids of the partitions that stay loaded, in the plan's order.
         swapped: ids of those that are loaded for their turn and released.
         timings: seconds per partition id.
     """
 
-    def __init__(
-        self, folder: Path, plan: Plan, memory_bytes: int | None, opener: Sessions, *, exact: bool = False
-    ) -> None:
-        """Decide what stays loaded, and load it.
+    def __init__(self, folder: Path, plan: Plan, opener: Sessions, options: Options) -> None:
+        """Decide what stays loaded, and load it; `open_engine` checks the plan first.
 
         Raises:
             InfeasibleError: one partition alone needs more than the budget.
             PlanError: onnxruntime refuses a partition.
         """
-        self._folder, self._plan = folder, plan
-        self.memory_bytes = memory_bytes
+        self._folder, self.plan = folder, plan
+        self.memory_bytes = plan.memory_bytes if options.memory_bytes is None else options.memory_bytes
         self._partitions = {partition.id: partition for partition in plan.partitions}
         self._opener = opener
-        self.base_nbytes = self._opener.measure_base() + _SLACK_NBYTES
+        self.base_nbytes = self._opener.measure_base() + _SLACK_NBYTES + options.reserved_nbytes
         self._tasks = [_task(plan, partition) for partition in plan.partitions]
         self._input_names = [tensor.name for tensor in plan.model.inputs]
         self._output_names = [tensor.name for tensor in plan.model.outputs]
         self._sizes = {name: info.nbytes for name, info in plan.tensors.items() if info.nbytes is not None}
-        self._residency, self._mode = self._decide(exact)
+        self._residency, self._mode = self._decide(options.exact)
         self.kept = tuple(task.id for task in self._tasks if task.id in self._residency.kept)
         self.swapped = tuple(task.id for task in self._tasks if task.id not in self._residency.kept)
         self.timings = {task.id: Timing() for task in self._tasks}
@@ -179,7 +215,7 @@ class Engine:
     def _open(self, partition: str) -> None:
         start = time.perf_counter()
         path = self._folder / self._partitions[partition].file
-        self._sessions[partition] = self._opener.open(path, self._mode, self._plan.optimization)
+        self._sessions[partition] = self._opener.open(path, self._mode, self.plan.optimization)
         self.timings[partition].load_s.append(time.perf_counter() - start)
 
     # Everything kept: the order never changes, so that it is worked out once.
@@ -207,7 +243,7 @@ class Engine:
         wanted = set(self._output_names if outputs is None else outputs)
         used = set(wanted)
         steps = []
-        for partition in reversed(self._plan.partitions):
+        for partition in reversed(self.plan.partitions):
             if outputs is not None and not used.intersection(partition.outputs):
                 continue
             drops = [name for name in (*partition.inputs, *partition.outputs) if name not in used]
@@ -312,6 +348,13 @@ class _Batch:
 
     def end(self, request: str, outcome: Outcome) -> None:
         self.on_done(self.indices[request], outcome)
+
+
+def _check_variant(plan: Plan, name: str | None) -> None:
+    names = [variant.name for variant in plan.variants]
+    if name is not None and name not in names:
+        listed = ", ".join(f"`{printable(known)}`" for known in names[:8])
+        raise PlanError(f"the plan has no variant `{printable(name)}`", f"it has {listed}")
 
 
 def _task(plan: Plan, partition: Partition) -> Task:

@@ -65,9 +65,17 @@ class PeerError(HypsError):
 
 
 class BusyError(PeerError):
-    """The worker's queue is full; the same request can be sent again later."""
+    """The worker's queue is full; the same request can be sent again later.
+
+    Attributes:
+        retry_after_s: when there may be room.
+    """
 
     default_code = "E_BUSY"
+
+    def __init__(self, message: str, hint: str = "", code: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(message, hint, code)
+        self.retry_after_s = retry_after_s
 
 
 class DependencyError(HypsError):

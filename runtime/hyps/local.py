@@ -6,11 +6,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from hyps.adapters.feeds import Feeds
-from hyps.adapters.plan_files import check_cpu, check_files, read_plan
-from hyps.adapters.sessions import Sessions
-from hyps.engine import Engine, OnActivation, Outcome, Request, Timing
-from hyps.errors import HypsError, PlanError, printable
-from hyps.formats.plan import Plan
+from hyps.engine import OnActivation, Options, Outcome, Request, Timing, open_engine
+from hyps.errors import HypsError
+from hyps.formats.plan import NamedTensor, Plan
 from hyps.formats.signature import check_outputs
 
 
@@ -51,14 +49,9 @@ class LocalRunner:
             PlanError: the plan is missing, wrong, altered, or made for another CPU.
             InfeasibleError: one partition alone needs more than the budget; names the smallest that would do.
         """
-        self.plan = read_plan(folder) if plan is None else plan
-        budget = self.plan.memory_bytes if memory_bytes is None else memory_bytes
-        check_cpu(self.plan)
-        _check_variant(self.plan, variant)
-        if check:
-            check_files(folder, self.plan, drop_cache=budget is not None)
+        options = Options(memory_bytes, threads, exact, variant, check, own_process)
+        self._engine = open_engine(folder, options, plan)
         self._feeds = Feeds(self.plan.model.inputs)
-        self._engine = Engine(Path(folder), self.plan, budget, Sessions(threads, share_pool=own_process), exact=exact)
 
     def __enter__(self) -> Self:
         return self
@@ -71,6 +64,31 @@ class LocalRunner:
     def close(self) -> None:
         """Release every partition."""
         self._engine.close()
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that is run."""
+        return self._engine.plan
+
+    @property
+    def inputs(self) -> Sequence[NamedTensor]:
+        """The model's inputs."""
+        return self.plan.model.inputs
+
+    @property
+    def outputs(self) -> Sequence[NamedTensor]:
+        """The model's outputs."""
+        return self.plan.model.outputs
+
+    @property
+    def model_name(self) -> str:
+        """The model's name."""
+        return self.plan.model.name
+
+    @property
+    def producer(self) -> str:
+        """What made the plan."""
+        return self.plan.producer
 
     @property
     def memory_bytes(self) -> int | None:
@@ -143,10 +161,3 @@ def _value(outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, HypsError):
         raise outcome
     return outcome
-
-
-def _check_variant(plan: Plan, name: str | None) -> None:
-    names = [variant.name for variant in plan.variants]
-    if name is not None and name not in names:
-        listed = ", ".join(f"`{printable(known)}`" for known in names[:8])
-        raise PlanError(f"the plan has no variant `{printable(name)}`", f"it has {listed}")

@@ -50,7 +50,7 @@ def dtype_name(array: "np.ndarray[Any, Any]") -> str:
     """Return the plan's name of an array's element type: numpy's own, `string` for text."""
     if array.dtype.kind == "U" or (array.dtype.kind == "O" and all(isinstance(item, str) for item in array.flat)):
         return "string"
-    return array.dtype.name if array.dtype.isnative else array.dtype.str
+    return str(array.dtype.name if array.dtype.isnative else array.dtype.str)
 
 
 def nbytes_of(value: Any) -> int:

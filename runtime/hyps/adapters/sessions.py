@@ -9,7 +9,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from hyps.adapters.machine import core_count, rss_nbytes, trim
-from hyps.errors import ExecutionError, HypsError, InternalError, PlanError, printable
+from hyps.errors import ExecutionError, HypsError, PlanError, printable
 from hyps.formats.plan import Optimization
 
 Session: TypeAlias = Any
@@ -27,19 +27,6 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     ),
 )
 """What onnxruntime raises; its own classes share no parent but Exception."""
-
-_ORT_NAMES = {
-    "float32": "float",
-    "float64": "double",
-    "float16": "float16",
-    "bfloat16": "bfloat16",
-    "bool": "bool",
-    "string": "string",
-    "complex64": "complex64",
-    "complex128": "complex128",
-    **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (4, 8, 16, 32, 64)},
-}
-_NUMPY_NAMES = {ort: numpy for numpy, ort in _ORT_NAMES.items()}
 
 _IDENTITY_MODEL = (
     b"\x08\x08"  # IR version 8
@@ -148,30 +135,6 @@ def one_line(error: Exception) -> str:
     if text.startswith("[ONNXRuntimeError]"):
         text = text.split(" : ", 3)[-1]
     return printable(text.splitlines()[0], 300)
-
-
-def numpy_name(ort_type: str) -> str:
-    """Return numpy's name of the element type in onnxruntime's words.
-
-    >>> numpy_name("tensor(float)"), numpy_name("tensor(string)")
-    ('float32', 'string')
-
-    Raises:
-        InternalError: `ort_type` is not a tensor's.
-    """
-    element = ort_type.removeprefix("tensor(").removesuffix(")")
-    if element not in _NUMPY_NAMES:
-        raise InternalError(f"`{printable(ort_type)}` is no tensor type")
-    return _NUMPY_NAMES[element]
-
-
-def ort_type_name(dtype: str) -> str:
-    """Return onnxruntime's words for a tensor of numpy's `dtype`.
-
-    >>> ort_type_name("float32")
-    'tensor(float)'
-    """
-    return f"tensor({_ORT_NAMES.get(dtype, dtype)})"
 
 
 @functools.cache

@@ -1,0 +1,58 @@
+"""The command `hyps-worker`."""
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from hyps.formats.quantities import format_nbytes
+from hyps.terminal import NBYTES, HypsCommand, say
+
+if TYPE_CHECKING:
+    from hyps.engine import Engine
+
+_EXAMPLES = """\b
+Examples:
+  hyps-worker plan/
+  hyps-worker plan/ --memory 256MB --threads 2
+  hyps-worker plan/ --bind ipc:///run/user/1000/hyps
+"""
+_TERMINATED = 143
+
+
+@click.command(cls=HypsCommand, epilog=_EXAMPLES)
+@click.argument("plan", type=click.Path())
+@click.option(
+    "--bind", default="tcp://127.0.0.1:5757", show_default=True, help="Address to serve on: tcp:// or ipc://."
+)
+@click.option(
+    "--memory",
+    type=NBYTES,
+    help="Most memory this process may have, like 256MB; what the plan was made for if not given.",
+)
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads for one partition; one per core if not given.")
+@click.option("--device", default="", help="What clients are told this device is called.")
+@click.option("--insecure-lab", is_flag=True, help="Let other machines connect, without encryption or keys.")
+def worker(plan: str, bind: str, memory: int | None, threads: int | None, device: str, insecure_lab: bool) -> None:
+    """Serve the plan in the folder PLAN until SIGTERM.
+
+    Partitions that do not fit the memory are loaded for their turn and released. SIGTERM lets accepted requests finish;
+    a second one stops at once.
+    """
+    from hyps.engine import Options
+    from hyps.worker import serve
+
+    if insecure_lab:
+        say("warning: whoever reaches this machine can use this worker and read what it is sent (--insecure-lab)")
+    options = Options(memory_bytes=memory, threads=threads, own_process=True)
+    is_whole = serve(plan, bind, options=options, device=device, allow_remote=insecure_lab, on_ready=_announce)
+    if not is_whole:
+        say("stopped at once; accepted requests were given up")
+        sys.stderr.flush()
+        os._exit(_TERMINATED)  # onnxruntime may still be computing in its thread, which an ordinary exit would crash
+
+
+def _announce(engine: "Engine", address: str) -> None:
+    budget = "no memory limit" if engine.memory_bytes is None else f"memory {format_nbytes(engine.memory_bytes)}"
+    say(f"serving at {address}: {len(engine.kept)} partitions kept loaded, {len(engine.swapped)} swapped, {budget}")

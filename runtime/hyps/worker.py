@@ -1,0 +1,332 @@
+"""Serves a plan: one thread moves messages, another computes."""
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+from hyps.adapters.frames import Buffer, check_frames, from_frames, to_frames
+from hyps.adapters.plan_files import read_plan
+from hyps.adapters.transport import MAX_PARTS, Delivery, Server, ZmqServer
+from hyps.core.admission import Admission, ServiceState, Verdict
+from hyps.engine import Engine, Options, Outcome, Request, open_engine
+from hyps.errors import HypsError, InternalError, PeerError, printable
+from hyps.formats.messages import (
+    MAX_HEADER_NBYTES,
+    PROTOCOL_VERSION,
+    Cancel,
+    Done,
+    Failed,
+    Heartbeat,
+    Hello,
+    Submit,
+    Welcome,
+    decode_from_client,
+    encode,
+)
+from hyps.formats.plan import NamedTensor, Plan
+from hyps.formats.signature import check_outputs
+
+logger = logging.getLogger(__name__)
+
+MAX_REQUESTS = 64
+"""Accepted and not answered yet, of all clients together."""
+
+_UNBOUNDED_QUEUE_NBYTES = 256 * 2**20
+_POLL_S = 1.0
+_DRAIN_LINGER_S = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """An accepted request on its way."""
+
+    key: str
+    peer: bytes
+    name: str
+    request: Request
+    is_cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    job: _Job
+    outcome: Outcome
+    seconds: float
+
+
+class Service:
+    """A plan behind a server: `run` returns when it was told to leave and all that it had accepted is answered.
+
+    The thread that calls `run` owns the server; a second one runs the engine, one batch after another.
+    """
+
+    def __init__(self, engine: Engine, server: Server, admission: Admission, device: str, max_nbytes: int) -> None:
+        """Take what it serves with; `max_nbytes` is what the server lets through per tensor."""
+        self._engine, self._server, self._admission = engine, server, admission
+        self._device, self._max_nbytes = device, max_nbytes
+        self._model = engine.plan.model
+        self._jobs: dict[tuple[bytes, str], _Job] = {}
+        self._todo: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
+        self._numbers = itertools.count()
+        self._is_told_to_leave = False
+        self._is_stopped = False
+
+    def leave(self) -> None:
+        """Accept nothing more, finish what was accepted; told twice, stop at once. For any thread or signal handler."""
+        self._is_stopped, self._is_told_to_leave = self._is_told_to_leave, True
+        self._server.wake()
+
+    def run(self) -> bool:
+        """Serve until told to leave; return whether everything accepted was answered."""
+        computer = threading.Thread(target=self._compute, name="compute", daemon=True)
+        computer.start()
+        while self._admission.state is not ServiceState.GONE and not self._is_stopped:
+            delivery = self._server.receive(_POLL_S)
+            if delivery is not None:
+                self._on_delivery(delivery)
+            self._answer_ended()
+            if self._is_told_to_leave and self._admission.state is ServiceState.SERVING:
+                logger.info("leaving after %d accepted requests", len(self._admission))
+                self._admission.drain()
+        self._todo.put(None)
+        if not self._is_stopped:
+            computer.join()
+        return not self._is_stopped
+
+    # The thread of the server.
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        """Do what a peer asks; whatever it sends, the service and its other peers go on."""
+        try:
+            self._on_message(delivery.peer, delivery.parts)
+        except HypsError as error:
+            logger.debug("refused a message: %s", error.message)
+            self._say(delivery.peer, _failed("", error))
+
+    def _on_message(self, peer: bytes, parts: Sequence[Buffer]) -> None:
+        if not parts or len(parts) > MAX_PARTS:
+            raise PeerError(f"a message of {len(parts)} parts", code="E_PROTOCOL")
+        message = decode_from_client(memoryview(parts[0]))
+        match message:
+            case Hello():
+                self._on_hello(peer, message)
+            case Submit():
+                self._on_submit(peer, message, parts[1:])
+            case Cancel():
+                job = self._jobs.get((peer, message.request))
+                if job is not None:
+                    job.is_cancelled = True
+            case Heartbeat():
+                self._say(peer, message)
+            case _:
+                assert_never(message)
+
+    def _on_hello(self, peer: bytes, message: Hello) -> None:
+        if message.version != PROTOCOL_VERSION:
+            text = f"the worker speaks version {PROTOCOL_VERSION} of the protocol and the client {message.version}"
+            raise PeerError(text, "use the same version of hyps on both sides", "E_VERSION")
+        model = self._model
+        welcome = Welcome(
+            version=PROTOCOL_VERSION,
+            device=self._device,
+            model=model.name,
+            sha256=model.sha256,
+            inputs=model.inputs,
+            outputs=model.outputs,
+            max_nbytes=self._max_nbytes,
+            producer=self._engine.plan.producer,
+        )
+        self._say(peer, welcome)
+
+    def _on_submit(self, peer: bytes, message: Submit, frames: Sequence[Buffer]) -> None:
+        if (peer, message.request) in self._jobs:
+            return  # it is answered when the first of that name is
+        try:
+            check_frames(message.tensors, frames, self._model.inputs)
+            check_outputs(self._model.outputs, message.outputs)
+            job = self._job(peer, message, frames)
+            verdict = self._admission.offer(job.key, sum(header.nbytes for header in message.tensors))
+        except HypsError as error:
+            self._say(peer, _failed(message.request, error))
+            return
+        if verdict is Verdict.ACCEPTED:
+            self._jobs[peer, message.request] = job
+            self._todo.put(job)
+        else:
+            self._say(peer, self._refusal(message.request, verdict))
+
+    def _job(self, peer: bytes, message: Submit, frames: Sequence[Buffer]) -> _Job:
+        request = Request(from_frames(message.tensors, frames), message.outputs or None)
+        return _Job(str(next(self._numbers)), peer, message.request, request)
+
+    def _refusal(self, request: str, verdict: Verdict) -> Failed:
+        if verdict is Verdict.LEAVING:
+            return Failed(request, "E_LEAVING", "the worker is leaving", "send the request to another worker")
+        wait_s = self._admission.retry_after_s
+        text = f"the worker has {len(self._admission)} requests and takes no more"
+        return Failed(request, "E_BUSY", text, f"send it again in {wait_s:.2g} s", wait_s)
+
+    def _answer_ended(self) -> None:
+        while True:
+            try:
+                ended = self._ended.get_nowait()
+            except queue.Empty:
+                return
+            job = ended.job
+            del self._jobs[job.peer, job.name]
+            if not job.is_cancelled:
+                self._answer(job, ended.outcome)
+            self._admission.end(job.key, ended.seconds)
+
+    def _answer(self, job: _Job, outcome: Outcome) -> None:
+        if not isinstance(outcome, HypsError):
+            try:
+                headers, frames = to_frames(outcome)
+            except HypsError as error:
+                outcome = error
+            else:
+                self._say(job.peer, Done(job.name, headers), frames)
+                return
+        self._say(job.peer, _failed(job.name, outcome))
+
+    def _say(self, peer: bytes, message: Welcome | Done | Failed | Heartbeat, frames: Sequence[Buffer] = ()) -> None:
+        if not self._server.send(peer, [encode(message), *frames]):
+            logger.info("a client left before its answer, or does not read")
+
+    # The thread that computes.
+
+    def _compute(self) -> None:
+        is_last = False
+        while not is_last:
+            jobs: list[_Job] = []
+            is_last = not self._collect(jobs)
+            wanted = [job for job in jobs if not job.is_cancelled]
+            for job in jobs:
+                if job not in wanted:
+                    self._end(_Ended(job, {}, 0.0))
+            self._run_jobs(wanted)
+
+    def _collect(self, jobs: list[_Job]) -> bool:
+        """Wait for a job and take all that are there; return whether more can come."""
+        job = self._todo.get()
+        while job is not None:
+            jobs.append(job)
+            try:
+                job = self._todo.get_nowait()
+            except queue.Empty:
+                return True
+        return False
+
+    def _run_jobs(self, jobs: Sequence[_Job]) -> None:
+        unfinished = dict(enumerate(jobs))
+        start_s = time.monotonic()
+
+        def on_done(index: int, outcome: Outcome) -> None:
+            nonlocal start_s
+            now_s = time.monotonic()
+            self._end(_Ended(unfinished.pop(index), outcome, now_s - start_s))
+            start_s = now_s
+
+        try:
+            self._engine.run_each([job.request for job in jobs], on_done)
+        except Exception as error:  # this thread's top: were it to die, every later request would wait for ever
+            logger.exception("a batch broke off")
+            for job in unfinished.values():
+                self._end(_Ended(job, InternalError(f"{type(error).__name__}: {error}"), 0.0))
+
+    def _end(self, ended: _Ended) -> None:
+        self._ended.put(ended)
+        self._server.wake()
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much a worker takes on."""
+
+    queue_nbytes: int
+    """Of all accepted requests together."""
+    max_nbytes: int
+    """Of one part of a message."""
+    reserved_nbytes: int
+    """What the queue takes of the budget."""
+
+
+def bounds_for(plan: Plan, memory_bytes: int | None) -> Bounds:
+    """Return the bounds for a plan under a budget: room for a few requests, a small part of the budget."""
+    sizes = [_fixed_nbytes(plan, tensor) for tensor in plan.model.inputs]
+    request = sum(size for size in sizes if size is not None)
+    if memory_bytes is None:
+        queue_nbytes = max(_UNBOUNDED_QUEUE_NBYTES, 4 * request)
+    else:
+        queue_nbytes = max(2 * request, min(memory_bytes // 8, 4 * request))
+        if None in sizes:
+            queue_nbytes = max(queue_nbytes, memory_bytes // 16)
+    largest = max((size for size in sizes if size is not None), default=0)
+    if None in sizes:
+        largest = max(largest, queue_nbytes)
+    return Bounds(queue_nbytes, max(largest, MAX_HEADER_NBYTES), 0 if memory_bytes is None else queue_nbytes)
+
+
+def serve(
+    folder: str | Path,
+    bind: str,
+    *,
+    options: Options,
+    device: str = "",
+    allow_remote: bool = False,
+    on_ready: Callable[[Engine, str], None] = lambda _engine, _address: None,
+) -> bool:
+    """Serve the plan in `folder` on `bind` until SIGTERM or SIGINT; return whether all that was accepted is answered.
+
+    `on_ready` is called with the engine and the address once clients can connect.
+
+    Raises:
+        UsageError: `bind` is no address, or one that other machines reach.
+        PeerError: the address is taken.
+        PlanError, InfeasibleError: see `open_engine`.
+    """
+    plan = read_plan(folder)
+    memory_bytes = plan.memory_bytes if options.memory_bytes is None else options.memory_bytes
+    bounds = bounds_for(plan, memory_bytes)
+    with ZmqServer(bind, max_nbytes=bounds.max_nbytes, allow_remote=allow_remote) as server:
+        engine = open_engine(folder, dataclasses.replace(options, reserved_nbytes=bounds.reserved_nbytes), plan)
+        admission = Admission(MAX_REQUESTS, bounds.queue_nbytes)
+        service = Service(engine, server, admission, device, bounds.max_nbytes)
+        with _leaving_on_signals(service):
+            on_ready(engine, server.address)
+            is_whole = service.run()
+        server.close(linger_s=_DRAIN_LINGER_S if is_whole else 0.0)
+        if is_whole:
+            engine.close()
+    return is_whole
+
+
+@contextlib.contextmanager
+def _leaving_on_signals(service: Service) -> Iterator[None]:
+    before = {number: signal.signal(number, lambda *_: service.leave()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _fixed_nbytes(plan: Plan, tensor: NamedTensor) -> int | None:
+    """Return the bytes of a tensor whose every dimension is fixed; None when requests choose."""
+    info = plan.tensors.get(tensor.name)
+    is_fixed = tensor.shape is not None and all(isinstance(dim, int) for dim in tensor.shape)
+    return info.nbytes if info is not None and is_fixed else None
+
+
+def _failed(request: str, error: HypsError) -> Failed:
+    return Failed(request, error.code, printable(error.message, 1000), printable(error.hint, 1000))
