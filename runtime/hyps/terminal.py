@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import re
 import signal
 import sys
 import threading
@@ -363,7 +364,7 @@ def _as_hyps_error(error: Exception) -> HypsError:
 def _from_click(error: click.ClickException) -> HypsError:
     if not isinstance(error, click.UsageError):
         return HypsError(_sentence(error.format_message()))
-    hint = _see_help(error.ctx) if error.ctx else ""
+    hint = _see_help(error.ctx) if error.ctx else "see `--help`"
     if isinstance(error, click.NoSuchOption):
         return UsageError(
             f"there is no option `{printable(error.option_name)}`", _did_you_mean(error.possibilities or []) or hint
@@ -372,7 +373,7 @@ def _from_click(error: click.ClickException) -> HypsError:
 
 
 def _sentence(text: str) -> str:
-    plain = " ".join(text.split()).rstrip(".")
+    plain = re.sub(r"'([^'`]*)'", r"`\1`", " ".join(text.split()).rstrip("."))
     return plain[:1].lower() + plain[1:]
 
 
