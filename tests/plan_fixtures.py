@@ -230,13 +230,15 @@ def _external(piece: Piece) -> tuple[list[onnx.TensorProto], bytes]:
     for name, value in piece.weights.items():
         data += bytes(-len(data) % _ALIGNMENT)
         init = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        inits.append(init)
+        if value.dtype.kind == "i":
+            continue  # onnxruntime wants shapes and axes in the model itself
         raw = init.raw_data
         init.ClearField("raw_data")
         init.data_location = TensorProto.EXTERNAL
         entries = {"location": f"{piece.id}.onnx.data", "offset": len(data), "length": len(raw)}
         init.external_data.extend(onnx.StringStringEntryProto(key=k, value=str(v)) for k, v in entries.items())
         data += raw
-        inits.append(init)
     return inits, bytes(data)
 
 

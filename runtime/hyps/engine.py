@@ -16,6 +16,7 @@ from hyps.adapters.plan_files import check_cpu, check_files, read_plan
 from hyps.adapters.sessions import ORT_ERRORS, Mode, Session, Sessions, execution_error
 from hyps.core.events import (
     Drop,
+    Event,
     Execute,
     Executed,
     ExecuteFailed,
@@ -236,7 +237,8 @@ class Engine:
                     on_activation(name, value)
             for name in step.drops:
                 del store[name]
-        return {name: store[name] for name in request.outputs or self._output_names}
+        wanted = request.outputs or self._output_names
+        return {name: store[name] for name in self._output_names if name in wanted}
 
     def _steps_for(self, outputs: Sequence[str] | None) -> list[_Step]:
         """Return the partitions to run, in order: all, or those that `outputs` need."""
@@ -264,20 +266,16 @@ class Engine:
         with self._one_batch:
             batch = _Batch({str(next(self._numbers)): index for index in range(len(requests))}, on_done, on_activation)
             try:
-                steps: list[Instruction] = []
-                for name, index in batch.indices.items():
-                    steps += self._submit(name, requests[index])
-                self._follow(steps, batch)
+                events = [event for name, i in batch.indices.items() for event in self._take_in(name, requests[i])]
+                self._follow(self._core.handle(*events), batch)
             except BaseException:
                 self._forget()
                 raise
 
-    def _submit(self, name: str, request: Request) -> list[Instruction]:
+    def _take_in(self, name: str, request: Request) -> list[Event]:
         self._store[name] = dict(request.feeds)
-        steps = self._core.handle(Submitted(name, request.outputs))
-        for tensor, value in request.feeds.items():
-            steps += self._core.handle(TensorArrived(name, tensor, nbytes_of(value)))
-        return steps
+        arrivals = [TensorArrived(name, tensor, nbytes_of(value)) for tensor, value in request.feeds.items()]
+        return [Submitted(name, request.outputs), *arrivals]
 
     def _follow(self, steps: list[Instruction], batch: "_Batch") -> None:
         todo = deque(steps)
@@ -297,7 +295,7 @@ class Engine:
                 self._store.get(request, {}).pop(tensor, None)
             case Reply(request):
                 held = self._store.pop(request)
-                batch.end(request, held)
+                batch.end(request, {name: held[name] for name in self._output_names if name in held})
             case Fail(request, reason):
                 self._store.pop(request, None)
                 batch.end(request, batch.failure or InternalError(f"request failed without a cause: {reason}"))

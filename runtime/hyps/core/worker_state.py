@@ -90,8 +90,8 @@ class _Request:
 class WorkerState:
     """Requests on their way through the partitions of one device.
 
-    `handle` takes one event and returns what to do, in order; one `Load` or `Execute` is out at a time. Requests are
-    admitted in chunks whose activations fit the budget. While every partition is kept loaded, work is ordered by
+    `handle` takes what happened and returns what to do, in order; one `Load` or `Execute` is out at a time. Requests
+    are admitted in chunks whose activations fit the budget. While every partition is kept loaded, work is ordered by
     request; otherwise by partition, so that a chunk passes through a partition before the next one is loaded.
     """
 
@@ -134,13 +134,16 @@ class WorkerState:
             Cancelled: self._on_cancelled,
         }
 
-    def handle(self, event: Event) -> list[Instruction]:
-        """Take `event` and return what to do; events of finished requests and repeated events are harmless.
+    def handle(self, *events: Event) -> list[Instruction]:
+        """Take `events`, which happened together, and return what to do.
+
+        Events of finished requests and repeated events are harmless. Requests that come together start together.
 
         Raises:
-            InternalError: the event cannot happen in this state.
+            InternalError: an event cannot happen in this state.
         """
-        return self._handlers[type(event)](event) + self._next_work()
+        steps = [step for event in events for step in self._handlers[type(event)](event)]
+        return steps + self._next_work()
 
     @property
     def is_idle(self) -> bool:

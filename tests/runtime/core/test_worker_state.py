@@ -156,25 +156,22 @@ def device_for(flow: Flow, budget: int | None = None, **more: object) -> Device:
 
 
 def busy_device(flow: Flow, budget: int, requests: Sequence[str], sizes: dict[str, int] | None = None) -> Device:
-    """Return a device after `requests`, all of which were there before the first load was done."""
+    """Return a device after `requests`, which came together."""
     device = Device(flow, flow.machine(budget, sizes), budget)
-    started: list[Instruction] = []
+    events: list[Event] = []
     for request in requests:
-        started += device.state.handle(Submitted(request))
-        for name in flow.inputs:
-            device.held[request, name] = NBYTES
-            started += device.state.handle(TensorArrived(request, name, NBYTES))
-    device.follow(started, Submitted(requests[0]))
+        device.held.update({(request, name): NBYTES for name in flow.inputs})
+        events += [Submitted(request), *(TensorArrived(request, name, NBYTES) for name in flow.inputs)]
+    device.follow(device.state.handle(*events), events[0])
     return device
 
 
 def test_a_chunk_passes_through_a_partition_before_the_next_is_loaded() -> None:
     flow = chain_flow(100, 100, 100)
-    device = busy_device(flow, 100 + 10 * 20, ["first", "a", "b", "c"])
-    assert device.ran()[:3] == ["firstp0", "firstp1", "firstp2"]
-    assert device.ran()[3:] == ["ap0", "bp0", "cp0", "ap1", "bp1", "cp1", "ap2", "bp2", "cp2"]
-    assert device.loads() == ["p0", "p1", "p2", "p1", "p2"]  # p0 fits beside either of the others
-    assert set(device.replies) == {"first", "a", "b", "c"}
+    device = busy_device(flow, 199 + 20, ["a", "b", "c"])
+    assert device.ran() == ["ap0", "bp0", "cp0", "ap1", "bp1", "cp1", "ap2", "bp2", "cp2"]
+    assert device.loads() == ["p0", "p1", "p2"]
+    assert set(device.replies) == {"a", "b", "c"}
 
 
 def test_work_is_ordered_by_request_while_all_is_kept() -> None:
@@ -186,8 +183,8 @@ def test_work_is_ordered_by_request_while_all_is_kept() -> None:
 
 def test_a_chunk_is_no_larger_than_its_activations_allow() -> None:
     flow = chain_flow(100, 100)
-    device = busy_device(flow, 100 + 2 * 20, ["first", "a", "b", "c"])
-    assert device.ran() == ["firstp0", "firstp1", "ap0", "bp0", "ap1", "bp1", "cp0", "cp1"]
+    device = busy_device(flow, 100 + 2 * 20, ["a", "b", "c"])
+    assert device.ran() == ["ap0", "bp0", "ap1", "bp1", "cp0", "cp1"]
 
 
 def test_without_known_sizes_the_first_request_goes_alone() -> None:
@@ -198,12 +195,9 @@ def test_without_known_sizes_the_first_request_goes_alone() -> None:
 def test_a_larger_request_than_any_before_goes_alone() -> None:
     flow = chain_flow(100, 100)
     state = flow.machine(200)
-    for request, nbytes in (("a", NBYTES), ("b", NBYTES), ("large", 3 * NBYTES)):
-        state.handle(Submitted(request))
-        state.handle(TensorArrived(request, "t0", nbytes))
-    state.handle(Cancelled("a"))
-    state.handle(Loaded("p0"))
-    assert list(state._admitted) == ["b"]
+    sizes = {"a": NBYTES, "b": NBYTES, "large": 3 * NBYTES}
+    state.handle(*(Submitted(name) for name in sizes), *(TensorArrived(name, "t0", n) for name, n in sizes.items()))
+    assert list(state._admitted) == ["a", "b"]
     assert list(state._queued) == ["large"]
 
 
