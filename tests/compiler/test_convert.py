@@ -11,12 +11,16 @@ import hyps_compiler.convert as package
 from hyps.errors import DependencyError, HypsError, ModelError, OutputError, UsageError
 from hyps_compiler.convert import can_convert, convert, parent
 
+CONFIG = '{"module": "keras", "class_name": "Sequential"}'
 
-def write_archive(path: Path, names: tuple[str, ...] = ("config.json", "metadata.json", "model.weights.h5")) -> Path:
+
+def write_archive(
+    path: Path, names: tuple[str, ...] = ("config.json", "metadata.json", "model.weights.h5"), config: str = CONFIG
+) -> Path:
     """Write a zip archive with the members of a Keras file, of no sense in themselves."""
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
-            archive.writestr(name, "{}" * 500)
+            archive.writestr(name, config if name == "config.json" else "{}" * 500)
     return path
 
 
@@ -88,6 +92,10 @@ class TestRefusals:
 
     def test_archive_without_configuration(self, tmp_path: Path) -> None:
         self.refuse(write_archive(tmp_path / "m.keras", ("model.weights.h5",)), "no `config.json`")
+
+    @pytest.mark.parametrize("config", ["no json", "[]", "{}", "\x00"])
+    def test_archive_with_another_configuration(self, tmp_path: Path, config: str) -> None:
+        self.refuse(write_archive(tmp_path / "m.keras", config=config), "describes no model")
 
     def test_archive_without_weights(self, tmp_path: Path) -> None:
         self.refuse(write_archive(tmp_path / "m.keras", ("config.json",)), "no `model.weights.h5`")

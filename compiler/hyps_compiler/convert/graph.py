@@ -16,6 +16,7 @@ from tf2onnx.handler import tf_op
 from tf2onnx.tfonnx import process_tf_graph
 
 from hyps.errors import ModelError, printable
+from hyps_compiler.convert.request import first_line
 
 
 @tf_op("Erfc")
@@ -49,6 +50,7 @@ def to_onnx(
     Raises:
         ModelError: an operation has no counterpart in ONNX.
     """
+    _refuse_tables(graph_def, source_name)
     input_tensors, output_tensors = list(inputs), list(outputs)
     with tf.Graph().as_default():
         optimized = tf_loader.tf_optimize(input_tensors, output_tensors, graph_def)
@@ -69,6 +71,7 @@ def to_onnx(
     model: onnx.ModelProto = onnx_graph.make_model(f"converted from {source_name}")
     _refuse_foreign_operations(model.graph, source_name, {item.domain: item.version for item in model.opset_import})
     _order_inputs(model.graph, list(inputs.values()))
+    _refuse_mixed_types(model, source_name)
     return model
 
 
@@ -87,6 +90,27 @@ def _collecting_optimizers() -> "OrderedDict[str, Callable[[], Any]]":
         return make
 
     return OrderedDict((name, collecting(factory)) for name, factory in optimizer._get_optimizers().items())
+
+
+def _refuse_tables(graph_def: Any, source_name: str) -> None:
+    """Raise if the graph looks words or numbers up in a table, which lies outside the graph."""
+    for node in graph_def.node:
+        if node.op.startswith("LookupTable"):
+            raise ModelError(
+                f"`{source_name}` looks its input up in a table (`{printable(node.name)}`), which is not converted",
+                "leave the look-up layers out of the model and look the input up before",
+            )
+
+
+def _refuse_mixed_types(model: onnx.ModelProto, source_name: str) -> None:
+    """Raise if the operators' types do not fit: tf2onnx makes float16 of some bfloat16 tensors."""
+    try:
+        onnx.shape_inference.infer_shapes(model, check_type=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelError(
+            f"tf2onnx makes an invalid ONNX model of `{source_name}`: {first_line(error)}",
+            "build the model with the dtype policy `float32`",
+        ) from error
 
 
 def _refuse_foreign_operations(graph: onnx.GraphProto, source_name: str, opsets: dict[str, int]) -> None:

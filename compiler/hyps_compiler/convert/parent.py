@@ -120,6 +120,7 @@ def _check_archive(source: Path, shown: str) -> None:
         with zipfile.ZipFile(source) as archive:
             names = archive.namelist()
             damaged = archive.testzip()  # Keras itself may read past a wrong checksum
+            config = archive.read("config.json") if damaged is None and "config.json" in names else b""
     except zipfile.BadZipFile as error:
         raise ModelError(f"`{shown}` is cut short or damaged: {error}", _COPY_HINT) from error
     except OSError as error:
@@ -128,8 +129,19 @@ def _check_archive(source: Path, shown: str) -> None:
         raise ModelError(f"`{shown}` is damaged: `{printable(damaged)}` in it has a wrong checksum", _COPY_HINT)
     if "config.json" not in names:
         raise ModelError(f"`{shown}` is no Keras file: the archive holds no `config.json`", hint)
+    if not _is_model_config(config):
+        raise ModelError(f"`{shown}` is no Keras file: its `config.json` describes no model", hint)
     if not any(name.startswith("model.weights.") for name in names):
         raise ModelError(f"`{shown}` holds no weights: there is no `model.weights.h5` in the archive", hint)
+
+
+def _is_model_config(content: bytes) -> bool:
+    """Return whether the content of a `config.json` is a serialized Keras object."""
+    try:
+        config = msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        return False
+    return isinstance(config, dict) and {"module", "class_name"} <= config.keys()
 
 
 def _check_packages() -> None:

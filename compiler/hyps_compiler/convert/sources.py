@@ -3,9 +3,10 @@
 Imports TensorFlow and Keras: for the child process only.
 """
 
+import itertools
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,46 +53,53 @@ def _load_keras(source: Path) -> Any:
 
 def _explain_keras(source: Path, error: Exception) -> ModelError:
     """Return the refusal for a file that Keras does not load: what is known of its classes first, else Keras' words."""
-    for name in _class_names(source):
-        if name.endswith("Lambda") and "Lambda" in str(error):
-            return ModelError(
-                f"`{source.name}` holds a Lambda layer, which is Python code; code from a model file is not run",
-                _EXPORT_HINT,
-            )
-    unknown = sorted(set(_unknown_classes(source)))
+    configs = list(_configs(source))
+    if any(config["class_name"] == "Lambda" for config in configs) and "Lambda" in str(error):
+        return ModelError(
+            f"`{source.name}` holds a Lambda layer, which is Python code; code from a model file is not run",
+            _EXPORT_HINT,
+        )
+    unknown = sorted({name for name in map(_custom_name, configs) if name and not _is_registered(name)})
     if unknown:
         listed = ", ".join(f"`{printable(name)}`" for name in unknown[:5])
-        word = "class" if len(unknown) == 1 else "classes"
+        word = "class or function" if len(unknown) == 1 else "classes or functions"
         return ModelError(f"`{source.name}` needs the {word} {listed}, which Keras does not know", _EXPORT_HINT)
     return ModelError(
-        f"keras {keras.__version__} cannot load `{source.name}`: {first_line(error)}",
-        "load it with `keras.saving.load_model` and save it again, with the Keras that wrote it",
+        f"keras {keras.__version__} cannot load `{source.name}`: {_keras_words(error)}",
+        "load it with the Keras that wrote it, and save it again",
     )
 
 
 def _configs(source: Path) -> Iterator[dict[str, Any]]:
-    """Yield every serialized object in a Keras file's configuration, outermost first."""
+    """Yield every serialized object in a Keras file's configuration."""
     with zipfile.ZipFile(source) as archive:
         pending = [json.loads(archive.read("config.json"))]
     while pending:
         item = pending.pop()
-        if isinstance(item, dict) and "class_name" in item:
+        if isinstance(item, dict) and "class_name" in item and "module" in item:
             yield item
         pending.extend(item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())
 
 
-def _class_names(source: Path) -> list[str]:
-    return [str(config["class_name"]) for config in _configs(source)]
+def _custom_name(config: dict[str, Any]) -> str | None:
+    """Return the name under which a serialized object would have to be registered; None if it is Keras' own."""
+    module, registered_name = str(config["module"]), config.get("registered_name")
+    if config["class_name"] == "function":  # Keras' own are saved as `relu`, registered ones as `package>name`
+        return str(config["config"]) if ">" in str(config["config"]) else None
+    if module == "builtins" or module.split(".")[0] == "keras":
+        return None
+    return str(registered_name or config["class_name"])
 
 
-def _unknown_classes(source: Path) -> Iterator[str]:
-    """Yield the classes of a Keras file that are neither Keras' own nor registered here."""
-    for config in _configs(source):
-        module, name = config.get("module"), config.get("registered_name") or config["class_name"]
-        is_builtin = isinstance(module, str) and (module == "builtins" or module.split(".")[0] == "keras")
-        is_internal = str(config["class_name"]).startswith("__")  # `__tensor__`, `__tuple__`: values, not classes
-        if not is_builtin and not is_internal and keras.saving.get_registered_object(name) is None:
-            yield str(name)
+def _is_registered(name: str) -> bool:
+    return keras.saving.get_registered_object(name) is not None
+
+
+def _keras_words(error: Exception) -> str:
+    """Return the part of a Keras error that says what happened; it stands behind what was being done meanwhile."""
+    _, _, cause = str(error).rpartition("Exception encountered: ")
+    lines = [line for line in cause.splitlines() if line.strip() and not line.rstrip().endswith(":")]
+    return printable(lines[0].strip(), limit=200).rstrip(".") if lines else first_line(error)
 
 
 def trace_model(model: Any, source_name: str) -> Traced:
@@ -118,14 +126,12 @@ def trace_model(model: Any, source_name: str) -> Traced:
         function = infer.get_concrete_function()
     except Exception as error:  # the model's own code, which may raise anything
         raise ModelError(f"`{source_name}` cannot be traced: {first_line(error)}", _EXPORT_HINT) from error
-    input_tensors = [tensor.name for tensor in function.inputs[: len(specs)]]
-    output_tensors = [tensor.name for tensor in function.outputs]
+    input_names = _names([path for path, _ in leaves], _layers_of(model, "inputs"), "input", taken=())
+    output_names = _names(output_paths, _layers_of(model, "outputs"), "output", taken=input_names)
     return Traced(
         function=function,
-        inputs=dict(
-            zip(input_tensors, _names([path for path, _ in leaves], _input_layers(model), "input"), strict=True)
-        ),
-        outputs=dict(zip(output_tensors, _names(output_paths, _output_layers(model), "output"), strict=True)),
+        inputs=_by_tensor(function.inputs[: len(specs)], input_names),
+        outputs=_by_tensor(function.outputs, output_names),
         owner=model,
     )
 
@@ -133,7 +139,7 @@ def trace_model(model: Any, source_name: str) -> Traced:
 def _signature(model: Any, source_name: str) -> list[Any]:
     """Return the positional arguments of a model's call as a nest of things with a shape and a dtype."""
     if isinstance(model, keras.Sequential):
-        return [model.inputs[0]] if model.inputs else _built_signature(model, source_name)
+        return [model.inputs[0]] if model.built else _built_signature(model, source_name)
     if getattr(model, "inputs", None):
         return [model.input]
     return _built_signature(model, source_name)
@@ -156,24 +162,29 @@ def _built_signature(model: Any, source_name: str) -> list[Any]:
     return [to_spec(shape) for shape in shapes.values()]
 
 
-def _input_layers(model: Any) -> list[str]:
-    return [tensor._keras_history.operation.name for tensor in getattr(model, "inputs", None) or []]
+def _layers_of(model: Any, attribute: str) -> list[str]:
+    """Return the names of the layers that a model's `inputs` or `outputs` come from; none for a subclassed model."""
+    return [tensor._keras_history.operation.name for tensor in getattr(model, attribute, None) or []]
 
 
-def _output_layers(model: Any) -> list[str]:
-    return [tensor._keras_history.operation.name for tensor in getattr(model, "outputs", None) or []]
-
-
-def _names(paths: Sequence[tuple[Any, ...]], layers: Sequence[str], word: str) -> list[str]:
-    """Return one name per leaf of a nest: its key in a dict, else its layer's name, else a number; all different."""
+def _names(paths: Sequence[tuple[Any, ...]], layers: Sequence[str], word: str, *, taken: Collection[str]) -> list[str]:
+    """Return one name per leaf of a nest, all different: its key in a dict, else its layer's name, else a number."""
     names: list[str] = []
     for index, path in enumerate(paths):
         keys = [step for step in path if isinstance(step, str)]
         name = keys[-1] if keys else layers[index] if len(layers) == len(paths) else f"{word}_{index}"
-        while name in names:
-            name = f"{name}_{index}"
-        names.append(name)
+        names.append(_distinct(name, {*names, *taken}))
     return names
+
+
+def _distinct(name: str, taken: Collection[str]) -> str:
+    """Return the name, with a number if it is taken."""
+    numbered = (f"{name}_{number}" for number in itertools.count(1))
+    return next(candidate for candidate in itertools.chain([name], numbered) if candidate not in taken)
+
+
+def _by_tensor(tensors: Sequence[Any], names: Sequence[str]) -> dict[str, str]:
+    return {tensor.name: name for tensor, name in zip(tensors, names, strict=True)}
 
 
 def _load_saved_model(source: Path) -> Traced:
@@ -190,11 +201,11 @@ def _load_saved_model(source: Path) -> Traced:
     function = loaded.signatures[_signature_name(source, sorted(loaded.signatures))]
     # The structured signature is sorted by name, and so are the function's flat tensors.
     input_names = sorted(function.structured_input_signature[1])
-    output_names = sorted(function.structured_outputs)
+    output_names = [_distinct(name, input_names) for name in sorted(function.structured_outputs)]
     return Traced(
         function=function,
-        inputs=dict(zip([tensor.name for tensor in function.inputs], input_names, strict=False)),
-        outputs=dict(zip([tensor.name for tensor in function.outputs], output_names, strict=True)),
+        inputs=_by_tensor(function.inputs[: len(input_names)], input_names),
+        outputs=_by_tensor(function.outputs, output_names),
         owner=loaded,
     )
 

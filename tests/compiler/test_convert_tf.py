@@ -1,0 +1,568 @@
+"""Conversion with TensorFlow: real Keras files and SavedModel folders, answers compared with Keras' own.
+
+The weights are random but calibrated (He kernels, batch-norm statistics from a batch): with Keras' own initial weights
+the outputs of deep networks hardly depend on their input, and equal outputs would prove nothing.
+"""
+
+import importlib.util
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import psutil
+import pytest
+
+from hyps.errors import HypsError, ModelError, UsageError
+from hyps_compiler.convert import convert
+from hyps_compiler.convert.request import Request
+
+pytestmark = [
+    pytest.mark.tf,
+    pytest.mark.skipif(
+        importlib.util.find_spec("tensorflow") is None or importlib.util.find_spec("tf2onnx") is None,
+        reason='needs `pip install "hyps[tf]"`',
+    ),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # TensorFlow's own
+]
+
+Array = np.ndarray[Any, Any]
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+
+# --- models ---
+
+
+def small_convnet() -> Any:
+    from keras import Input, Model, layers
+
+    image = x = Input((32, 32, 3), name="image")
+    x = layers.Conv2D(16, 3, padding="same", use_bias=False)(x)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.BatchNormalization()(layers.DepthwiseConv2D(3, strides=2, padding="same")(x))
+    x = layers.SeparableConv2D(24, 3, activation="swish")(layers.MaxPooling2D(2)(x))
+    x = layers.Conv2DTranspose(8, 2, strides=2)(layers.AveragePooling2D(2)(x))
+    x = layers.Conv2D(8, 3, groups=2)(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    classes = layers.Dense(10, activation="softmax", name="classes")(x)
+    return Model(image, [layers.Dense(2, name="box")(x), classes])
+
+
+def sequential() -> Any:
+    from keras import Input, Sequential, layers
+
+    return Sequential(
+        [
+            Input((20,), name="features"),
+            layers.Dense(64, activation="gelu"),
+            layers.LayerNormalization(),
+            layers.Dense(5),
+        ]
+    )
+
+
+def multi_input_dict() -> Any:
+    from keras import Input, Model, layers
+
+    left, right = Input((8,), name="left"), Input((6, 4), name="right")
+    both = layers.Concatenate()([layers.Dense(4, activation="relu")(left), layers.Flatten()(layers.Dense(3)(right))])
+    outputs = {"score": layers.Dense(1)(both), "embedding": layers.Dense(7, activation="tanh")(both)}
+    return Model({"right": right, "left": left}, outputs)
+
+
+def multi_input_list() -> Any:
+    from keras import Input, Model, layers
+
+    second, first = Input((4,), name="b_first"), Input((4,), name="a_second")
+    return Model([second, first], layers.Subtract(name="difference")([layers.Dense(3)(second), layers.Dense(3)(first)]))
+
+
+def lstm() -> Any:
+    from keras import Input, Model, layers
+
+    tokens = Input((None,), dtype="int32", name="tokens")
+    x = layers.LSTM(24, return_sequences=True)(layers.Embedding(100, 16)(tokens))
+    return Model(tokens, layers.Dense(3, name="label")(layers.Bidirectional(layers.LSTM(8))(x)))
+
+
+def attention() -> Any:
+    from keras import Input, Model, layers
+
+    tokens = Input((10, 32), name="tokens")
+    x = layers.LayerNormalization()(tokens)
+    x = layers.Add()([tokens, layers.MultiHeadAttention(4, 8)(x, x)])
+    return Model(tokens, layers.Dense(3, name="label")(layers.GlobalAveragePooling1D()(x)))
+
+
+def application(name: str) -> Callable[[], Any]:
+    def build() -> Any:
+        import keras
+
+        return getattr(keras.applications, name)(weights=None)
+
+    return build
+
+
+def calibrate(model: Any, seed: int = 0) -> Any:
+    """Give a model random weights under which its outputs depend on its inputs."""
+    from keras import layers, tree
+
+    rng = np.random.default_rng(seed)
+    norms = []
+    for layer in model._flatten_layers():
+        for variable in layer._trainable_variables:
+            shape = tuple(variable.shape)
+            if "kernel" in variable.name or variable.name == "embeddings":
+                fan_in = np.prod(shape[:2]) if "depthwise" in variable.name else np.prod(shape[:-1])
+                values = rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / fan_in))
+            else:
+                low, high = (0.5, 1.5) if variable.name == "gamma" else (-0.2, 0.2)
+                values = rng.uniform(low, high, shape).astype(np.float32)
+            variable.assign(values)
+        if isinstance(layer, layers.BatchNormalization):
+            norms.append(layer)
+    if norms:
+        momentum = norms[0].momentum
+        for layer in norms:
+            layer.momentum = 0.0  # one pass in training mode then sets the statistics to those of its batch
+        model(tree.map_structure(lambda tensor: draw(tensor, 4, rng), model.input), training=True)
+        for layer in norms:
+            layer.momentum = momentum
+    return model
+
+
+def draw(tensor: Any, batch: int, rng: np.random.Generator) -> Array:
+    """Return a random value for a Keras input; dimensions left open, but the batch, become 11."""
+    shape = (batch, *(size or 11 for size in tensor.shape[1:]))
+    if "int" in tensor.dtype:
+        return rng.integers(0, 100, shape).astype(tensor.dtype)
+    return rng.uniform(0, 255 if len(shape) == 4 else 1, shape).astype(tensor.dtype)
+
+
+# --- comparison ---
+
+
+def feeds_of(model: Any, names: list[str], batch: int, seed: int) -> tuple[Any, dict[str, Array]]:
+    """Return random inputs as Keras and as onnxruntime take them."""
+    from keras import Sequential, tree
+
+    rng = np.random.default_rng(seed)
+    structure = model.inputs[0] if isinstance(model, Sequential) else model.input
+    given = tree.map_structure(lambda tensor: draw(tensor, batch, rng), structure)
+    return given, dict(zip(names, tree.flatten(given), strict=True))
+
+
+def answers_of(model: Any, given: Any, names: list[str]) -> list[Array]:
+    from keras import tree
+
+    result = model(given, training=False)
+    values = [result[name] for name in names] if isinstance(result, dict) else tree.flatten(result)
+    return [np.asarray(value) for value in values]
+
+
+def check_same_answers(model: Any, path: Path, tolerance: float = 1e-4) -> None:
+    """Check that outputs agree within `tolerance` of the largest, for two batch sizes, and depend on the input."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    inputs, outputs = ([value.name for value in values] for values in (session.get_inputs(), session.get_outputs()))
+    for batch in (1, 3):
+        given, feeds = feeds_of(model, inputs, batch, seed=1)
+        expected = answers_of(model, given, outputs)
+        elsewhere = answers_of(model, feeds_of(model, inputs, batch, seed=2)[0], outputs)
+        for wanted, found, other in zip(expected, session.run(outputs, feeds), elsewhere, strict=True):
+            scale = np.abs(wanted).max()
+            assert found.shape == wanted.shape
+            assert np.abs(found - wanted).max() <= tolerance * scale
+            assert np.abs(other - wanted).max() >= 0.02 * scale
+
+
+def names_of(path: Path) -> tuple[list[str], list[str]]:
+    graph = onnx.load(path, load_external_data=False).graph
+    return [value.name for value in graph.input], [value.name for value in graph.output]
+
+
+# --- Keras files ---
+
+SMALL_MODELS = {
+    "small_convnet": (small_convnet, ["image"], ["box", "classes"]),
+    "sequential": (sequential, ["features"], None),
+    "multi_input_dict": (multi_input_dict, ["left", "right"], ["embedding", "score"]),
+    "multi_input_list": (multi_input_list, ["b_first", "a_second"], ["difference"]),
+    "lstm": (lstm, ["tokens"], ["label"]),
+    "attention": (attention, ["tokens"], ["label"]),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_MODELS)
+def test_small_models_answer_as_in_keras(tmp_path: Path, name: str) -> None:
+    build, inputs, outputs = SMALL_MODELS[name]
+    model = calibrate(build())
+    model.save(tmp_path / "m.keras")
+    convert(tmp_path / "m.keras", tmp_path / "m.onnx")
+    assert names_of(tmp_path / "m.onnx")[0] == inputs
+    assert outputs is None or names_of(tmp_path / "m.onnx")[1] == outputs
+    assert onnx.load(tmp_path / "m.onnx").opset_import[0].version == 17
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.keras", "m.onnx"]
+    check_same_answers(model, tmp_path / "m.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["EfficientNetB0", "EfficientNetV2B0", "MobileNetV2"])
+def test_published_models_answer_as_in_keras(tmp_path: Path, name: str) -> None:
+    model = calibrate(application(name)())
+    model.save(tmp_path / "m.keras")
+    convert(tmp_path / "m.keras", tmp_path / "m.onnx")
+    assert len(names_of(tmp_path / "m.onnx")[0]) == 1  # EfficientNetB0's captured constants are no inputs
+    assert names_of(tmp_path / "m.onnx")[1] == ["predictions"]
+    check_same_answers(model, tmp_path / "m.onnx")
+
+
+@pytest.mark.slow
+def test_vgg16_converts_within_4_gb(tmp_path: Path) -> None:
+    model = calibrate(application("VGG16")())
+    model.save(tmp_path / "m.keras")
+    convert(tmp_path / "m.keras", tmp_path / "m.onnx")
+    peak_nbytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    assert peak_nbytes <= 4_000_000_000
+    check_same_answers(model, tmp_path / "m.onnx")
+
+
+def test_inputs_that_are_outputs_or_unused_stay(tmp_path: Path) -> None:
+    from keras import Input, Model, layers
+
+    x, unused = Input((4,), name="x"), Input((5,), name="unused")
+    model = calibrate(Model([x, unused], [x, layers.Dense(2, name="dense")(x)]))
+    model.save(tmp_path / "m.keras")
+    convert(tmp_path / "m.keras", tmp_path / "m.onnx")
+    assert names_of(tmp_path / "m.onnx") == (["x", "unused"], ["x_1", "dense"])
+    check_same_answers(model, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("name", SMALL_MODELS)
+def test_weights_set_aside_come_back(tmp_path: Path, name: str) -> None:
+    from hyps_compiler.convert import child
+
+    model = calibrate(SMALL_MODELS[name][0]())
+    model.save(tmp_path / "m.keras")
+    child.run(Request(source=str(tmp_path / "m.keras"), folder=str(tmp_path), constant_nbytes=0, file_nbytes=0))
+    assert (tmp_path / "model.onnx.data").stat().st_size > 0
+    check_same_answers(model, tmp_path / "model.onnx")
+
+
+def test_shapes_can_be_fixed(tmp_path: Path) -> None:
+    calibrate(lstm()).save(tmp_path / "m.keras")
+    convert(tmp_path / "m.keras", tmp_path / "m.onnx", inputs={"tokens": (1, 11)}, opset=15)
+    model = onnx.load(tmp_path / "m.onnx")
+    assert [size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim] == [1, 11]
+    assert model.opset_import[0].version == 15
+
+
+@pytest.mark.parametrize(
+    ("inputs", "wanted"),
+    [
+        ({"image": (1, 32, 32)}, "the input `image` cannot have the shape 1x32x32: the model takes ?x32x32x3"),
+        ({"image": (None, 32, 31, 3)}, "the input `image` cannot have the shape ?x32x31x3: the model takes ?x32x32x3"),
+        ({"picture": (1,)}, "the model has no input `picture`; its inputs are `image`"),
+    ],
+)
+def test_impossible_shapes_are_refused(tmp_path: Path, inputs: dict[str, tuple[int | None, ...]], wanted: str) -> None:
+    small_convnet().save(tmp_path / "m.keras")
+    with pytest.raises(UsageError) as caught:
+        convert(tmp_path / "m.keras", tmp_path / "m.onnx", inputs=inputs)
+    assert caught.value.message == wanted
+    assert [path.name for path in tmp_path.iterdir()] == ["m.keras"]
+
+
+# --- SavedModel folders ---
+
+
+@pytest.mark.parametrize("name", ["small_convnet", "multi_input_dict", "lstm"])
+def test_exported_models_answer_as_in_keras(tmp_path: Path, name: str) -> None:
+    build, inputs, _ = SMALL_MODELS[name]
+    model = calibrate(build())
+    model.export(tmp_path / "exported", verbose=False)
+    convert(tmp_path / "exported", tmp_path / "m.onnx")
+    assert names_of(tmp_path / "m.onnx")[0] == inputs
+    check_same_answers(model, tmp_path / "m.onnx")
+
+
+def make_module() -> Any:
+    """Return a module of plain TensorFlow whose arguments are not in alphabetical order."""
+    import tensorflow as tf
+
+    wide, narrow = tf.TensorSpec((None, 4), tf.float32), tf.TensorSpec((None, 3), tf.float32)
+    module = tf.Module()
+    module.w = tf.Variable(np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32), name="w")
+    module.affine = tf.function(
+        lambda zebra, apple: {"y": zebra @ module.w - apple, "b": apple * 2}, input_signature=[wide, narrow]
+    )
+    module.linear = tf.function(lambda x: x @ module.w, input_signature=[wide])
+    return module
+
+
+def test_saved_module_answers_as_in_tensorflow(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module = make_module()
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures=module.affine)
+    convert(tmp_path / "saved", tmp_path / "m.onnx")
+    rng = np.random.default_rng(3)
+    feeds = {"zebra": rng.random((2, 4), np.float32), "apple": rng.random((2, 3), np.float32)}
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    for name, wanted in module.affine(**feeds).items():
+        np.testing.assert_allclose(session.run([name], feeds)[0], wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("signatures", "wanted"),
+    [
+        ([], "the SavedModel `saved` has no signature, so its inputs and outputs are not known"),
+        (["one", "two"], "the SavedModel `saved` has 2 signatures (`one`, `two`) and none is `serving_default`"),
+    ],
+)
+def test_saved_models_without_one_signature_are_refused(tmp_path: Path, signatures: list[str], wanted: str) -> None:
+    import tensorflow as tf
+
+    module = make_module()
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures=dict.fromkeys(signatures, module.linear))
+    with pytest.raises(ModelError) as caught:
+        convert(tmp_path / "saved", tmp_path / "m.onnx")
+    assert caught.value.message == wanted
+
+
+def test_damaged_saved_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"\xff" * 100)
+    with pytest.raises(ModelError, match="cannot load the SavedModel `saved`"):
+        convert(tmp_path / "saved", tmp_path / "m.onnx")
+
+
+# --- the model's own classes ---
+
+OWN_CLASSES = """
+import keras
+
+@keras.saving.register_keras_serializable(package="mine")
+class Twice(keras.layers.Layer):
+    def call(self, x):
+        return x * 2
+
+@keras.saving.register_keras_serializable(package="mine")
+class Net(keras.Model):
+    def __init__(self, **rest):
+        super().__init__(**rest)
+        self.hidden, self.twice = keras.layers.Dense(6, activation="relu"), Twice()
+
+    def call(self, x):
+        return self.twice(self.hidden(x))
+"""
+
+
+@pytest.fixture
+def own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a subclassed model, saved and exported, whose class is in a module of the working directory."""
+    (tmp_path / "own_classes.py").write_text(OWN_CLASSES)
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location("own_classes", tmp_path / "own_classes.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = module.Net()
+    model(np.ones((2, 4), np.float32))
+    model.save(tmp_path / "m.keras")
+    model.export(tmp_path / "exported", verbose=False)
+    return model
+
+
+def check_own_model(model: Any, path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x})
+    np.testing.assert_allclose(found, model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_unknown_classes_are_named(tmp_path: Path, own_model: Any) -> None:
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ModelError) as caught:
+        convert(tmp_path / "m.keras", tmp_path / "m.onnx")
+    assert caught.value.message == "`m.keras` needs the class or function `mine>Net`, which Keras does not know"
+    assert "model.export(FOLDER)" in caught.value.hint
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_subclassed_models_convert_with_their_module(tmp_path: Path, own_model: Any) -> None:
+    convert(tmp_path / "m.keras", tmp_path / "m.onnx", modules=["own_classes"])
+    check_own_model(own_model, tmp_path / "m.onnx")
+
+
+def test_exported_subclassed_models_convert_without_it(tmp_path: Path, own_model: Any) -> None:
+    convert(tmp_path / "exported", tmp_path / "m.onnx")
+    check_own_model(own_model, tmp_path / "m.onnx")
+
+
+def test_a_module_that_is_not_there_is_named(tmp_path: Path) -> None:
+    sequential().save(tmp_path / "m.keras")
+    with pytest.raises(UsageError, match="the module `no_such_module` cannot be imported"):
+        convert(tmp_path / "m.keras", tmp_path / "m.onnx", modules=["no_such_module"])
+
+
+# --- refusals ---
+
+
+def refusal_of(source: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        convert(source, source.parent / "out.onnx")
+    assert not (source.parent / "out.onnx").exists()
+    assert "\n" not in caught.value.message
+    return caught.value.message
+
+
+def test_code_in_a_model_is_not_run(tmp_path: Path) -> None:
+    import keras
+
+    keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x * 2)]).save(tmp_path / "m.keras")
+    assert "holds a Lambda layer" in refusal_of(tmp_path / "m.keras")
+
+
+def test_operations_that_onnx_lacks_are_named(tmp_path: Path) -> None:
+    import keras
+
+    keras.Sequential([keras.Input((4,)), keras.layers.Discretization(bin_boundaries=[0.0])]).save(tmp_path / "m.keras")
+    assert "uses the TensorFlow operation `Bucketize`" in refusal_of(tmp_path / "m.keras")
+
+
+def rewrite(source: Path, target: Path, change: Callable[[str, bytes], bytes]) -> None:
+    """Write a copy of a Keras file with its members changed."""
+    with zipfile.ZipFile(source) as good, zipfile.ZipFile(target, "w") as bad:
+        for name in good.namelist():
+            bad.writestr(name, change(name, good.read(name)))
+
+
+OWN_FUNCTION = (
+    b'"activation": '
+    b'{"module": "builtins", "class_name": "function", "config": "mine>gelu", "registered_name": "function"}'
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wanted"),
+    [
+        (b'"class_name": "Dense"', b'"class_name": "Dance"', "Could not deserialize 'keras.layers.Dance'"),
+        (b'"use_bias": true', b'"use_boas": true', "Unrecognized keyword arguments passed to Dense"),
+        (b'"activation": "gelu"', OWN_FUNCTION, "`m.keras` needs the class or function `mine>gelu`"),
+    ],
+)
+def test_configurations_from_elsewhere_are_refused(tmp_path: Path, old: bytes, new: bytes, wanted: str) -> None:
+    sequential().save(tmp_path / "good.keras")
+    rewrite(tmp_path / "good.keras", tmp_path / "m.keras", lambda name, content: content.replace(old, new))
+    assert wanted in refusal_of(tmp_path / "m.keras")
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    sequential().save(tmp_path / "good.keras")
+    rewrite(
+        tmp_path / "good.keras",
+        tmp_path / "m.keras",
+        lambda name, content: content[:3000] if name == "model.weights.h5" else content,
+    )
+    assert "cannot load `m.keras`" in refusal_of(tmp_path / "m.keras")
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    sequential().save(tmp_path / "good.keras")
+    attention().save(tmp_path / "other.keras")
+    with zipfile.ZipFile(tmp_path / "other.keras") as other:
+        weights = other.read("model.weights.h5")
+    rewrite(
+        tmp_path / "good.keras",
+        tmp_path / "m.keras",
+        lambda name, content: weights if name == "model.weights.h5" else content,
+    )
+    assert "cannot load `m.keras`: The shape of the target variable" in refusal_of(tmp_path / "m.keras")
+
+
+def test_unbuilt_models_are_refused(tmp_path: Path) -> None:
+    import keras
+
+    with pytest.warns(UserWarning, match="not yet been built"):
+        keras.Sequential([keras.layers.Dense(3)]).save(tmp_path / "m.keras")
+    assert refusal_of(tmp_path / "m.keras") == "`m.keras` does not say what inputs it takes"
+
+
+def test_look_up_tables_are_refused(tmp_path: Path) -> None:
+    import keras
+
+    words = keras.Input((), dtype="string")
+    keras.Model(words, keras.layers.StringLookup(vocabulary=["a", "b"])(words)).save(tmp_path / "m.keras")
+    assert "looks its input up in a table" in refusal_of(tmp_path / "m.keras")
+
+
+def test_types_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    import keras
+
+    dense = keras.layers.Dense(3, dtype="bfloat16")
+    keras.Sequential([keras.Input((4,)), dense]).save(tmp_path / "m.keras")
+    assert "makes an invalid ONNX model of `m.keras`" in refusal_of(tmp_path / "m.keras")
+
+
+# --- the child's end ---
+
+
+def test_a_killed_child_is_explained(tmp_path: Path) -> None:
+    sequential().save(tmp_path / "m.keras")
+
+    def kill_child(line: str) -> None:
+        for child in psutil.Process().children():
+            child.kill()
+
+    with pytest.raises(HypsError, match=r"was killed \(signal 9\), most likely because memory ran out"):
+        convert(tmp_path / "m.keras", tmp_path / "m.onnx", on_line=kill_child)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.keras"]
+
+
+CALLER = """
+import sys
+from pathlib import Path
+from hyps_compiler.convert import convert
+convert(Path("m.keras"), Path("m.onnx"), on_line=lambda line: print(line, flush=True))
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_child_ends_with_its_caller(tmp_path: Path, sent: signal.Signals) -> None:
+    small_convnet().save(tmp_path / "m.keras")
+    caller = subprocess.Popen(
+        [sys.executable, "-c", CALLER], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert caller.stdout is not None
+        assert caller.stdout.readline() == "loading m.keras\n"
+        children = psutil.Process(caller.pid).children()
+        caller.send_signal(sent)
+        caller.communicate(timeout=20)
+        gone, alive = psutil.wait_procs(children, timeout=20)
+    finally:
+        caller.kill()
+    assert (len(gone), alive) == (1, [])
+    wait_until(lambda: [path.name for path in tmp_path.iterdir()] == ["m.keras"])
+
+
+def wait_until(holds: Callable[[], bool], limit_s: float = 20) -> None:
+    """Wait until a condition holds; fail after `limit_s` seconds."""
+    deadline_s = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < deadline_s
+        threading.Event().wait(0.05)
