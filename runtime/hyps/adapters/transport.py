@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from hyps.adapters.addresses import in_use, look_up
 from hyps.errors import PeerError, printable
@@ -201,7 +200,7 @@ class ZmqClient:
 
     def _forget_disconnects(self) -> None:
         while self._monitor.poll(0):
-            recv_monitor_message(self._monitor)
+            self._monitor.recv_multipart()  # zmq.utils.monitor would bring in asyncio: 6 MB
 
 
 def _socket(context: "zmq.Context[Any]", kind: int, max_nbytes: int) -> "zmq.Socket[Any]":
