@@ -1,0 +1,42 @@
+# Two commands do all the set-up on a machine with Python 3.11 or newer: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test test-slow test-tf lint clean
+
+help:
+	@echo "make demo       VGG16 on a device with too little memory for it, and accuracy before and after"
+	@echo "make test       lint, types, layers and the tests (under 20 minutes)"
+	@echo "make test-slow  large models and many generated cases"
+	@echo "make test-tf    conversion from Keras and SavedModel (installs TensorFlow)"
+	@echo "make lint       formatting, lint, types and layers alone"
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[compiler,dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python bench/demo.py
+
+test: lint
+	$(BIN)/pytest
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -m slow
+
+test-tf: $(STAMP)
+	$(BIN)/pip install --quiet --editable '.[tf]'
+	$(BIN)/pytest -m tf
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
