@@ -305,7 +305,7 @@ def serve(
         with _leaving_on_signals(service):
             on_ready(engine, server.address)
             is_whole = service.run()
-        server.close(linger_s=_DRAIN_LINGER_S if is_whole else 0.0)
+            server.close(linger_s=_DRAIN_LINGER_S if is_whole else 0.0)
         if is_whole:
             engine.close()
     return is_whole

@@ -1,0 +1,427 @@
+"""The service behind an in-memory transport: who is answered what, and who is not disturbed by whom."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hyps.adapters.frames import Buffer, from_frames, to_frames
+from hyps.adapters.memory_transport import MemoryClient, MemoryServer
+from hyps.core.admission import Admission
+from hyps.engine import Engine, Options, Outcome, Request, open_engine
+from hyps.errors import BusyError, ExecutionError, HypsError, PeerError, TensorError
+from hyps.formats.messages import (
+    PROTOCOL_VERSION,
+    Cancel,
+    Done,
+    Failed,
+    FromClient,
+    FromWorker,
+    Heartbeat,
+    Hello,
+    Submit,
+    TensorHeader,
+    Welcome,
+    decode_from_worker,
+    encode,
+)
+from hyps.remote import RemoteRunner
+from hyps.worker import Service, bounds_for
+from plan_fixtures import mlp, sharded
+
+WAIT_S = 10.0
+FLOW = sharded()
+
+
+class GatedEngine(Engine):
+    """A real engine that computes only while its gate is open."""
+
+    gate: threading.Event
+    broken: BaseException | None = None
+
+    def run_each(self, requests: Sequence[Request], on_done: Callable[[int, Outcome], None]) -> None:
+        assert self.gate.wait(WAIT_S)
+        if self.broken is not None:
+            raise self.broken
+        super().run_each(requests, on_done)
+
+
+@dataclass
+class Rig:
+    """A service at work in a thread of its own."""
+
+    engine: GatedEngine
+    server: MemoryServer
+    service: Service
+    thread: threading.Thread
+
+    def ended(self) -> bool:
+        self.thread.join(WAIT_S)
+        return not self.thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("worker") / "plan"
+    FLOW.write(path)
+    return path
+
+
+@pytest.fixture
+def rig(folder: Path) -> Iterator[Rig]:
+    made = open_engine(folder, Options(threads=1))
+    engine = GatedEngine.__new__(GatedEngine)
+    engine.__dict__.update(made.__dict__)
+    engine.gate = threading.Event()
+    engine.gate.set()
+    server = MemoryServer()
+    service = Service(engine, server, Admission(2, 10_000), "pi", max_nbytes=5_000)
+    rig = Rig(engine, server, service, threading.Thread(target=service.run))
+    rig.thread.start()
+    yield rig
+    engine.gate.set()
+    service.leave()
+    assert rig.ended()
+
+
+def tell(client: MemoryClient, message: FromClient, frames: Sequence[Buffer] = ()) -> None:
+    client.send([encode(message), *frames], WAIT_S)
+
+
+def hear(client: MemoryClient) -> tuple[FromWorker, Sequence[Buffer]]:
+    parts = client.receive(WAIT_S)
+    assert parts is not None
+    return decode_from_worker(memoryview(parts[0])), parts[1:]
+
+
+def failure(client: MemoryClient) -> Failed:
+    message, _ = hear(client)
+    assert isinstance(message, Failed)
+    return message
+
+
+def submit(client: MemoryClient, name: str, feeds: dict[str, Any] | None = None, outputs: tuple[str, ...] = ()) -> None:
+    headers, frames = to_frames(FLOW.feeds() if feeds is None else feeds)
+    tell(client, Submit(name, headers, outputs), frames)
+
+
+def done(client: MemoryClient) -> tuple[str, dict[str, Any]]:
+    message, frames = hear(client)
+    assert isinstance(message, Done), message
+    return message.request, from_frames(message.tensors, frames)
+
+
+def test_hello_is_answered_with_what_is_served(rig: Rig) -> None:
+    client = rig.server.connect()
+    tell(client, Hello(PROTOCOL_VERSION))
+    message, _ = hear(client)
+    assert isinstance(message, Welcome)
+    assert (message.device, message.max_nbytes) == ("pi", 5_000)
+    assert [tensor.name for tensor in message.inputs] == ["x"]
+
+
+def test_another_version_is_refused(rig: Rig) -> None:
+    client = rig.server.connect()
+    tell(client, Hello(PROTOCOL_VERSION + 1))
+    assert failure(client).code == "E_VERSION"
+
+
+def test_a_request_is_answered_with_the_engines_outputs(rig: Rig) -> None:
+    client = rig.server.connect()
+    submit(client, "a")
+    name, made = done(client)
+    expected = rig.engine.run_one(Request(FLOW.feeds()))
+    assert name == "a"
+    np.testing.assert_array_equal(made["y"], expected["y"])
+
+
+def test_every_client_gets_its_own_answers(rig: Rig) -> None:
+    clients = [rig.server.connect() for _ in range(2)]
+    for round_ in range(10):
+        for index, client in enumerate(clients):
+            submit(client, "same name", FLOW.feeds(seed=index))
+        for index, client in enumerate(clients):
+            name, made = done(client)
+            expected = rig.engine.run_one(Request(FLOW.feeds(seed=index)))
+            assert name == "same name", round_
+            np.testing.assert_array_equal(made["y"], expected["y"])
+
+
+@pytest.mark.parametrize(
+    ("feeds", "text"),
+    [
+        ({"x": np.zeros((1, 12))}, "must be float32 and is float64"),
+        ({"x": np.zeros((1, 13), np.float32)}, "must have the shape batch x 12 and has 1 x 13"),
+        ({"z": np.zeros((1, 12), np.float32)}, "no input `z`"),
+        ({}, "input `x` is missing"),
+    ],
+)
+def test_wrong_tensors_are_refused_with_what_was_expected(rig: Rig, feeds: dict[str, Any], text: str) -> None:
+    client = rig.server.connect()
+    submit(client, "a", feeds)
+    message = failure(client)
+    assert (message.request, message.code) == ("a", "E_TENSOR")
+    assert text in message.message
+
+
+def test_an_unknown_output_is_refused(rig: Rig) -> None:
+    client = rig.server.connect()
+    submit(client, "a", outputs=("nonsense",))
+    assert "no output `nonsense`" in failure(client).message
+
+
+def test_frames_that_contradict_their_headers_are_refused(rig: Rig) -> None:
+    client = rig.server.connect()
+    header = TensorHeader("x", "float32", (1, 12), 48)
+    for frames in ([], [bytes(47)], [bytes(48), b"more"], [b""]):
+        tell(client, Submit("a", (header,)), frames)
+        assert failure(client).code == "E_PROTOCOL"
+
+
+def test_a_full_queue_says_when_to_come_back(rig: Rig) -> None:
+    client = rig.server.connect()
+    rig.engine.gate.clear()
+    for name in "abc":
+        submit(client, name)
+    message = failure(client)
+    assert (message.request, message.code) == ("c", "E_BUSY")
+    assert message.retry_after_s is not None
+    assert 0 < message.retry_after_s <= 5
+    rig.engine.gate.set()
+    assert {done(client)[0], done(client)[0]} == {"a", "b"}
+    submit(client, "c")
+    assert done(client)[0] == "c"
+
+
+def test_a_repeated_request_is_answered_once(rig: Rig) -> None:
+    client = rig.server.connect()
+    rig.engine.gate.clear()
+    submit(client, "a")
+    submit(client, "a")
+    rig.engine.gate.set()
+    assert done(client)[0] == "a"
+    tell(client, Heartbeat())
+    assert isinstance(hear(client)[0], Heartbeat)
+
+
+def test_a_cancelled_request_is_not_answered_and_makes_room(rig: Rig) -> None:
+    client = rig.server.connect()
+    rig.engine.gate.clear()
+    submit(client, "a")
+    submit(client, "b")
+    tell(client, Cancel("a"))
+    tell(client, Cancel("unknown"))
+    tell(client, Heartbeat())
+    assert isinstance(hear(client)[0], Heartbeat)
+    rig.engine.gate.set()
+    assert done(client)[0] == "b"
+    submit(client, "c")
+    assert done(client)[0] == "c"
+
+
+def test_leaving_finishes_what_was_accepted_and_takes_nothing_more(rig: Rig) -> None:
+    client = rig.server.connect()
+    rig.engine.gate.clear()
+    submit(client, "a")
+    tell(client, Heartbeat())
+    hear(client)
+    rig.service.leave()
+    deadline_s = time.monotonic() + WAIT_S
+    code = ""
+    while code != "E_LEAVING" and time.monotonic() < deadline_s:
+        submit(client, f"late{time.monotonic()}")
+        code = failure(client).code
+    rig.engine.gate.set()
+    assert done(client)[0] == "a"
+    assert rig.ended()
+
+
+def test_told_twice_it_stops_at_once(rig: Rig) -> None:
+    client = rig.server.connect()
+    rig.engine.gate.clear()
+    submit(client, "a")
+    rig.service.leave()
+    rig.service.leave()
+    assert rig.ended()
+
+
+def test_a_batch_that_breaks_off_fails_its_requests_and_the_next_works(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = rig.server.connect()
+    rig.engine.broken = ZeroDivisionError("a bug")
+    submit(client, "a")
+    message = failure(client)
+    assert (message.request, message.code) == ("a", "E_INTERNAL")
+    assert "a batch broke off" in caplog.text
+    rig.engine.broken = None
+    submit(client, "b")
+    assert done(client)[0] == "b"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.lists(st.binary(max_size=40), max_size=4))
+def test_any_bytes_are_survived(rig: Rig, parts: list[bytes]) -> None:
+    client = rig.server.connect()
+    client.send(parts, WAIT_S)
+    tell(client, Heartbeat())
+    message: FromWorker | None = None
+    while not isinstance(message, Heartbeat):
+        message, _ = hear(client)
+        assert isinstance(message, Heartbeat | Failed)
+
+
+names = st.sampled_from(["submit", "hello", "cancel", "heartbeat", "done"])
+scalars = st.integers(-(2**63), 2**64 - 1) | st.text(max_size=5) | st.none() | st.binary(max_size=5)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4), max_leaves=12)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=names, fields=st.lists(values, max_size=4), frames=st.lists(st.binary(max_size=60), max_size=2))
+def test_any_fields_are_survived(rig: Rig, name: str, fields: list[Any], frames: list[bytes]) -> None:
+    client = rig.server.connect()
+    client.send([msgspec.msgpack.encode([name, *fields]), *frames], WAIT_S)
+    honest = rig.server.connect()
+    submit(honest, "honest")
+    assert done(honest)[0] == "honest"
+
+
+# Through the client's side.
+
+
+def test_a_remote_runner_answers_as_a_local_one(rig: Rig) -> None:
+    runner = RemoteRunner(rig.server.connect(), "memory://worker")
+    made = runner.run(FLOW.feeds(seed=4), ["y"])
+    np.testing.assert_array_equal(made["y"], rig.engine.run_one(Request(FLOW.feeds(seed=4)))["y"])
+    with pytest.raises(TensorError, match="must be float32"):
+        runner.run({"x": np.zeros((1, 12))})
+    with pytest.raises(TensorError, match="no output"):
+        runner.run(FLOW.feeds(), ["nonsense"])
+    with pytest.raises(TensorError, match="takes 5000"):
+        runner.run(FLOW.feeds(batch=200))
+    runner.close()
+
+
+def test_a_busy_worker_is_asked_again_until_patience_ends(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyps.remote._BUSY_S", 0.3)
+    other = rig.server.connect()
+    runner = RemoteRunner(rig.server.connect(), "memory://worker")
+    rig.engine.gate.clear()
+    submit(other, "a")
+    submit(other, "b")
+    with pytest.raises(BusyError):
+        runner.run(FLOW.feeds())
+    threading.Timer(0.05, rig.engine.gate.set).start()
+    assert list(runner.run(FLOW.feeds())) == ["y"]
+
+
+class ScriptedClient:
+    """A client's side of a worker that says what the test wants."""
+
+    def __init__(self, *answers: Callable[[FromClient], list[Buffer]]) -> None:
+        self.answers = list(answers)
+        self.ready: list[list[Buffer]] = []
+
+    def send(self, parts: Sequence[Buffer], timeout_s: float) -> None:
+        if self.answers:
+            self.ready.append(self.answers.pop(0)(msgspec.msgpack.decode(parts[0], type=Hello | Submit | Heartbeat)))
+
+    def receive(self, timeout_s: float) -> Sequence[Buffer] | None:
+        return self.ready.pop(0) if self.ready else None
+
+    def close(self) -> None:
+        self.answers.clear()
+
+
+def welcome(_: FromClient) -> list[Buffer]:
+    plan_inputs, plan_outputs = FLOW._named(FLOW.inputs), FLOW._named(FLOW.outputs)
+    return [encode(Welcome(PROTOCOL_VERSION, "", "m", "00", plan_inputs, plan_outputs, 10_000))]
+
+
+def answer(header: TensorHeader, frame: bytes) -> Callable[[FromClient], list[Buffer]]:
+    def made(message: FromClient) -> list[Buffer]:
+        assert isinstance(message, Submit)
+        return [encode(Done(message.request, (header,))), frame]
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("header", "frame"),
+    [
+        (TensorHeader("y", "float64", (1, 5), 40), bytes(40)),
+        (TensorHeader("y", "float32", (1, 6), 24), bytes(24)),
+        (TensorHeader("z", "float32", (1, 5), 20), bytes(20)),
+        (TensorHeader("y", "float32", (1, 5), 20), bytes(19)),
+    ],
+)
+def test_a_worker_that_answers_nonsense_is_not_believed(header: TensorHeader, frame: bytes) -> None:
+    runner = RemoteRunner(ScriptedClient(welcome, answer(header, frame)), "tcp://liar")
+    with pytest.raises(PeerError):
+        runner.run(FLOW.feeds())
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("E_EXECUTION", ExecutionError), ("E_TENSOR", TensorError), ("E_INTERNAL", PeerError), ("E_LEAVING", PeerError)],
+)
+def test_the_workers_refusals_keep_their_kind(code: str, kind: type[HypsError]) -> None:
+    def refuse(message: FromClient) -> list[Buffer]:
+        assert isinstance(message, Submit)
+        return [encode(Failed(message.request, code, "it \x1b[31mfailed", "do this"))]
+
+    runner = RemoteRunner(ScriptedClient(welcome, refuse), "tcp://worker")
+    with pytest.raises(kind) as caught:
+        runner.run(FLOW.feeds())
+    assert (caught.value.code, caught.value.message, caught.value.hint) == (code, "it \\x1b[31mfailed", "do this")
+
+
+def test_a_silent_worker_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyps.remote._SILENCE_S", 0.0)
+    runner = RemoteRunner(ScriptedClient(welcome), "tcp://mute")
+    with pytest.raises(PeerError, match="is silent"):
+        runner.run(FLOW.feeds())
+
+
+def test_what_is_no_worker_is_said() -> None:
+    with pytest.raises(PeerError, match="not a message of HyPS"):
+        RemoteRunner(ScriptedClient(lambda _: [b"HTTP/1.1 400"]), "tcp://web")
+
+
+def test_a_worker_that_comes_back_with_another_model_is_refused(rig: Rig, folder: Path) -> None:
+    client = rig.server.connect()
+    runner = RemoteRunner(client, "memory://worker")
+    runner._is_lost = True
+    assert list(runner.run(FLOW.feeds())) == ["y"]
+    runner._is_lost = True
+    runner._welcome = msgspec.structs.replace(runner._welcome, sha256="another")
+    with pytest.raises(PeerError, match="serves another model"):
+        runner.run(FLOW.feeds())
+
+
+# Bounds.
+
+
+def test_the_queue_takes_a_small_part_of_the_budget(tmp_path: Path) -> None:
+    plan = mlp(1000, 10, batch=1).write(tmp_path / "fixed")
+    assert bounds_for(plan, 10**8).queue_nbytes == 4 * 4000
+    assert bounds_for(plan, 10**8).reserved_nbytes == 4 * 4000
+    assert bounds_for(plan, None).reserved_nbytes == 0
+    dynamic = mlp(1000, 10).write(tmp_path / "dynamic")
+    bounds = bounds_for(dynamic, 10**8)
+    assert bounds.queue_nbytes == bounds.max_nbytes == 10**8 // 16
+
+
+def test_the_largest_input_always_fits_the_queue(tmp_path: Path) -> None:
+    plan = mlp(10_000_000, 1, batch=1).write(tmp_path / "plan")
+    bounds = bounds_for(plan, 80_000_000)
+    assert bounds.max_nbytes == 40_000_000
+    assert bounds.queue_nbytes >= 40_000_000
