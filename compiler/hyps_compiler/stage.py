@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from hyps.errors import ModelError
+from hyps.errors import ModelError, printable
 from hyps.formats.plan import Optimization
 from hyps_compiler.ort import open_session
 from hyps_compiler.source import Source, read_proto
@@ -16,6 +16,9 @@ from hyps_passes.rewrites.normalize import normalize
 
 _INLINE_BELOW = 1024
 _ALIGN = 4096
+_INITIALIZERS_ARE_NO_INPUTS = 4
+"""The first IR version in which an initializer need not be an input as well; before, onnxruntime leaves the input when
+it folds the initializer away."""
 _NOT_FUSIONS = ("CommonSubexpressionElimination", "TransposeOptimizer")
 """Optimizers that rename or move values without fusing anything."""
 
@@ -46,7 +49,7 @@ def stage_model(source: Source, folder: Path, optimization: Optimization, keep: 
     path = folder / "model.onnx"
     if optimization == "none":
         model = normalize(_load(source.path))
-        _require(model, keep)
+        _require({str(value.name) for node in model.graph for value in node.outputs}, keep)
         _save(model, path)
         staged = _load(path)
         return Staged(staged, path, _fused_values(path, folder, staged))
@@ -55,7 +58,6 @@ def stage_model(source: Source, folder: Path, optimization: Optimization, keep: 
     open_session(model_or_bytes, optimization, folder=data_folder, save_as=fused)
     model = normalize(_load(fused))
     if keep:
-        _require(model, keep)
         _drop_extra_outputs(model, len(read_proto(source.path).graph.output))
     ir.save(model, path)
     return Staged(model, path, frozenset())
@@ -83,13 +85,17 @@ def _save(model: ir.Model, path: Path) -> None:
 
 def _fusible(source: Source, keep: Sequence[str]) -> tuple[Path | bytes, Path | None]:
     """Return the model such that onnxruntime may fuse all of it: defaults of inputs made constants, `keep` outputs."""
-    if not source.initializer_inputs and not keep:
+    weights_are_inputs = bool(source.initializer_inputs) or source.ir_version < _INITIALIZERS_ARE_NO_INPUTS
+    if not weights_are_inputs and not keep:
         return source.path, None
     proto = read_proto(source.path)
-    constants = set(source.initializer_inputs)
+    proto.ir_version = max(proto.ir_version, _INITIALIZERS_ARE_NO_INPUTS)
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    constants |= {tensor.values.name for tensor in proto.graph.sparse_initializer}
     inputs = [value for value in proto.graph.input if value.name not in constants]
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
+    _require({name for node in proto.graph.node for name in node.output}, keep)
     present = {value.name for value in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in keep if name not in present)
     return proto.SerializeToString(), source.path.parent
@@ -99,12 +105,11 @@ def _drop_extra_outputs(model: ir.Model, count: int) -> None:
     del model.graph.outputs[count:]
 
 
-def _require(model: ir.Model, names: Sequence[str]) -> None:
-    made = {value.name for node in model.graph for value in node.outputs}
+def _require(made: set[str], names: Sequence[str]) -> None:
     for name in names:
         if name not in made:
             raise ModelError(
-                f"`--cut` names `{name}`, which is no tensor inside the model",
+                f"`--cut` names `{printable(name)}`, which is no tensor inside the model",
                 "`hypsc inspect` lists the tensors at which it can be cut",
                 code="E_UNKNOWN_TENSOR",
             )

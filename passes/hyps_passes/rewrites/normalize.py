@@ -1,37 +1,63 @@
 """Brings any model into the one form that the cut graph and the emitter know."""
 
 import onnx_ir as ir
-from onnx_ir.passes import Sequential
+from onnx_ir.passes import PassError, Sequential
 from onnx_ir.passes import common as steps
 
-from hyps.errors import ModelError
+from hyps.errors import ModelError, printable
+from hyps_passes import ops
+
+_INITIALIZERS_ARE_NO_INPUTS = 4
+"""The first IR version in which an initializer need not be an input as well."""
 
 
 def normalize(model: ir.Model) -> ir.Model:
     """Rewrite the model in place and return it.
 
     Afterwards functions are inlined, nodes sorted, constants initializers (also those of nested graphs),
-    initializers no inputs, every value and node named once in the whole model, and every output made by a node or
-    given as an input.
+    initializers no inputs, nodes that nobody needs gone, every value and node named once in its scope, and every output
+    made by a node or given as an input.
 
     Raises:
         ModelError: the graph has a cycle.
     """
     try:
-        result = Sequential(
-            steps.InlinePass(),
-            steps.RemoveInitializersFromInputsPass(),
-            steps.TopologicalSortPass(),
-            steps.NameFixPass(),
-            steps.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-            steps.LiftSubgraphInitializersToMainGraphPass(),
-            steps.RemoveUnusedNodesPass(),
-        )(model)
-    except ValueError as error:
-        raise ModelError(f"the graph cannot be put in order: {error}", code="E_GRAPH") from error
-    graph = result.model.graph
-    _give_outputs_a_node(graph)
-    return result.model
+        Sequential(steps.InlinePass(), steps.RemoveInitializersFromInputsPass(), steps.TopologicalSortPass())(model)
+    except (PassError, ValueError) as error:
+        reason = printable(str(error.__cause__ or error), 200)
+        raise ModelError(f"the graph cannot be put in order: {reason}", code="E_GRAPH") from error
+    model.ir_version = max(model.ir_version, _INITIALIZERS_ARE_NO_INPUTS)
+    _remove_dead_nodes(model.graph)
+    Sequential(
+        steps.NameFixPass(),
+        steps.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        steps.LiftSubgraphInitializersToMainGraphPass(),
+        steps.RemoveUnusedNodesPass(),
+    )(model)
+    _give_outputs_a_node(model.graph)
+    return model
+
+
+def _remove_dead_nodes(graph: ir.Graph | ir.Function) -> None:
+    """Remove nodes that nobody needs, and with them what their nested graphs capture.
+
+    `RemoveUnusedNodesPass` leaves a value alone that only a graph nested in a removed node used.
+    """
+    for node in reversed(list(graph)):
+        if any(value.uses() or value.is_graph_output() for value in node.outputs):
+            for nested in ops.subgraphs(node):
+                _remove_dead_nodes(nested)
+        else:
+            _release_captures(node)
+            graph.remove(node, safe=True)
+
+
+def _release_captures(node: ir.Node) -> None:
+    for nested in ops.subgraphs(node):
+        for inner in nested:
+            _release_captures(inner)
+            for index in range(len(inner.inputs)):
+                inner.replace_input_with(index, None)
 
 
 def _give_outputs_a_node(graph: ir.Graph) -> None:
