@@ -90,6 +90,12 @@ class TestRefusals:
         flip_byte(path, 500)
         self.refuse(path, "wrong checksum")
 
+    def test_encrypted_archive(self, tmp_path: Path) -> None:
+        path = write_archive(tmp_path / "m.keras", ("config.json",))
+        flags_position = path.read_bytes().index(b"PK\x01\x02") + 8
+        flip_byte(path, flags_position)  # sets the flag that says encrypted
+        self.refuse(path, "cut short or damaged")
+
     def test_archive_without_configuration(self, tmp_path: Path) -> None:
         self.refuse(write_archive(tmp_path / "m.keras", ("model.weights.h5",)), "no `config.json`")
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -54,6 +55,9 @@ def convert(
     The work is done in a child process, which ends with the caller's, however that ends. `destination` appears whole
     or not at all, and replaces a file of that name. Weights over 2 GB go to a file beside it, of its name with
     `.data` added. The batch dimension stays dynamic, inputs and outputs keep the model's names and order.
+
+    No code from a `.keras` file is run. A SavedModel is a program, though: TensorFlow runs the parts of it that restore
+    its state, so convert only those whose source is trusted.
 
     Args:
         source: the Keras file or SavedModel folder.
@@ -121,7 +125,7 @@ def _check_archive(source: Path, shown: str) -> None:
             names = archive.namelist()
             damaged = archive.testzip()  # Keras itself may read past a wrong checksum
             config = archive.read("config.json") if damaged is None and "config.json" in names else b""
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted, unknown method
         raise ModelError(f"`{shown}` is cut short or damaged: {error}", _COPY_HINT) from error
     except OSError as error:
         raise ModelError(f"`{shown}` cannot be read: {error.strerror}") from error
@@ -218,8 +222,9 @@ def _child_process(request: Request) -> Iterator["subprocess.Popen[str]"]:
 
 
 def _raise_refusal(refusal: Refusal) -> None:
+    """Raise what the child says; its words hold names from the source and from other people's errors."""
     hint = _INSTALL_HINT if refusal.kind == "dependency" else refusal.hint
-    raise KINDS[refusal.kind](refusal.message, hint, refusal.code)
+    raise KINDS[refusal.kind](printable(refusal.message, limit=1000), hint, refusal.code)
 
 
 def _explain_end(status: int, source: Path, last_line: str) -> HypsError:

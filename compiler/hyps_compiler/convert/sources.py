@@ -17,7 +17,7 @@ import tensorflow as tf
 from hyps.errors import ModelError, printable
 from hyps_compiler.convert.request import first_line
 
-_EXPORT_HINT = "where the class is defined, call `model.export(FOLDER)` and convert that folder instead"
+_EXPORT_HINT = "where the model was made, call `model.export(FOLDER)`, and convert that folder instead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +191,7 @@ def _load_saved_model(source: Path) -> Traced:
     """Return the serving function of a SavedModel folder."""
     try:
         loaded = tf.saved_model.load(str(source))
-    except (
-        Exception
-    ) as error:  # TensorFlow raises its own errors, OSError, ValueError, KeyError, protobuf's DecodeError
+    except Exception as error:  # TensorFlow's own errors, OSError, ValueError, KeyError, protobuf's DecodeError
         raise ModelError(
             f"tensorflow {tf.__version__} cannot load the SavedModel `{source.name}`: {first_line(error)}",
             "export the model again",
