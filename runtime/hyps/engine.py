@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from hyps.adapters.feeds import nbytes_of
 from hyps.adapters.machine import hold_memory_down, trim
@@ -32,7 +32,7 @@ from hyps.core.events import (
 )
 from hyps.core.residency import Residency, Task, decide_residency, live_activations
 from hyps.core.worker_state import WorkerState
-from hyps.errors import HypsError, InternalError, PlanError, printable
+from hyps.errors import HypsError, InternalError, PlanError, UsageError, printable
 from hyps.formats.plan import Partition, Plan
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ OnActivation = Callable[[str, Any], None]
 Outcome = dict[str, Any] | HypsError
 """A request's outputs by name, or why there are none."""
 
-_SLACK_NBYTES = 8 * 2**20
+_SLACK_NBYTES = 6 * 2**20
 """Resident beyond the measured base once partitions run: onnxruntime's code that they touch, the allocator's rest."""
 
 _REMEMBERED_RUNS = 4096
@@ -112,7 +112,8 @@ def open_engine(folder: str | Path, options: Options, plan: Plan | None = None) 
     _check_variant(plan, options.variant)
     if options.check:
         check_files(folder, plan, drop_cache=(options.memory_bytes or plan.memory_bytes) is not None)
-    return Engine(Path(folder), plan, Sessions(options.threads, share_pool=options.own_process), options)
+    opener = Sessions(options.threads, share_pool=options.own_process, is_alone=len(plan.partitions) == 1)
+    return Engine(Path(folder), plan, opener, options)
 
 
 class Engine:
@@ -151,6 +152,7 @@ class Engine:
         self._store: dict[str, dict[str, Any]] = {}
         self._numbers = itertools.count()
         self._one_batch = threading.Lock()
+        self._is_closed = False
         if self._mode is Mode.MAPPED:
             hold_memory_down()
         for partition in self.kept:
@@ -159,7 +161,8 @@ class Engine:
         self._steps = [] if self.swapped else self._steps_for(None)
 
     def close(self) -> None:
-        """Release every partition."""
+        """Release every partition; nothing can be run any more."""
+        self._is_closed = True
         self._steps = []
         self._sessions.clear()
         trim()
@@ -170,7 +173,10 @@ class Engine:
         Raises:
             ExecutionError: onnxruntime failed in a partition.
             PlanError: it refuses a partition that is loaded for its turn.
+            UsageError: the engine was closed.
         """
+        if self._is_closed:
+            raise UsageError("the plan was closed and cannot be run any more", "open it again")
         if not self.swapped:
             return self._run_kept(request, on_activation)
         outcomes: list[Outcome] = []
@@ -299,6 +305,8 @@ class Engine:
             case Fail(request, reason):
                 self._store.pop(request, None)
                 batch.end(request, batch.failure or InternalError(f"request failed without a cause: {reason}"))
+            case _:
+                assert_never(step)
         return []
 
     def _load(self, partition: str, batch: "_Batch") -> list[Instruction]:

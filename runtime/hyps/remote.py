@@ -9,7 +9,7 @@ from typing import Any
 from hyps.adapters.feeds import Feeds
 from hyps.adapters.frames import Buffer, check_frames, from_frames, to_frames
 from hyps.adapters.transport import Client, ZmqClient
-from hyps.errors import BusyError, ExecutionError, HypsError, PeerError, PlanError, TensorError, printable
+from hyps.errors import BusyError, ExecutionError, HypsError, PeerError, PlanError, TensorError, UsageError, printable
 from hyps.formats.messages import (
     PROTOCOL_VERSION,
     Cancel,
@@ -60,6 +60,7 @@ class RemoteRunner:
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._is_lost = False
+        self._is_closed = False
         try:
             self._welcome = self._hello()
         except BaseException:
@@ -92,9 +93,12 @@ class RemoteRunner:
     def close(self) -> None:
         """Leave the worker."""
         with self._lock:
+            self._is_closed = True
             self._client.close()
 
     def _run(self, submit: Submit, frames: Sequence[Buffer]) -> dict[str, Any]:
+        if self._is_closed:
+            raise UsageError("the session was closed and cannot be run any more", "open it again")
         deadline_s = time.monotonic() + _BUSY_S
         if self._is_lost:
             self._reconnect()

@@ -313,7 +313,8 @@ def serve(
 
 @contextlib.contextmanager
 def _leaving_on_signals(service: Service) -> Iterator[None]:
-    before = {number: signal.signal(number, lambda *_: service.leave()) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: service.leave()) for number in numbers}
     try:
         yield
     finally:

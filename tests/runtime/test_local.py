@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 
 from hyps.adapters.sessions import Mode
-from hyps.errors import ExecutionError, InfeasibleError, PlanError, TensorError
+from hyps.errors import ExecutionError, InfeasibleError, PlanError, TensorError, UsageError
 from hyps.formats.plan import TensorInfo
 from hyps.local import LocalRunner
 from plan_fixtures import Dataflow, Piece, cnn, dense_piece, mlp, sharded, write_plan_file
@@ -246,6 +246,14 @@ def test_a_missing_partition_file_is_refused_when_its_turn_comes(folder: Path, f
         with pytest.raises(PlanError, match=r"\.onnx"):
             runner.run(flow.feeds())
         assert runner._engine._core.is_idle
+
+
+def test_a_closed_plan_is_not_run(tmp_path: Path) -> None:
+    FLOWS["mlp"].write(tmp_path / "plan")
+    runner = LocalRunner(tmp_path / "plan")
+    runner.close()
+    with pytest.raises(UsageError, match="was closed"):
+        runner.run(FLOWS["mlp"].feeds())
 
 
 def test_several_threads_may_run_at_once(folder: Path, flow: Dataflow) -> None:

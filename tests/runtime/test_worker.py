@@ -308,6 +308,8 @@ def test_a_remote_runner_answers_as_a_local_one(rig: Rig) -> None:
     with pytest.raises(TensorError, match="takes 5000"):
         runner.run(FLOW.feeds(batch=200))
     runner.close()
+    with pytest.raises(HypsError, match="was closed"):
+        runner.run(FLOW.feeds())
 
 
 def test_a_busy_worker_is_asked_again_until_patience_ends(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

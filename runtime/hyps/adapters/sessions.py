@@ -53,16 +53,18 @@ class Mode(Enum):
 class Sessions:
     """Opens sessions with the threads that suit many of them in one process."""
 
-    def __init__(self, threads: int | None = None, *, share_pool: bool = False) -> None:
+    def __init__(self, threads: int | None = None, *, share_pool: bool = False, is_alone: bool = False) -> None:
         """Choose how sessions are opened.
 
         Args:
             threads: threads for one partition; None: one per core.
             share_pool: let all sessions share one pool of threads, which is fastest when there are many. The process
                 must be ours: onnxruntime makes one such pool, never changes it, and then refuses any other session.
+            is_alone: there will be one session only, whose threads are left as onnxruntime has them.
         """
         self.threads = threads or core_count()
         self._pooled = share_pool and self.threads > 1
+        self._is_alone = is_alone
         if self._pooled:
             _make_pool(self.threads)
         onnxruntime.set_default_logger_severity(4)
@@ -109,8 +111,9 @@ class Sessions:
             options.use_per_session_threads = False
         else:
             options.intra_op_num_threads = self.threads
-            # Idle sessions' threads would spin and hold the cores: 7 to 40 times slower with many sessions.
-            options.add_session_config_entry("session.force_spinning_stop", "1")
+            if not self._is_alone:
+                # Idle sessions' threads would spin and hold the cores: 7 to 40 times slower with many sessions.
+                options.add_session_config_entry("session.force_spinning_stop", "1")
 
 
 _LESS_MEMORY = "give `--memory`, or compile with a smaller `--memory`"

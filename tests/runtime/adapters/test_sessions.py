@@ -65,6 +65,13 @@ def test_only_mapped_weights_stay_where_they_are() -> None:
         opener._options(Mode.EXACT, "none").get_session_config_entry("session.disable_prepacking")
 
 
+def test_idle_sessions_do_not_spin_unless_there_is_only_one() -> None:
+    key = "session.force_spinning_stop"
+    assert Sessions(2)._options(Mode.FAST, "none").get_session_config_entry(key) == "1"
+    with pytest.raises(RuntimeError):
+        Sessions(2, is_alone=True)._options(Mode.FAST, "none").get_session_config_entry(key)
+
+
 def test_the_base_of_the_process_is_measured() -> None:
     assert Sessions(1).measure_base() > 20_000_000
 
