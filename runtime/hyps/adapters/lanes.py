@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 
 from hyps.adapters.sessions import ORT_ERRORS, Session
-from hyps.core.arena import Lifetime, lay_out
+from hyps.adapters.arena import Lifetime, lay_out
 
 Array = np.ndarray[Any, Any]
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyps.core.arena import Lifetime, lay_out
+from hyps.adapters.arena import Lifetime, lay_out
 
 
 @st.composite

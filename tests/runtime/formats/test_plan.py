@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from hyps.errors import PlanError
+from hyps.formats.plan import Partition, Plan, Variant, decode_plan, encode_plan, is_inside, json_schema, plan_problems
+from plan_fixtures import mlp, sharded
+
+SCHEMA = Path(__file__).parents[3] / "docs" / "plan.schema.json"
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return sharded().write(tmp_path / "plan")
+
+
+def test_the_published_schema_is_the_one_that_decodes() -> None:
+    assert json_schema() == SCHEMA.read_bytes(), "generate docs/plan.schema.json again, see CONTRIBUTING.md"
+
+
+def test_a_plan_comes_back_as_it_was_written(plan: Plan) -> None:
+    data = encode_plan(plan)
+
+    assert decode_plan(data) == plan
+    assert encode_plan(decode_plan(data)) == data
+
+
+def test_unknown_fields_of_newer_writers_are_ignored(plan: Plan) -> None:
+    value = msgspec.json.decode(encode_plan(plan))
+    value["colour"] = "green"
+
+    assert decode_plan(msgspec.json.encode(value)) == plan
+
+
+def test_a_plan_from_the_future_is_refused_by_its_version(plan: Plan) -> None:
+    with pytest.raises(PlanError, match="version 99") as caught:
+        decode_plan(encode_plan(replace(plan, version=99)))
+
+    assert caught.value.code == "E_VERSION"
+    assert "upgrade" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[]", b"{}", b"\xff\xfe", b'{"format": "hyps-plan",}', b'{"format": NaN}', b"[" * 100_000, b"1" * 5000],
+    ids=["empty", "list", "object", "not-utf8", "comma", "nan", "deep", "digits"],
+)
+def test_what_is_no_plan_is_refused_with_one_sentence(data: bytes) -> None:
+    with pytest.raises(PlanError) as caught:
+        decode_plan(data)
+
+    assert "plan.json" in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("path", ["../x.onnx", "/etc/passwd", "a/../../x", "C:\\x", "x\0y", "", ".", "a//b", "a/./b"])
+def test_a_path_that_leaves_the_folder_is_named(plan: Plan, path: str) -> None:
+    assert not is_inside(path)
+    changed = _with_first(plan, file=path)
+
+    assert any("leaves the plan folder" in problem for problem in plan_problems(changed))
+
+
+def test_each_input_needs_one_earlier_producer(plan: Plan) -> None:
+    swapped = replace(plan, partitions=plan.partitions[::-1])
+    doubled = replace(plan, partitions=(*plan.partitions, replace(plan.partitions[0], id="again", file="again.onnx")))
+
+    assert any("nothing makes before it" in problem for problem in plan_problems(swapped))
+    assert any("made twice" in problem for problem in plan_problems(doubled))
+
+
+def test_a_missing_output_and_a_missing_entry_are_named(plan: Plan) -> None:
+    cut_off = replace(plan, partitions=plan.partitions[:-1])
+    untold = replace(plan, tensors={name: info for name, info in plan.tensors.items() if name != "s"})
+
+    assert any("made by no partition" in problem for problem in plan_problems(cut_off))
+    assert any("no entry in `tensors`" in problem for problem in plan_problems(untold))
+
+
+def test_every_variant_places_every_partition(plan: Plan) -> None:
+    partly = replace(plan, variants=(Variant(name="local", placement={"first": "here"}),))
+
+    assert plan_problems(plan) == []
+    assert any("does not place exactly" in problem for problem in plan_problems(partly))
+    assert any("at least one variant" in problem for problem in plan_problems(replace(plan, variants=())))
+
+
+def test_several_problems_are_counted_in_one_sentence(tmp_path: Path) -> None:
+    plan = mlp(4, 4, 4).write(tmp_path / "plan")
+    wrong = replace(plan, partitions=tuple(replace(part, id="same") for part in plan.partitions))
+
+    with pytest.raises(PlanError, match=r"and \d more"):
+        decode_plan(encode_plan(wrong))
+
+
+def _with_first(plan: Plan, **changes: str) -> Plan:
+    first: Partition = replace(plan.partitions[0], **changes)
+    return replace(plan, partitions=(first, *plan.partitions[1:]))
