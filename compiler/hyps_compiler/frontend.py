@@ -43,8 +43,15 @@ def _converted(model: str, work: Path) -> Path:
     return path
 
 
+def _is_convertible(path: Path) -> bool:
+    try:
+        return can_convert(path)
+    except OSError:  # a name that the system cannot have; `open_source` says so
+        return False
+
+
 LOADERS: tuple[tuple[Callable[[str], bool], Callable[[str, Path], Path]], ...] = (
     (lambda model: model.startswith(ZOO), _from_zoo),
-    (lambda model: can_convert(Path(model)), _converted),
+    (lambda model: _is_convertible(Path(model)), _converted),
 )
 """Whether a loader takes the model, and the function that makes an ONNX file of it; ONNX files need none."""

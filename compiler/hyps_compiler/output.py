@@ -1,12 +1,18 @@
 """An output folder that appears whole or not at all."""
 
 import contextlib
+import errno
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from hyps.errors import OutputError, printable
+from hyps.errors import ModelError, OutputError, printable
+
+_ANOTHER = "give another place with `-o`"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM = 64 * 1024
 
 
 class OutputFolder:
@@ -16,49 +22,36 @@ class OutputFolder:
     """
 
     def __init__(self, path: Path, *, force: bool) -> None:
+        """Take the place of the folder; `force` lets a plan that is there be replaced."""
+        self._path, self._force = path, force
+        self._absolute = self._scratch = path
+
+    def __enter__(self) -> "OutputFolder":
         """Refuse what cannot work before any work is done.
 
         Raises:
             OutputError: the folder exists and `force` is not given, or its parent is no writable folder.
         """
-        self._path = path
-        shown = printable(os.fspath(path), 200)
-        absolute = Path(os.path.abspath(path))
-        if not os.fspath(path) or absolute == absolute.parent:
-            raise OutputError(f"`{shown}` cannot be an output folder", "give a new folder with `-o`")
-        if os.path.lexists(path) and (not path.is_dir() or path.is_symlink()):
-            raise OutputError(f"`{shown}` exists and is no folder", "give another with `-o`", code="E_EXISTS")
-        if path.exists() and not force and any(path.iterdir()):
-            raise OutputError(
-                f"`{shown}` exists and is not empty", "add --force to replace it, or give another", code="E_EXISTS"
-            )
-        if path.exists() and force and any(path.iterdir()) and not (path / "plan.json").exists():
-            raise OutputError(
-                f"`{shown}` holds something else than a plan, so --force does not replace it", code="E_EXISTS"
-            )
-        if not absolute.parent.is_dir():
-            raise OutputError(
-                f"the folder of `{shown}` does not exist", f"make it: mkdir -p {printable(str(path.parent))}"
-            )
-        if not os.access(absolute.parent, os.W_OK | os.X_OK):
-            raise OutputError(f"the folder of `{shown}` is not writable", "give another with `-o`", code="E_PERMISSION")
-        self._absolute = absolute
-        self._scratch = absolute.parent / f".{absolute.name}.tmp-{os.getpid()}"
-
-    def __enter__(self) -> "OutputFolder":
-        _remove_stale(self._absolute)
         try:
+            self._absolute = Path(os.path.abspath(self._path))
+            _check_place(self._absolute, _shown(self._path))
+            _remove_stale(self._absolute)
+            self._check_content()
+            self._scratch = self._absolute.parent / f".{self._absolute.name}.tmp-{os.getpid()}"
             self._scratch.mkdir()
         except OSError as error:
-            raise OutputError(f"`{printable(str(self._path))}` cannot be made: {error.strerror}") from error
+            raise _unwritable(self._path, error) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        is_full = isinstance(error, ModelError) and shutil.disk_usage(self._scratch).free < _NO_ROOM
         shutil.rmtree(self._scratch, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            raise OutputError(f"`{printable(str(self._path))}` cannot be written: {error.strerror}") from error
+        if is_full and error is not None:  # onnxruntime, which writes here too, does not tell why it could not
+            raise _disk_full(self._path) from error
+        if isinstance(error, OSError) and (error.errno in _FULL or error.filename is None):
+            raise _unwritable(self._path, error) from error
 
     def scratch(self, name: str) -> Path:
         """Return a new empty folder that lives until the end."""
@@ -73,23 +66,122 @@ class OutputFolder:
             OutputError: it cannot be renamed.
         """
         old = self._scratch / "replaced"
+        self._check_content()  # another process may have been faster
         try:
             if self._absolute.exists():
                 os.rename(self._absolute, old)
             os.rename(folder, self._absolute)
         except OSError as error:
-            if old.exists():
-                os.rename(old, self._absolute)
-            raise OutputError(f"`{printable(str(self._path))}` cannot be written: {error.strerror}") from error
+            raise _unwritable(self._path, error) from error
+        finally:  # also when a signal comes between the two
+            _put_back(old, self._absolute)
+
+    def _check_content(self) -> None:
+        """Refuse to replace anything but an empty folder, or with `force` a plan."""
+        path, shown = self._path, _shown(self._path)
+        if not os.path.lexists(path):
+            return
+        if not path.is_dir() or path.is_symlink():
+            raise OutputError(f"{shown} exists and is no folder", _ANOTHER, code="E_EXISTS")
+        if not any(path.iterdir()):
+            return
+        if not (path / "plan.json").exists():
+            raise OutputError(f"{shown} exists and holds something else than a plan", _ANOTHER, code="E_EXISTS")
+        if not self._force:
+            hint = "add --force to replace it, or give another folder with `-o`"
+            raise OutputError(f"{shown} exists and is not empty", hint, code="E_EXISTS")
+
+
+@contextlib.contextmanager
+def output_file(path: Path) -> Iterator[Path]:
+    """Yield where to write a file, which then appears whole at `path`, or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_output_file(path: Path, *, force: bool) -> None:
+    """Refuse a file that cannot be written, before the work whose result it is to hold.
+
+    Raises:
+        OutputError: it exists and `force` is not given, is no plain file, or its folder is no writable folder.
+    """
+    try:
+        _check_place(Path(os.path.abspath(path)), _shown(path))
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{_shown(path)} exists and is no plain file", _ANOTHER, code="E_EXISTS")
+        if os.path.lexists(path) and not force:
+            raise OutputError(f"{_shown(path)} exists", "add --force to replace it", code="E_EXISTS")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _check_place(absolute: Path, shown: str) -> None:
+    """Refuse a path whose folder cannot take it."""
+    folder = absolute.parent
+    if absolute == folder:
+        raise OutputError(f"{shown} cannot be replaced", _ANOTHER)
+    if not folder.is_dir():
+        if _is_free(folder):
+            hint = f"make its folder: mkdir -p {printable(os.path.relpath(folder))}"
+            raise OutputError(f"the folder of {shown} does not exist", hint)
+        raise OutputError(f"{shown} lies under something that is no folder", _ANOTHER)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder of {shown} is not writable", _ANOTHER, code="E_PERMISSION")
+    if absolute.is_dir() and absolute.samefile(os.curdir):
+        raise OutputError(f"{shown} is the folder that the command runs in", _ANOTHER)
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    if error.errno in _FULL:
+        return _disk_full(path)
+    code = "E_PERMISSION" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
+    return OutputError(f"{_shown(path)} cannot be written: {error.strerror or error}", _ANOTHER, code=code)
+
+
+def _disk_full(path: Path) -> OutputError:
+    hint = "make room there, or give a place on another disk with `-o`"
+    return OutputError(f"there is no room left to write {_shown(path)}", hint, code="E_DISKFULL")
+
+
+def _is_free(path: Path) -> bool:
+    """Return whether nothing is at `path`, nor anything but a folder in the place of one of its folders."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        pass
+    return False
+
+
+def _shown(path: Path) -> str:
+    return f"`{printable(os.fspath(path), 200)}`"
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove what a killed process left beside the folder."""
-    for left in path.parent.glob(f".{path.name}.tmp-*"):
-        process = left.name.rsplit("-", 1)[-1]
+    """Remove what a killed process left beside the folder, and put back what it had just set aside."""
+    start = f".{path.name}.tmp-"
+    for left in [entry for entry in path.parent.iterdir() if entry.name.startswith(start)]:
+        process = left.name.removeprefix(start)
         if process.isdigit() and not _is_alive(int(process)):
             with contextlib.suppress(OSError):
+                _put_back(left / "replaced", path)
                 shutil.rmtree(left)
+
+
+def _put_back(old: Path, path: Path) -> None:
+    if old.exists() and not path.exists():
+        os.rename(old, path)
 
 
 def _is_alive(process: int) -> bool:

@@ -12,16 +12,32 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from hyps.errors import ModelError, printable
+from hyps_compiler.wellformed import check_model, check_tensor, tensor_nbytes
 
+_GIVE_ONNX = "give the path of an .onnx file"
+_EXPORT_ONNX = "export the model to ONNX with the tool that made it"
 _OTHER_FORMATS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"),
-    (b"PK\x03\x04", "a zip archive (a PyTorch or Keras file?)"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"\x89HDF", "an HDF5 file (an old Keras model?)"),
-    (b"<!DOCTYPE", "a web page"),
-    (b"<html", "a web page"),
+    (0, b"version https://git-lfs", "a Git LFS pointer", "fetch the file with `git lfs pull`"),
+    (
+        0,
+        b"PK\x03\x04",
+        "a zip archive, perhaps of PyTorch or Keras",
+        "export the model to ONNX; name a Keras file .keras",
+    ),
+    (0, b"\x80\x02", "a Python pickle, perhaps of PyTorch", "export the model with `torch.onnx.export`"),
+    (0, b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (0, b"\x89PNG", "a PNG picture", _GIVE_ONNX),
+    (0, b"\xff\xd8\xff", "a JPEG picture", _GIVE_ONNX),
+    (0, b"\x89HDF", "an HDF5 file, perhaps of an old Keras", "load it with Keras and save it with the suffix .keras"),
+    (0, b"<!doctype html", "a web page", "download the file itself, not the page about it"),
+    (0, b"<html", "a web page", "download the file itself, not the page about it"),
+    (4, b"TFL3", "a TensorFlow Lite model", _EXPORT_ONNX),
+    (4, b"ORTM", "a model in onnxruntime's own format", _EXPORT_ONNX),
 )
+"""Offset, first bytes, what such a file is, and what to do then."""
+
+_EXPORT_AGAIN = "export the model again"
+_TRUNCATED = "the data file is truncated or belongs to another model: copy it again"
 _CHUNK = 4 * 2**20
 
 
@@ -45,13 +61,14 @@ def open_source(path: Path) -> Source:
     """Read and check a model file.
 
     Raises:
-        ModelError: missing, empty, truncated, another format, without outputs, or with external data that is missing or
-            lies outside the model's folder.
+        ModelError: missing, empty, truncated, another format, no model that could be run (see `check_model`), or with
+            external data that is missing, too short, or outside the model's folder.
     """
     _check_file(path)
     proto = read_proto(path)
-    if not proto.graph.output:
-        raise ModelError(f"{_shown(path)} has no outputs, so there is nothing to compute", code="E_EMPTY_GRAPH")
+    check_model(proto, _shown(path))
+    for tensor in tensors(proto):
+        check_tensor(tensor)
     data = sorted({_external_file(path, tensor) for tensor in tensors(proto) if is_external(tensor)})
     given = {tensor.name for tensor in proto.graph.initializer}
     given |= {tensor.values.name for tensor in proto.graph.sparse_initializer}
@@ -83,7 +100,7 @@ def read_proto(path: Path) -> ModelProto:
             code="E_NOT_ONNX",
         ) from error
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
-        raise ModelError(f"{_shown(path)} holds no graph, so it is no ONNX model", code="E_NOT_ONNX")
+        raise ModelError(f"{_shown(path)} holds no graph, so it is no ONNX model", _GIVE_ONNX, code="E_NOT_ONNX")
     return proto
 
 
@@ -101,27 +118,32 @@ def is_external(tensor: TensorProto) -> bool:
 
 
 def _check_file(path: Path) -> None:
+    head = _read_head(path)
+    if not head:
+        raise ModelError(f"{_shown(path)} is empty, not an ONNX model", "export or copy it again", code="E_NOT_ONNX")
+    text = head.lstrip().lower()
+    for offset, magic, what, hint in _OTHER_FORMATS:
+        found = text.startswith(magic) if magic.startswith(b"<") else head.startswith(magic, offset)
+        if found:
+            raise ModelError(f"{_shown(path)} is {what}, not an ONNX model", hint, code="E_NOT_ONNX")
+
+
+def _read_head(path: Path) -> bytes:
+    """Return the first bytes of a file; what is no plain file is not opened: a fifo would make us wait."""
     try:
         status = path.stat()
-    except FileNotFoundError as error:
-        raise ModelError(f"{_shown(path)} does not exist", code="E_NOT_FOUND") from error
-    except OSError as error:
-        raise ModelError(f"{_shown(path)} cannot be read: {error.strerror}", code="E_PERMISSION") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise ModelError(f"{_shown(path)} is no file", "give the path of an .onnx file", code="E_NOT_A_FILE")
-    if status.st_size == 0:
-        raise ModelError(f"{_shown(path)} is empty, not an ONNX model", code="E_NOT_ONNX")
-    try:
+        if stat.S_ISDIR(status.st_mode):
+            hint = "give an .onnx file, or a folder that `hypsc compile` or TensorFlow's SavedModel wrote"
+            raise ModelError(f"{_shown(path)} is a folder, not a model file", hint, code="E_NOT_A_FILE")
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{_shown(path)} is no plain file", _GIVE_ONNX, code="E_NOT_A_FILE")
         with path.open("rb") as file:
-            head = file.read(32)
+            return file.read(512)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        hint = "give the path of an .onnx file, or zoo:NAME"
+        raise ModelError(f"{_shown(path)} does not exist", hint, code="E_NOT_FOUND") from error
     except OSError as error:
-        raise ModelError(f"{_shown(path)} cannot be read: {error.strerror}", code="E_PERMISSION") from error
-    if head[4:8] in (b"TFL3", b"ORTM"):
-        found = "a TensorFlow Lite model" if head[4:8] == b"TFL3" else "a model in onnxruntime's own format"
-        raise ModelError(f"{_shown(path)} is {found}, not an ONNX model", code="E_NOT_ONNX")
-    for magic, what in _OTHER_FORMATS:
-        if head.startswith(magic):
-            raise ModelError(f"{_shown(path)} is {what}, not an ONNX model", code="E_NOT_ONNX")
+        raise ModelError(f"{_shown(path)} cannot be read: {error.strerror}", _GIVE_ONNX, "E_PERMISSION") from error
 
 
 def _external_file(path: Path, tensor: TensorProto) -> Path:
@@ -129,42 +151,45 @@ def _external_file(path: Path, tensor: TensorProto) -> Path:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location, name = entries.get("location", ""), printable(tensor.name)
     parts = PurePosixPath(location).parts
-    if not location or location.startswith("/") or "\\" in location or ".." in parts:
-        raise ModelError(
-            f"tensor `{name}` has its data in `{printable(location)}`, outside the model's folder", code="E_EXTERNAL"
-        )
+    if not parts:
+        raise _external_error(f"tensor `{name}` has its data in a file that it does not name")
+    shown = f"the external data `{printable(location)}` of tensor `{name}`"
+    if location.startswith("/") or "\\" in location or "\0" in location or ".." in parts:
+        raise _external_error(f"{shown} lies outside the model's folder")
     file = path.parent
     for part in parts:
         file = file / part
         if file.is_symlink():
-            raise ModelError(f"external data `{printable(location)}` of `{name}` is a link", code="E_EXTERNAL")
+            raise _external_error(f"{shown} is reached through a link")
     try:
         status = file.stat()
     except OSError as error:
-        raise ModelError(
-            f"external data file `{printable(location)}` of tensor `{name}` is missing",
-            f"put it beside {_shown(path)}",
-            code="E_EXTERNAL_MISSING",
-        ) from error
+        raise ModelError(f"{shown} is missing", f"put it beside {_shown(path)}", code="E_EXTERNAL_MISSING") from error
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        raise ModelError(f"external data `{printable(location)}` of `{name}` is no plain file", code="E_EXTERNAL")
-    _check_extent(entries, tensor, status.st_size)
+        raise _external_error(f"{shown} is no plain file of its own")
+    _check_extent(entries, tensor, shown, status.st_size)
     return file
 
 
-def _check_extent(entries: dict[str, str], tensor: TensorProto, available: int) -> None:
-    name = printable(tensor.name)
-    try:
-        offset = int(entries.get("offset", "0"))
-        length = int(entries.get("length", str(available - offset)))
-    except ValueError as error:
-        raise ModelError(f"external data of `{name}` has an offset or length that is no number") from error
-    if offset < 0 or length < 0 or offset + length > available:
-        raise ModelError(
-            f"external data of `{name}` reaches to byte {offset + length} of a file of {available}",
-            "the data file is truncated or belongs to another model",
-            code="E_EXTERNAL",
-        )
+def _check_extent(entries: dict[str, str], tensor: TensorProto, shown: str, available: int) -> None:
+    offset = _whole_number(entries.get("offset", "0"))
+    length = _whole_number(entries["length"]) if "length" in entries else available - (offset or 0)
+    if offset is None or length is None:
+        raise _external_error(f"{shown} has an offset or length that is no whole number", _EXPORT_AGAIN)
+    needed = tensor_nbytes(tensor)
+    if needed is not None and (length < needed or (length > needed and "length" in entries)):
+        raise _external_error(f"{shown} has {max(length, 0)} bytes, and the tensor's shape needs {needed}", _TRUNCATED)
+    if length < 0 or offset + length > available:
+        raise _external_error(f"{shown} reaches to byte {offset + length} of a file of {available}", _TRUNCATED)
+
+
+def _whole_number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
+def _external_error(message: str, hint: str = "") -> ModelError:
+    """Return a refusal; a file elsewhere is refused because a stranger's model could read any file with it."""
+    return ModelError(message, hint or "copy the data beside the model and name it there", code="E_EXTERNAL")
 
 
 def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
