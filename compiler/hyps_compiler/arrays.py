@@ -1,20 +1,39 @@
 """Requests from files: `.npy`, `.npz` and pictures."""
 
+import contextlib
+import tokenize
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from hyps.errors import DependencyError, TensorError, printable
 from hyps.formats.plan import NamedTensor
+from hyps.formats.quantities import format_nbytes
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 """Of ImageNet, which most image classifiers were trained with."""
+
+_NPY = b"\x93NUMPY"
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_BROKEN = (
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy, zipfile and Pillow raise for a file that is not what it should be."""
 
 Array = np.ndarray[Any, Any]
 
@@ -25,13 +44,17 @@ def read_npz(path: Path) -> dict[str, Array]:
     Raises:
         TensorError: the file is missing, no .npz file, or holds Python objects.
     """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            if isinstance(stored, np.ndarray):
-                raise TensorError(f"`{printable(str(path))}` is an .npy file; give it as NAME={printable(path.name)}")
-            return {name: _text(stored[name]) for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
-        raise _unreadable(path, error) from error
+    with _reading(path), path.open("rb") as file:
+        if file.read(len(_NPY)) == _NPY:
+            raise TensorError(
+                f"{_shown(path)} holds one array without a name", f"give it as NAME={printable(path.name)}"
+            )
+        file.seek(0)
+        if file.read(len(_ZIP[0])) not in _ZIP:
+            raise TensorError(f"{_shown(path)} is no .npz file", "write it with `numpy.savez`")
+        with zipfile.ZipFile(file) as archive:
+            members = [info for info in archive.infolist() if not info.is_dir()]
+            return {info.filename.removesuffix(".npy"): _read_member(archive, info) for info in members}
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -49,13 +72,13 @@ def read_npy(path: Path) -> Array:
     Raises:
         TensorError: the file is missing, no .npy file, or holds Python objects.
     """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
-        raise _unreadable(path, error) from error
-    if not isinstance(loaded, np.ndarray):
-        raise TensorError(f"`{printable(str(path))}` is an .npz file; give it without a name")
-    return _text(loaded)
+    with _reading(path), path.open("rb") as file:
+        if file.read(len(_ZIP[0])) in _ZIP:
+            raise TensorError(
+                f"{_shown(path)} is an .npz file, in which arrays have names", f"give it as `-i {printable(path.name)}`"
+            )
+        file.seek(0)
+        return _read_array(file, path.stat().st_size, _shown(path))
 
 
 def read_image(path: Path, tensor: NamedTensor) -> Array:
@@ -73,11 +96,12 @@ def read_image(path: Path, tensor: NamedTensor) -> Array:
     except ImportError as error:
         raise DependencyError("pictures need Pillow, which is not installed", 'pip install "hyps[image]"') from error
     channels, height, width, channels_first = _picture_layout(tensor)
-    try:
-        with Image.open(path) as picture:
-            fitted = picture.convert("L" if channels == 1 else "RGB").resize((width, height))
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    with _reading(path):
+        try:
+            with Image.open(path) as picture:
+                fitted = picture.convert("L" if channels == 1 else "RGB").resize((width, height))
+        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise TensorError(f"{_shown(path)} is no picture that Pillow can read") from error
     pixels: Array = np.asarray(fitted, dtype=np.float32).reshape(height, width, channels)
     if np.dtype(tensor.dtype).kind == "f":
         pixels = pixels / np.float32(255)
@@ -103,6 +127,48 @@ def _text(array: Array) -> Array:
     return array.astype(object) if array.dtype.kind == "U" else array
 
 
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+    with archive.open(info) as member:
+        return _read_array(member, info.file_size, f"`{printable(info.filename)}`")
+
+
+def _read_array(file: IO[bytes], nbytes: int, shown: str) -> Array:
+    """Return the array in an open .npy file of `nbytes`, after checking that it can be there."""
+    start = file.read(len(_NPY) + 2)
+    if not start.startswith(_NPY):
+        raise TensorError(f"{shown} is no .npy file", "write it with `numpy.save`")
+    read_header = np.lib.format.read_array_header_1_0 if start[-2] == 1 else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    if dtype.hasobject:
+        raise TensorError(f"{shown} holds Python objects, which are not unpickled", "save numbers or `numpy.str_`")
+    count = 1
+    for size in shape:
+        count *= size
+    if count * dtype.itemsize > nbytes:  # before numpy allocates what a header of 128 bytes asks for
+        raise TensorError(
+            f"{shown} says it holds {format_nbytes(count * dtype.itemsize)} and has {format_nbytes(nbytes)}"
+        )
+    file.seek(0)
+    return _text(np.lib.format.read_array(file, allow_pickle=False))
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what a damaged file makes its readers raise into one sentence."""
+    try:
+        if path.exists() and not path.is_file():
+            raise TensorError(f"{_shown(path)} is no file")  # a fifo would make us wait
+        yield
+    except _BROKEN as error:
+        raise _unreadable(path, error) from error
+
+
 def _unreadable(path: Path, error: Exception) -> TensorError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-    return TensorError(f"`{printable(str(path))}` cannot be read: {printable(reason)}")
+    if isinstance(error, FileNotFoundError):
+        return TensorError(f"{_shown(path)} does not exist", code="E_NOT_FOUND")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).split("\n")[0]
+    return TensorError(f"{_shown(path)} cannot be read: {printable(reason or type(error).__name__)}")
+
+
+def _shown(path: Path) -> str:
+    return f"`{printable(str(path), 200)}`"

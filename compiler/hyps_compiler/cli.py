@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,27 @@ from hyps.formats.quantities import format_nbytes
 from hyps.terminal import COUNT, NBYTES, HypsGroup, progress, say, verbosity
 
 if TYPE_CHECKING:
-    from hyps_compiler.driver import Compiled
     from hyps_compiler.partition import Request
-    from hyps_compiler.verify import Report
+
+
+class _Place(click.Path):
+    """A path; an empty one, as an unset shell variable gives, would be the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path.
+
+        Raises:
+            UsageError: it is empty.
+        """
+        if value == "":
+            raise UsageError(f"`{param.opts[0] if param else 'a path'}` is empty", "give the path of a file or folder")
+        return super().convert(value, param, ctx)
+
+
+_PATH = _Place(path_type=Path)
 
 _SHAPES_HELP = "Shape of an input with open dimensions, as NAME:1x3x224x224; only for sizes, the plan keeps them open."
+_SIZE = re.compile("[1-9][0-9]{0,17}")
 _CUT_HELP = "Where to cut: mandatory, pooling, strided, bottleneck, all, or tensor names; joined by commas."
 
 
@@ -36,7 +53,7 @@ def main() -> None:
 
 @main.command(name="compile")
 @click.argument("model")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The plan folder to make.")
+@click.option("-o", "--output", required=True, type=_PATH, help="The plan folder to make.")
 @click.option("--max-params", type=COUNT, help="Most parameters one partition may hold, such as 30M.")
 @click.option("--memory", type=NBYTES, help="Most memory one worker process may use, such as 256MB.")
 @click.option("--cut", default="mandatory", show_default=True, help=_CUT_HELP)
@@ -49,7 +66,7 @@ def main() -> None:
     help="Fusions that onnxruntime makes before the cut: for any CPU, or with layouts for this CPU family.",
 )
 @click.option("--input", "shapes", multiple=True, help=_SHAPES_HELP)
-@click.option("--inputs", type=click.Path(path_type=Path), help="An .npz file with a request to verify on.")
+@click.option("--inputs", type=_PATH, help="An .npz file with a request to verify on.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the plan with the model.")
 @click.option("--force", is_flag=True, help="Replace an existing plan folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and the checks as JSON.")
@@ -79,6 +96,7 @@ def compile_command(
       hypsc compile model.onnx -o plan/ --cut all --optimize native
     """
     _require_compiler()
+    from hyps_compiler import reporting
     from hyps_compiler.driver import Options, compile_model
 
     options = Options(
@@ -98,9 +116,9 @@ def compile_command(
 
         compiled = compile_model(model, output, options, step)
     if as_json:
-        _print_json(_compiled_json(compiled))
-    else:
-        _show_compiled(compiled)
+        _print_json(reporting.compiled_json(compiled))
+    elif verbosity() >= 0:
+        click.echo(reporting.show_compiled(compiled))
 
 
 @main.command()
@@ -126,7 +144,7 @@ def inspect(target: str, max_params: int | None, memory: int | None, shapes: tup
     from hyps.adapters.plan_files import read_plan
     from hyps_compiler import inspection
 
-    if (Path(target) / "plan.json").exists():
+    if _is_plan(Path(target)):
         plan = read_plan(Path(target))
         _print_json(msgspec.to_builtins(plan)) if as_json else click.echo(inspection.show_plan(plan))
         return
@@ -136,9 +154,9 @@ def inspect(target: str, max_params: int | None, memory: int | None, shapes: tup
 
 
 @main.command()
-@click.argument("plan", type=click.Path(path_type=Path))
+@click.argument("plan", type=_PATH)
 @click.option("--model", required=True, help="The model that the plan was made from.")
-@click.option("--inputs", type=click.Path(path_type=Path), help="An .npz file with a request.")
+@click.option("--inputs", type=_PATH, help="An .npz file with a request.")
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Random requests to compare.")
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
 def verify(plan: Path, model: str, inputs: Path | None, samples: int, as_json: bool) -> None:
@@ -150,21 +168,22 @@ def verify(plan: Path, model: str, inputs: Path | None, samples: int, as_json: b
       hypsc verify plan/ --model model.onnx --samples 10 --json
     """
     _require_compiler()
+    from hyps_compiler import reporting
     from hyps_compiler.verification import verify_folder
 
     with progress("verifying", quiet=verbosity() < 0 or as_json):
-        report = verify_folder(plan, model, _read_npz(inputs) if inputs else None, samples)
+        verification = verify_folder(plan, model, _read_npz(inputs) if inputs else None, samples)
     if as_json:
-        _print_json(_report_json(report))
-    else:
-        click.echo(_show_report(report))
-    report.check()
+        _print_json(reporting.verified_json(verification))
+    elif verbosity() >= 0:
+        click.echo(reporting.show_verified(verification))
+    verification.check()
 
 
 @main.command()
-@click.argument("plan", required=False, type=click.Path(path_type=Path))
+@click.argument("plan", required=False, type=_PATH)
 @click.option("-i", "--input", "inputs", multiple=True, help="NAME=file.npy, a .npz file, or an image; may repeat.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="An .npz file for the outputs.")
+@click.option("-o", "--output", type=_PATH, help="An .npz file for the outputs.")
 @click.option("--memory", type=NBYTES, help="Most memory this process may use; default: what the plan was made for.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of onnxruntime.")
 @click.option("--connect", metavar="ENDPOINT", help="Send to a running worker, such as tcp://127.0.0.1:5757.")
@@ -195,13 +214,15 @@ def run(
 
     if (plan is None) == (connect is None):
         raise UsageError("give a plan folder or --connect, not both or neither", "see `hypsc run --help`")
+    if connect is not None and (memory is not None or threads is not None):
+        raise UsageError("--memory and --threads are the worker's own, not --connect's", "give them to `hyps-worker`")
     answers = run_plan(plan, connect, inputs, output, memory_bytes=memory, threads=threads, force=force)
     _print_json(answers.summary()) if as_json else click.echo(show_answers(answers))
 
 
 @main.command()
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The ONNX file to write.")
+@click.argument("source", type=_PATH)
+@click.option("-o", "--output", required=True, type=_PATH, help="The ONNX file to write.")
 @click.option("--opset", type=click.IntRange(min=7), help="Version of the standard operators; default 17.")
 @click.option("--input", "shapes", multiple=True, help="Shape to fix an input to, as NAME:1x224x224x3.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
@@ -256,11 +277,18 @@ def _parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for text in texts:
         name, _, dims = text.rpartition(":")
-        sizes = dims.split("x") if dims else []
-        if not name or not all(size.isdigit() and int(size) > 0 for size in sizes):
+        sizes = dims.split("x")
+        if not name or not all(_SIZE.fullmatch(size) for size in sizes):
             raise UsageError(f"--input `{printable(text)}` is no NAME:SHAPE", "write it like image:1x3x224x224")
-        shapes[name] = tuple(int(size) for size in sizes)
+        shapes[name] = tuple(map(int, sizes))
     return shapes
+
+
+def _is_plan(folder: Path) -> bool:
+    try:
+        return (folder / "plan.json").exists()
+    except OSError:  # a name that the system cannot have; whoever opens it says so
+        return False
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -271,83 +299,6 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=1, allow_nan=False))
-
-
-def _show_compiled(compiled: "Compiled") -> None:
-    from hyps_compiler.inspection import show_plan
-    from hyps_compiler.partition import describe
-
-    click.echo(show_plan(compiled.plan))
-    click.echo()
-    click.echo(describe(compiled.division))
-    click.echo(f"verify: {_checked(compiled)}")
-    if compiled.peak_bytes is not None:
-        budget = format_nbytes(compiled.plan.memory_bytes or 0)
-        click.echo(f"memory: {format_nbytes(compiled.peak_bytes)} resident at the peak of one request, budget {budget}")
-    click.echo(f"wrote {printable(str(compiled.folder))}")
-
-
-def _checked(compiled: "Compiled") -> str:
-    if compiled.report is None:
-        return f"skipped, {compiled.unverified}"
-    report = compiled.report
-    identical = sum(border.is_identical for border in report.borders)
-    worst = max((output.relative for output in report.outputs), default=0.0)
-    outputs = (
-        f"within {worst:.1g} of onnxruntime's, relative to the largest" if worst else "bit-identical to onnxruntime's"
-    )
-    return (
-        f"{identical} of {len(report.borders)} tensors at borders bit-identical to the whole model; outputs {outputs}"
-    )
-
-
-def _show_report(report: "Report") -> str:
-    from hyps.terminal import table
-
-    rows = [
-        (
-            where,
-            printable(d.tensor, 40),
-            "identical" if d.is_identical else f"{d.relative:.2g}",
-            f"{d.largest:.2g}",
-            d.dtype,
-        )
-        for where, differences in (("border", report.borders), ("output", report.outputs))
-        for d in differences
-    ]
-    return table(rows, ("where", "tensor", "relative", "largest", "dtype"), "llrrl")
-
-
-def _report_json(report: "Report") -> dict[str, Any]:
-    def told(differences: Any) -> list[dict[str, Any]]:
-        return [
-            {
-                "tensor": d.tensor,
-                "identical": d.is_identical,
-                "largest": _finite(d.largest),
-                "relative": _finite(d.relative),
-                "dtype": d.dtype,
-            }
-            for d in differences
-        ]
-
-    return {"borders": told(report.borders), "outputs": told(report.outputs), "problems": report.problems()}
-
-
-def _finite(value: float) -> float | None:
-    return value if value < float("inf") else None
-
-
-def _compiled_json(compiled: "Compiled") -> dict[str, Any]:
-    import msgspec
-
-    return {
-        "folder": str(compiled.folder),
-        "plan": msgspec.to_builtins(compiled.plan),
-        "verification": _report_json(compiled.report) if compiled.report else None,
-        "unverified": compiled.unverified,
-        "peak_bytes": compiled.peak_bytes,
-    }
 
 
 if __name__ == "__main__":

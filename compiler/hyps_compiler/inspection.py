@@ -1,11 +1,12 @@
 """What `hypsc inspect` and the end of `hypsc compile` tell about a model or a plan, as values and as tables."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hyps.errors import printable
-from hyps.formats.plan import Plan, SplitPoint
+from hyps.formats.plan import Partition, Plan, SplitPoint
 from hyps.formats.quantities import format_count, format_nbytes
 from hyps.terminal import table
 from hyps_compiler.frontend import open_model
@@ -115,33 +116,48 @@ def show_model(view: ModelView) -> str:
 
 
 def show_plan(plan: Plan) -> str:
-    """Return the plan's partitions and split points as text for people, 80 columns wide."""
-    rows = [
-        (
-            part.id,
-            f"H {part.shard.index + 1}/{part.shard.count}" if part.shard else "V",
-            _layers(part.layers),
-            format_count(part.parameters),
-            format_nbytes(part.weight_bytes),
-            "?" if part.peak_memory_bytes is None else format_nbytes(part.peak_memory_bytes),
-            _output_bytes(plan, part.outputs),
-        )
-        for part in plan.partitions
-    ]
-    headers = ("id", "kind", "layers", "params", "weights", "peak", "sends")
-    head = (
-        f"{printable(plan.model.name)}: {len(plan.partitions)} partition{'s' * (len(plan.partitions) != 1)},"
-        f" {format_count(plan.model.parameters)} parameters, {format_nbytes(plan.model.weight_bytes)} of weights,"
-        f" optimized: {plan.optimization}"
-    )
-    lines = [head]
-    if plan.assumed_dims:
-        lines.append(f"sizes assume {_assumed(plan.assumed_dims)}")
-    return "\n".join([*lines, "", table(rows, headers, "lllrrrr"), "", *show_points(plan.split_points)])
+    """Return all the plan's partitions and split points as text for people, 80 columns wide."""
+    rows = [_partition_row(plan, part) for part in plan.partitions]
+    return "\n".join([*_plan_head(plan), "", _partition_table(rows), "", *show_points(plan.split_points)])
 
 
-def show_points(points: tuple[SplitPoint, ...]) -> list[str]:
-    """Return lines that list the split points: mandatory, optional, chosen."""
+def summarize_plan(plan: Plan, folder: str) -> str:
+    """Return what matters of a plan that may have hundreds of partitions; `folder` is where the rest can be seen."""
+    parts = plan.partitions
+    shown = _most_telling(parts) if len(parts) > _MOST_PARTITIONS else range(len(parts))
+    rows: list[tuple[str, ...]] = []
+    previous = -1
+    for index in shown:
+        if index > previous + 1:
+            rows.append(("…", "", f"{index - previous - 1} more", "", "", "", ""))
+        rows.append(_partition_row(plan, parts[index]))
+        previous = index
+    points = plan.split_points
+    listed = points if len(points) <= _MOST_POINTS else [p for p in points if p.chosen or p.kind == "mandatory"]
+    if len(listed) > _MOST_POINTS:
+        listed = [point for point in points if point.kind == "mandatory"]
+    lines = [*_plan_head(plan), "", _partition_table(rows), "", *show_points(points, listed)]
+    if len(rows) < len(parts) or len(listed) < len(points):
+        lines.append(f"`hypsc inspect {folder}` shows all")
+    return "\n".join([*lines, "", describe_plan(plan)])
+
+
+def describe_plan(plan: Plan) -> str:
+    """Return one sentence on how the model is divided."""
+    if len(plan.partitions) == 1:
+        limited = plan.memory_bytes is not None or plan.max_params is not None
+        return f"the model {'fits' if limited else 'is left'} whole, in one partition"
+    shards = [part.shard for part in plan.partitions if part.shard is not None]
+    vertical = _plural(len(plan.partitions) - len(shards), "V-partition")
+    if not shards:
+        return vertical
+    sliced = sorted({printable(shard.layer, 40) for shard in shards})
+    more = f" and {len(sliced) - 3} more" if len(sliced) > 3 else ""
+    return f"{vertical} and {_plural(len(shards), 'H-partition')}, of {', '.join(sliced[:3])}{more}"
+
+
+def show_points(points: Sequence[SplitPoint], listed: Sequence[SplitPoint] | None = None) -> list[str]:
+    """Return lines that count the split points and list those of `listed`, all when None."""
     if not points:
         return ["no split points"]
     rows = [
@@ -152,12 +168,17 @@ def show_points(points: tuple[SplitPoint, ...]) -> list[str]:
             "?" if point.nbytes is None else format_nbytes(point.nbytes),
             point.reason,
         )
-        for point in points
+        for point in (points if listed is None else listed)
     ]
     counts = {kind: sum(point.kind == kind for point in points) for kind in ("mandatory", "optional", "chosen")}
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    return [f"split points: {told} (* cut here)", table(rows, ("", "kind", "after layer", "bytes", "reason"), "lllrl")]
+    cut = sum(point.chosen for point in points)
+    head = f"split points: {told}; {f'cut at {cut} of them (*)' if cut else 'cut at none of them'}"
+    return [head, table(rows, ("", "kind", "after layer", "bytes", "reason"), "lllrl")] if rows else [head]
 
+
+_MOST_PARTITIONS, _MOST_POINTS, _ENDS = 30, 15, 5
+"""Rows in the summary, and how many are shown of each end and of the largest where there are more."""
 
 _SHORT = {"global pooling": "global", "strided convolution": "strided"}
 
@@ -210,7 +231,46 @@ def _assumed(dims: dict[str, int]) -> str:
     return ", ".join(f"{printable(name)} = {size}" for name, size in dims.items())
 
 
+def _plan_head(plan: Plan) -> list[str]:
+    head = (
+        f"{printable(plan.model.name, 40)}: {_plural(len(plan.partitions), 'partition')},"
+        f" {format_count(plan.model.parameters)} parameters, {format_nbytes(plan.model.weight_bytes)} of weights"
+    )
+    lines = [head, f"optimized: {plan.optimization}{f' to {plan.cpu_family}' if plan.cpu_family else ''}"]
+    if plan.assumed_dims:
+        lines.append(f"sizes assume {_assumed(plan.assumed_dims)}")
+    return lines
+
+
+def _partition_table(rows: Sequence[Sequence[str]]) -> str:
+    return table(rows, ("id", "kind", "layers", "params", "weights", "peak", "sends"), "lllrrrr")
+
+
+def _partition_row(plan: Plan, part: Partition) -> tuple[str, ...]:
+    return (
+        printable(part.id, 12),
+        f"H {part.shard.index + 1}/{part.shard.count}" if part.shard else "V",
+        _layers(part.layers),
+        format_count(part.parameters),
+        format_nbytes(part.weight_bytes),
+        "?" if part.peak_memory_bytes is None else format_nbytes(part.peak_memory_bytes),
+        _output_bytes(plan, part.outputs),
+    )
+
+
+def _most_telling(parts: Sequence[Partition]) -> list[int]:
+    """Return the positions of the first partitions, of the last, and of the largest."""
+    largest = sorted(range(len(parts)), key=lambda i: (-(parts[i].peak_memory_bytes or parts[i].weight_bytes), i))
+    return sorted({*range(_ENDS), *range(len(parts) - _ENDS, len(parts)), *largest[:_ENDS]})
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def _layers(names: tuple[str, ...]) -> str:
+    if not names:
+        return ""
     first, last = printable(names[0], 24), printable(names[-1], 24)
     return first if len(names) == 1 else f"{first} .. {last} ({len(names)})"
 

@@ -1,5 +1,6 @@
 """`hypsc run`: requests from files through a plan or a running worker, answers into a file."""
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -9,13 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from hyps.client import InferenceSession
+from hyps.adapters.feeds import numpy_dtype
 from hyps.errors import OutputError, TensorError, printable
 from hyps.formats.plan import NamedTensor
 from hyps.formats.quantities import format_seconds
+from hyps.formats.signature import check_names
 from hyps.local import LocalRunner
+from hyps.remote import connect
 from hyps.terminal import table
 from hyps_compiler.arrays import IMAGE_SUFFIXES, read_image, read_npy, read_npz, write_npz
+from hyps_compiler.output import check_output_file, output_file
 
 Array = np.ndarray[Any, Any]
 
@@ -61,8 +65,8 @@ def run_plan(
         OutputError: the output file exists or cannot be written.
         PlanError, PeerError: the plan or the worker is not as it should be.
     """
-    if output is not None and output.exists() and not force:
-        raise OutputError(f"`{printable(str(output))}` exists", "add --force to replace it", code="E_EXISTS")
+    if output is not None:
+        check_output_file(output, force=force)
     answers = (
         _run_local(plan, inputs, memory_bytes, threads) if plan is not None else _run_remote(endpoint or "", inputs)
     )
@@ -105,12 +109,10 @@ def _run_local(plan: Path, inputs: Sequence[str], memory_bytes: int | None, thre
 
 
 def _run_remote(endpoint: str, inputs: Sequence[str]) -> Answers:
-    with InferenceSession(endpoint) as session:
-        declared = session.declared_inputs
-        requests, stack = _requests(declared, inputs, {})
-        names = [output.name for output in session.get_outputs()]
+    with contextlib.closing(connect(endpoint)) as runner:
+        requests, stack = _requests(runner.inputs, inputs, {})
         start = time.perf_counter()
-        results = [dict(zip(names, session.run(names, request), strict=True)) for request in requests]
+        results = [runner.run(request) for request in requests]
         seconds = time.perf_counter() - start
     return Answers(_stacked(results, stack), len(requests), seconds, ())
 
@@ -120,17 +122,21 @@ def _requests(
 ) -> tuple[list[dict[str, Array]], str]:
     """Return the requests, and how they were taken apart: `single`, `stack` (a new first axis) or `concatenate`."""
     arrays = _read_inputs(declared, inputs) if inputs else _random_arrays(declared, dims)
-    kinds = {_batch_kind(tensor, arrays[tensor.name]) for tensor in declared if tensor.name in arrays}
+    check_names(declared, arrays)
+    kinds = {_batch_kind(tensor, arrays[tensor.name]) for tensor in declared}
     if kinds == {"single"} or len(kinds) != 1:
         return [arrays], "single"
     kind = kinds.pop()
     counts = {len(array) for array in arrays.values()}
     if len(counts) != 1:
-        raise TensorError(f"the inputs of a batch have different lengths: {', '.join(map(str, sorted(counts)))}")
-    take = slice if kind == "concatenate" else None
+        told = ", ".join(map(str, sorted(counts)))
+        raise TensorError(f"the inputs of a batch have different lengths: {told}", "give as many of each")
+    count = counts.pop()
+    if not count:
+        raise TensorError("the batch is empty", "give at least one request")
     return [
-        {name: array[take(i, i + 1)] if take else array[i] for name, array in arrays.items()}
-        for i in range(counts.pop())
+        {name: array[i : i + 1] if kind == "concatenate" else array[i] for name, array in arrays.items()}
+        for i in range(count)
     ], kind
 
 
@@ -146,23 +152,31 @@ def _batch_kind(tensor: NamedTensor, array: Array) -> str:
 def _read_inputs(declared: Sequence[NamedTensor], inputs: Sequence[str]) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for text in inputs:
-        name, separator, file = text.partition("=")
-        path = Path(file if separator else text)
-        tensor = next((t for t in declared if t.name == name), declared[0] if len(declared) == 1 else None)
-        if separator and all(t.name != name for t in declared):
-            known = ", ".join(printable(t.name) for t in declared)
-            raise TensorError(f"`{printable(name)}` is no input of the plan", f"its inputs are {known}")
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            if tensor is None:
-                raise TensorError(f"which input is `{printable(str(path))}` for?", "give it as NAME=picture.jpg")
-            arrays[tensor.name] = read_image(path, tensor)
-        elif path.suffix == ".npz":
+        tensor, path = _input_and_file(declared, text)
+        if path.suffix.lower() == ".npz" and tensor is None:
             arrays.update(read_npz(path))
-        elif tensor is not None:
-            arrays[tensor.name] = read_npy(path)
-        else:
-            raise TensorError(f"which input is `{printable(text)}` for?", "give it as NAME=file.npy")
+            continue
+        if tensor is None and len(declared) != 1:
+            names = ", ".join(printable(t.name) for t in declared)
+            raise TensorError(
+                f"which input is `{printable(text)}` for?", f"give it as NAME=FILE; the inputs are {names}"
+            )
+        target = tensor or declared[0]
+        is_image = path.suffix.lower() in IMAGE_SUFFIXES
+        arrays[target.name] = read_image(path, target) if is_image else read_npy(path)
     return arrays
+
+
+def _input_and_file(declared: Sequence[NamedTensor], text: str) -> tuple[NamedTensor | None, Path]:
+    """Return the input that `NAME=FILE` names, None where it is a file alone, and the file."""
+    for tensor in declared:  # a name may hold `=`, and so may a file's
+        if text.startswith(f"{tensor.name}="):
+            return tensor, Path(text[len(tensor.name) + 1 :])
+    name, separator, _ = text.partition("=")
+    if separator and not os.path.exists(text):
+        known = ", ".join(printable(t.name) for t in declared)
+        raise TensorError(f"`{printable(name)}` is no input of the plan", f"its inputs are {known}")
+    return None, Path(text)
 
 
 def _random_arrays(declared: Sequence[NamedTensor], dims: dict[str, int]) -> dict[str, Array]:
@@ -170,8 +184,12 @@ def _random_arrays(declared: Sequence[NamedTensor], dims: dict[str, int]) -> dic
 
     arrays = {}
     for position, tensor in enumerate(declared):
-        if tensor.shape is None:
-            raise TensorError(f"input `{printable(tensor.name)}` has no known shape", "give it with -i NAME=file.npy")
+        if tensor.shape is None or (tensor.dtype != "string" and numpy_dtype(tensor.dtype) is None):
+            what = "no known shape" if tensor.shape is None else f"the type {printable(tensor.dtype)}"
+            raise TensorError(
+                f"no values can be made up for input `{printable(tensor.name)}`, which has {what}",
+                "give it with -i NAME=file.npy",
+            )
         shape = tuple(
             size if isinstance(size, int) else dims.get(size or f"{tensor.name}:{axis}", 1)
             for axis, size in enumerate(tensor.shape)
@@ -183,8 +201,17 @@ def _random_arrays(declared: Sequence[NamedTensor], dims: dict[str, int]) -> dic
 def _stacked(results: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     if kind == "single":
         return results[0]
-    join = np.concatenate if kind == "concatenate" else np.stack
-    return {name: join([result[name] for result in results]) for name in results[0]}
+    return {name: _joined(name, [result[name] for result in results], kind) for name in results[0]}
+
+
+def _joined(name: str, values: list[Any], kind: str) -> Any:
+    try:
+        return np.concatenate(values) if kind == "concatenate" else np.stack(values)
+    except ValueError as error:
+        raise OutputError(
+            f"the answers have different shapes in output `{printable(name)}`, so they make no batch",
+            "run the requests one by one",
+        ) from error
 
 
 def _write_npz(path: Path, outputs: dict[str, Any]) -> None:
@@ -192,13 +219,8 @@ def _write_npz(path: Path, outputs: dict[str, Any]) -> None:
     unfit = [name for name, value in outputs.items() if not isinstance(value, np.ndarray)]
     if unfit:
         raise OutputError(f"output `{printable(unfit[0])}` is no tensor, so an .npz file cannot hold it")
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        write_npz(temporary, outputs)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"`{printable(str(path))}` cannot be written: {error.strerror}") from error
+    with output_file(path) as beside:
+        write_npz(beside, outputs)
 
 
 def _peek(value: Any) -> str:

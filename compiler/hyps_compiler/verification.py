@@ -1,13 +1,13 @@
 """`hypsc verify`: an existing plan against the model file it was made from."""
 
-import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from hyps.adapters.plan_files import check_files, read_plan
-from hyps.errors import ModelError, TensorError
+from hyps.errors import DifferenceError, ModelError, TensorError, printable
 from hyps_compiler.frontend import open_model
 from hyps_compiler.measure import Feeds, measure, sample_request
 from hyps_compiler.ort import open_session
@@ -15,10 +15,30 @@ from hyps_compiler.stage import stage_model
 from hyps_compiler.verify import Report, verify_plan
 from hyps_passes import ops
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How far a plan is from a model file."""
+
+    report: Report
+    model_has_changed: bool
+    """Whether the file is not the one that the plan was made from, byte for byte."""
+
+    def check(self) -> None:
+        """Raise what is wrong.
+
+        Raises:
+            DifferenceError: names the first tensor that differs.
+        """
+        try:
+            self.report.check()
+        except DifferenceError as error:
+            changed = "the model file has changed since the plan was made: compile it again"
+            altered = "the plan has been altered, or this machine computes differently: compile the model here again"
+            raise DifferenceError(error.message, changed if self.model_has_changed else altered) from None
 
 
-def verify_folder(folder: Path, model: str, inputs: Mapping[str, Any] | None, samples: int) -> Report:
+def verify_folder(folder: Path, model: str, inputs: Mapping[str, Any] | None, samples: int) -> Verification:
     """Run the plan and the model on the same requests and return how far they are apart.
 
     Args:
@@ -40,10 +60,9 @@ def verify_folder(folder: Path, model: str, inputs: Mapping[str, Any] | None, sa
         source = open_model(model, Path(scratch))
         if [tensor.name for tensor in plan.model.outputs] != list(source.outputs):
             raise ModelError(
-                f"the plan was made from another model than `{source.name}`: their outputs have other names"
+                f"the plan was made from another model than `{printable(model)}`: their outputs have other names",
+                f"give the model that is called `{printable(plan.model.name)}`",
             )
-        if source.sha256 != plan.model.sha256:
-            logger.warning("the model file has changed since the plan was made")
         staged = stage_model(source, stage, plan.optimization, plan.kept_tensors)
         if any(ops.is_random(node) for node in staged.model.graph):
             raise ModelError("the model draws random numbers, so that no two runs agree", code="E_RANDOM")
@@ -57,7 +76,8 @@ def verify_folder(folder: Path, model: str, inputs: Mapping[str, Any] | None, sa
         if inputs is None and samples > 1:
             session = open_session(staged.path, "none")
             requests += [sample_request(session, measured.feeds, seed) for seed in range(1, samples)]
-        return verify_plan(folder, plan, source, staged.path, requests)
+        report = verify_plan(folder, plan, source, staged.path, requests)
+        return Verification(report, source.sha256 != plan.model.sha256)
 
 
 def _assumed_shapes(inputs: Any, dims: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
