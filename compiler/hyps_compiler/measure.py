@@ -17,8 +17,8 @@ from hyps_compiler.source import read_proto
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]
 
-_TRIES: tuple[tuple[int, int], ...] = ((1, 1), (1, 8), (1, 32), (1, 64), (1, 224), (8, 8), (2, 32))
-"""Sizes given to open dimensions, first axes and others, until the model runs."""
+_TRIES: tuple[tuple[int, int], ...] = ((1, 64), (1, 224), (1, 32), (1, 8), (1, 1), (8, 8), (2, 32))
+"""Sizes given to open dimensions, first axes and others, until the model runs: one request, of some length."""
 
 _NUMPY_DTYPES = frozenset(
     {"float32", "float64", "float16", "bool", "string"}
