@@ -1,6 +1,6 @@
 """Decides the partitions: mandatory split points and slices first, then whole layers in as few parts as fit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -8,7 +8,7 @@ import onnx_ir as ir
 from hyps.errors import InfeasibleError, UsageError, printable
 from hyps.formats.plan import SplitPoint
 from hyps.formats.quantities import format_count, format_nbytes
-from hyps_passes.graph import CutGraph, Layer
+from hyps_passes.graph import CutGraph, Layer, Window
 from hyps_passes.layers import build_cut_graph
 from hyps_passes.rewrites.slice_dense import DenseLayer, Refusal, SliceDense, find_dense
 from hyps_passes.searches import chain, split_points
@@ -16,8 +16,8 @@ from hyps_passes.searches import chain, split_points
 BASE_BYTES = 85_000_000
 """What a worker process needs beside its partitions.
 
-Measured: 73 MB for Python, numpy, onnxruntime with one session, ZeroMQ and the digests of the files; 8 MB of onnxruntime's
-code once partitions run; the rest is to breathe."""
+Measured: 73 MB for Python, numpy, onnxruntime with one session, ZeroMQ and the digests of the files; 8 MB of
+onnxruntime's code once partitions run; the rest is to breathe."""
 
 CUTS = ("mandatory", "pooling", "strided", "bottleneck", "all")
 """What `--cut` understands besides tensor names."""
@@ -77,15 +77,9 @@ def divide(model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[
     graph = build_cut_graph(model, sizes, fused=fused)
     rewrites = []
     while blockers := split_points.complex_layers(graph, request.limits):
-        layer = blockers[0]
-        dense = Refusal(layer.name, "it is an H-partition already") if layer.shard else find_dense(layer)
-        if isinstance(dense, Refusal):
-            raise _infeasible(graph, layer, dense, request)
-        rewrite = SliceDense(layer.name, _fewest_slices(graph, layer, dense, request))
-        fused -= {str(value.name) for value in dense.product.inputs if value is not None}
-        rewrite.apply(model, dense, sizes)
+        count = _fewest_slices(model, sizes, fused, blockers[0], request)
+        graph, rewrite, fused = _slice(model, sizes, fused, blockers[0], count)
         rewrites.append(str(rewrite))
-        graph = build_cut_graph(model, sizes, fused=fused)
     borders = _borders(graph, request)
     return Division(graph, tuple(borders), tuple(rewrites), tuple(_points(graph, borders)))
 
@@ -102,62 +96,137 @@ def parse_cuts(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(w for w in stripped if w in CUTS) or ("mandatory",), tuple(w for w in stripped if w not in CUTS)
 
 
-def smallest_memory(graph: CutGraph) -> int:
-    """Return the smallest `--memory` with which every layer, sliced as finely as can be, would fit."""
-    return BASE_BYTES + max((_least_bytes(graph, layer) for layer in graph.layers), default=0)
+def smallest_memory(model: ir.Model, sizes: Mapping[str, tuple[int, ...]], fused: frozenset[str]) -> int:
+    """Return the smallest `--memory` that `divide` can keep."""
+    return BASE_BYTES + _smallest(model, sizes, fused, _PEAK)
 
 
-def smallest_max_params(graph: CutGraph) -> int:
-    """Return the smallest `--max-params` with which every layer, sliced as finely as can be, would fit."""
-    least = []
-    for layer in graph.layers:
-        dense = find_dense(layer)
-        sliced = 0 if isinstance(dense, Refusal) else dense.row_parameters * (dense.rows - 1)
-        least.append(layer.parameters - sliced)
-    return max(least, default=0)
+def smallest_max_params(model: ir.Model, sizes: Mapping[str, tuple[int, ...]], fused: frozenset[str]) -> int:
+    """Return the smallest `--max-params` that `divide` can keep."""
+    return _smallest(model, sizes, fused, _PARAMETERS)
 
 
-def _least_bytes(graph: CutGraph, layer: Layer) -> int:
-    window = graph.window(layer.index, layer.index)
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    """What a limit is about: of a partition, and of one output row of a shard."""
+
+    of_window: Callable[[Window], int]
+    of_row: Callable[[CutGraph, Layer, DenseLayer], int]
+
+    def of_layer(self, graph: CutGraph, layer: Layer) -> int:
+        return self.of_window(graph.window(layer.index, layer.index))
+
+    def beside_rows(self, graph: CutGraph, shard: Layer, dense: DenseLayer) -> int:
+        """Return what a shard of the dense layer holds beside its output rows."""
+        return self.of_layer(graph, shard) - self.of_row(graph, shard, dense) * _rows_of(shard)
+
+    def least(self, graph: CutGraph, layer: Layer) -> int:
+        """Return what the layer holds, a shard cut down to one output row."""
+        if layer.shard is None:
+            return self.of_layer(graph, layer)
+        dense = find_dense(layer, fewest_rows=1)
+        assert isinstance(dense, DenseLayer), dense
+        return self.beside_rows(graph, layer, dense) + self.of_row(graph, layer, dense)
+
+
+def _rows_of(shard: Layer) -> int:
+    assert shard.shard is not None
+    start, stop = shard.shard.range
+    return stop - start
+
+
+def _row_peak_bytes(graph: CutGraph, shard: Layer, dense: DenseLayer) -> int:
+    """Return the weights of a row and what the shard makes on the way to the row's outputs."""
+    made = sum(value.nbytes or 0 for value in graph.made_by.get(shard.index, ()))
+    known = graph.live_bytes[shard.index] is not None
+    return dense.row_bytes + (max(0, shard.work_bytes - made) // _rows_of(shard) if known else 0)
+
+
+_PARAMETERS = _Figure(lambda window: window.parameters, lambda graph, shard, dense: dense.row_parameters)
+_PEAK = _Figure(chain.needed_nbytes, _row_peak_bytes)
+
+
+def _smallest(model: ir.Model, sizes: Mapping[str, tuple[int, ...]], fused: frozenset[str], figure: _Figure) -> int:
+    """Return the smallest limit that can be kept, found by slicing the largest layer of a copy until none can be."""
+    model, sizes = model.clone(), dict(sizes)
+    graph = build_cut_graph(model, sizes, fused=fused)
+    smallest: list[int] = []
+    while graph.layers:
+        worst = max(graph.layers, key=lambda layer: figure.least(graph, layer))
+        smallest.append(figure.least(graph, worst))
+        if worst.shard is not None or isinstance(find_dense(worst), Refusal):
+            break
+        graph, _, fused = _slice(model, sizes, fused, worst, 2)
+    return min(
+        smallest, default=0
+    )  # the last is not always the least: a merge needs room for its inputs and its output
+
+
+def _slice(
+    model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[str], layer: Layer, count: int
+) -> tuple[CutGraph, SliceDense, frozenset[str]]:
+    """Slice the layer in the model and return the new layers, what was done, and what is still fused."""
     dense = find_dense(layer)
-    sliced = 0 if isinstance(dense, Refusal) else dense.row_bytes * (dense.rows - 1)
-    return (window.weight_bytes if window.peak_bytes is None else window.peak_bytes) - sliced
+    assert isinstance(dense, DenseLayer), dense
+    rewrite = SliceDense(layer.name, count)
+    fused -= {str(value.name) for value in dense.product.inputs if value is not None}
+    rewrite.apply(model, dense, sizes)
+    return build_cut_graph(model, sizes, fused=fused), rewrite, fused
 
 
-def _fewest_slices(graph: CutGraph, layer: Layer, dense: DenseLayer, request: Request) -> int:
-    limits, window = request.limits, graph.window(layer.index, layer.index)
+def _fewest_slices(
+    model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[str], layer: Layer, request: Request
+) -> int:
+    """Return into how many slices the layer must be cut; what they hold beside their rows is seen in a copy.
+
+    Raises:
+        InfeasibleError: it cannot be sliced, or one row is too much.
+    """
+    dense = Refusal(layer.name, "it is an H-partition already") if layer.shard else find_dense(layer)
+    if isinstance(dense, Refusal):
+        raise _infeasible(model, sizes, fused, layer, dense, request)
+    trial, tried = model.clone(), dict(sizes)
+    twin = build_cut_graph(trial, tried, fused=fused).layers[layer.index]
+    graph, _, _ = _slice(trial, tried, fused, twin, 2)
+    shards = [made for made in graph.layers if made.shard is not None and made.shard.layer == layer.name]
     counts = [2]
-    if limits.parameters is not None:
-        fixed = layer.parameters - dense.row_parameters * dense.rows
-        counts.append(_slices(dense, dense.row_parameters, limits.parameters - fixed))
-    if limits.peak_bytes is not None:
-        peak = window.weight_bytes if window.peak_bytes is None else window.peak_bytes
-        counts.append(_slices(dense, dense.row_bytes, limits.peak_bytes - (peak - dense.row_bytes * dense.rows)))
+    for limit, figure in ((request.limits.parameters, _PARAMETERS), (request.limits.peak_bytes, _PEAK)):
+        if limit is not None:
+            available = limit - max(figure.beside_rows(graph, shard, dense) for shard in shards)
+            counts.append(_slices(dense, figure.of_row(graph, shards[0], dense), available))
     if max(counts) > dense.rows:
-        raise _infeasible(graph, layer, Refusal(layer.name, "one output row alone is too large"), request)
+        refusal = Refusal(layer.name, "one output row alone is too large")
+        raise _infeasible(model, sizes, fused, layer, refusal, request)
     return max(counts)
 
 
 def _slices(dense: DenseLayer, per_row: int, available: int) -> int:
     """Return the fewest slices whose largest has rows for at most `available`."""
-    rows = available // max(per_row, 1)
+    rows = available // per_row if per_row else dense.rows * (available >= 0)
     return -(-dense.rows // rows) if rows > 0 else dense.rows + 1
 
 
-def _infeasible(graph: CutGraph, layer: Layer, refusal: Refusal, request: Request) -> InfeasibleError:
+def _infeasible(
+    model: ir.Model,
+    sizes: Mapping[str, tuple[int, ...]],
+    fused: frozenset[str],
+    layer: Layer,
+    refusal: Refusal,
+    request: Request,
+) -> InfeasibleError:
     name = printable(layer.name)
     if request.max_params is not None and layer.parameters > request.max_params:
         return InfeasibleError(
             f"layer `{name}` ({layer.kind}) holds {layer.parameters} parameters, more than --max-params"
             f" {request.max_params}, and cannot be sliced: {refusal.reason}",
-            f"the smallest that would do is --max-params {smallest_max_params(graph)}",
+            f"the smallest that would do is --max-params {smallest_max_params(model, sizes, fused)}",
         )
-    needed = graph.window(layer.index, layer.index)
-    nbytes = needed.weight_bytes if needed.peak_bytes is None else needed.peak_bytes
+    graph = build_cut_graph(model, sizes, fused=fused)
+    needed = _PEAK.of_layer(graph, layer) + BASE_BYTES
     return InfeasibleError(
-        f"layer `{name}` ({layer.kind}) needs {format_nbytes(nbytes + BASE_BYTES)} of memory, more than --memory"
+        f"layer `{name}` ({layer.kind}) needs {format_nbytes(needed)} of memory, more than --memory"
         f" {format_nbytes(request.memory_bytes or 0)}, and cannot be sliced: {refusal.reason}",
-        f"the smallest that would do is --memory {_round_up(smallest_memory(graph))}",
+        f"the smallest that would do is --memory {_round_up(smallest_memory(model, sizes, fused))}",
     )
 
 

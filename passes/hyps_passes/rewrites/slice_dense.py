@@ -1,6 +1,6 @@
 """Slices a dense layer along its output rows into H-partitions that an ONNX `Concat` merges (thesis, section 3.2.4)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,6 +11,10 @@ from hyps.formats.plan import Shard
 from hyps_passes import ops
 from hyps_passes.graph import Layer, is_parameter
 from hyps_passes.layers import SHARD
+
+_GEMM_WITHOUT_BIAS = 11
+_NEGATIVE_AXES = 11
+"""Opsets from which Gemm needs no bias and Concat takes negative axes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,8 @@ class _Operands:
     weight: int
     axis: int
     companions: tuple[int, ...]
-    """Bias, scales and zero points: divided along their last axis where they have one entry for each output row."""
+    """Bias, scales and zero points: divided where they have one entry for each output row."""
+    companion_axis: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class DenseLayer:
     """Weight bytes of one output row."""
 
 
-def find_dense(layer: Layer) -> DenseLayer | Refusal:
+def find_dense(layer: Layer, *, fewest_rows: int = 2) -> DenseLayer | Refusal:
     """Return how the layer can be sliced, or why it cannot.
 
     It applies to `Gemm` and `MatMul` in every weight layout (onnxruntime's fused forms included) and to the quantized
@@ -54,7 +59,8 @@ def find_dense(layer: Layer) -> DenseLayer | Refusal:
 
     1. the weight is constant: an initializer, or one behind `DequantizeLinear`, `Cast`, `Identity` or `Transpose`;
     2. it is a matrix (a stack of matrices is divided the same way along its last axis);
-    3. it has at least two output rows.
+    3. it has at least `fewest_rows` output rows, none of which share the scale of a block;
+    4. bias, scales and zero points of the product are constant too.
 
     Bias, activation and other element-wise nodes behind it go with the slices as far as they work on each row.
     """
@@ -62,7 +68,7 @@ def find_dense(layer: Layer) -> DenseLayer | Refusal:
     found: DenseLayer | None = None
     reason = f"{layer.kind} has no matrix product"
     for product in products:
-        dense = _dense(layer, product)
+        dense = _dense(layer, product, fewest_rows)
         if isinstance(dense, str):
             reason = dense
         elif found is None or dense.row_bytes * dense.rows > found.row_bytes * found.rows:
@@ -98,7 +104,7 @@ class SliceDense:
             nodes = _Slicer(model, dense, shard, sizes).nodes()
             graph.insert_before(last, nodes)
             pieces.append(nodes[-1].outputs[0])
-        merge = _merge(pieces, whole, sizes)
+        merge = _merge(model, pieces, whole, sizes)
         graph.insert_after(last, merge)
         whole.replace_all_uses_with(merge.outputs[0], replace_graph_outputs=True)
         merge.outputs[0].name, whole.name = whole.name, None
@@ -125,12 +131,12 @@ def _operands(node: ir.Node) -> _Operands | None:
         "DynamicQuantizeMatMul": _Operands(1, -1, (2, 3, 4)),
         "QLinearMatMul": _Operands(3, -1, (4, 5)),
         "QGemm": _Operands(3, transposed, (4, 5, 6)),
-        "MatMulNBits": _Operands(1, 0, (2, 3, 5)),
+        "MatMulNBits": _Operands(1, 0, (2, 3, 5), companion_axis=0),
     }
     return table.get(node.op_type)
 
 
-def _dense(layer: Layer, product: ir.Node) -> DenseLayer | str:
+def _dense(layer: Layer, product: ir.Node, fewest_rows: int) -> DenseLayer | str:
     operands = _operands(product)
     assert operands is not None
     weight = product.inputs[operands.weight]
@@ -140,16 +146,20 @@ def _dense(layer: Layer, product: ir.Node) -> DenseLayer | str:
     if len(shape) < 2:  # case 2
         return f"the weight of {product.op_type} is no matrix"
     rows = shape[operands.axis]
-    if rows < 2:  # case 3
+    if rows < fewest_rows:  # case 3
         return f"{product.op_type} has a single output row"
+    if _rows_share_scales(weight, operands.axis):
+        return f"the weight of {product.op_type} is quantized in blocks of several output rows"
+    for index in operands.companions:  # case 4
+        companion = _input(product, index)
+        if companion is not None and not _is_constant(companion):
+            return f"input {index} of {product.op_type} is not constant"
     if product.op_type == "FusedMatMul" and _flag(product, "transBatchB"):
         return "FusedMatMul with transBatchB"
     if product.op_type == "MatMulNBits" and len(product.inputs) > 4 and product.inputs[4] is not None:
         return "MatMulNBits with reordered columns"
-    divided = [weight, *(v for i in operands.companions if (v := _input(product, i)) and _has_rows(product, v, rows))]
     tail = _tail(layer, product, rows)
-    divided += [v for node in tail for v in node.inputs if v is not None and _is_constant(v) and _last_size(v) == rows]
-    weights = list({id(w): w for value in divided for w in _initializers(value) if _total(w) % rows == 0}.values())
+    weights = _divided_weights(product, tail, rows)
     return DenseLayer(
         layer=layer.name,
         product=product,
@@ -158,6 +168,70 @@ def _dense(layer: Layer, product: ir.Node) -> DenseLayer | str:
         row_parameters=sum(_total(w) // rows for w in weights if is_parameter(w)),
         row_bytes=sum(-(-_nbytes(w) // rows) for w in weights),
     )
+
+
+def _divided_weights(product: ir.Node, tail: tuple[ir.Node, ...], rows: int) -> list[ir.Value]:
+    """Return the initializers of which each slice takes its part, each once."""
+    operands = _operands(product)
+    assert operands is not None
+    values = [(product.inputs[operands.weight], operands.axis)]
+    values += [
+        (value, operands.companion_axis)
+        for value in (_input(product, index) for index in operands.companions)
+        if value is not None and _has_rows(product, value, rows)
+    ]
+    values += [(v, -1) for node in tail for v in node.inputs if v is not None and _is_divided(v, rows)]
+    found = {id(w): w for value, axis in values if value is not None for w in _initializers(value, axis)}
+    return list(found.values())
+
+
+def _initializers(value: ir.Value, axis: int) -> Iterator[ir.Value]:
+    """Yield the initializers that must be divided so that the constant `value` is divided along `axis`."""
+    node = value.producer()
+    if value.is_initializer() or node is None:
+        yield value
+        return
+    for source, along in _sources(node, axis):
+        if source is not None and along is not None:
+            yield from _initializers(source, along)
+
+
+def _sources(node: ir.Node, axis: int) -> list[tuple[ir.Value | None, int | None]]:
+    """Return the inputs of a node that makes a constant, and the axis along which each is divided; None: it is not."""
+    output = constant_shape(node.outputs[0])
+    assert output is not None
+    rank = len(output)
+    axis %= rank
+    if node.op_type == "Transpose":
+        return [(node.inputs[0], _permutation(node, rank)[axis])]
+    if node.op_type != "DequantizeLinear":
+        return [(node.inputs[0], axis), *((value, None) for value in node.inputs[1:])]
+    return [(node.inputs[0], axis), *((value, _scale_axis(node, value, axis, rank)) for value in node.inputs[1:])]
+
+
+def _scale_axis(node: ir.Node, scale: ir.Value | None, axis: int, rank: int) -> int | None:
+    """Return the axis along which a scale or zero point is divided with a weight that is divided along `axis`."""
+    shape = None if scale is None else constant_shape(scale)
+    if not shape or _count(shape) == 1:
+        return None
+    if len(shape) > 1:
+        return axis
+    along = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
+    return 0 if along % rank == axis else None
+
+
+def _rows_share_scales(value: ir.Value, axis: int) -> bool:
+    """Return whether a block of a blocked quantization reaches over several output rows."""
+    node = value.producer()
+    if value.is_initializer() or node is None:
+        return False
+    source, along = _sources(node, axis)[0]
+    shape, scale = constant_shape(value), _input(node, 1)
+    if node.op_type == "DequantizeLinear" and shape is not None and scale is not None:
+        scales = constant_shape(scale)
+        if scales is not None and len(scales) > 1 and scales[axis] != shape[axis]:
+            return True
+    return source is not None and along is not None and _rows_share_scales(source, along)
 
 
 def _tail(layer: Layer, product: ir.Node, rows: int) -> tuple[ir.Node, ...]:
@@ -197,6 +271,8 @@ class _Slicer:
         self.shard = shard
         self.sizes = sizes
         self.constants: list[ir.Node] = []
+        self.parts: dict[tuple[int, int], ir.Value] = {}
+        """Parts made so far, by the identity of the constant and the axis along which it is divided."""
         self.suffix = f"{shard.index}of{shard.count}"
 
     def nodes(self) -> list[ir.Node]:
@@ -206,7 +282,11 @@ class _Slicer:
         value = product.outputs[0]
         for node in self.dense.tail:
             inputs = [
-                made[-1].outputs[0] if v is value else v if v is None or not self._is_divided(v) else self._part(v, -1)
+                made[-1].outputs[0]
+                if v is value
+                else v
+                if v is None or not _is_divided(v, self.dense.rows)
+                else self._part(v, -1)
                 for v in node.inputs
             ]
             made.append(self._copy(node, inputs))
@@ -222,7 +302,7 @@ class _Slicer:
         for index in operands.companions:
             companion = _input(node, index)
             if companion is not None and _has_rows(node, companion, self.dense.rows):
-                inputs[index] = self._companion(node, companion)
+                inputs[index] = self._part(companion, operands.companion_axis)
         as_gemm = self._gemm_attributes(node, weight)
         if as_gemm is not None:
             inputs[operands.weight] = self._transposed_part(weight)
@@ -246,7 +326,7 @@ class _Slicer:
         if node.op_type in ("Gemm", "FusedGemm"):
             return node.op_type, {**node.attributes, "transB": transposed}
         flat = left is not None and left.shape is not None and len(left.shape) == 2
-        if node.op_type == "MatMul" and flat and self.opset >= 11:
+        if node.op_type == "MatMul" and flat and self.opset >= _GEMM_WITHOUT_BIAS:
             return "Gemm", {"transB": transposed}
         return None
 
@@ -254,51 +334,32 @@ class _Slicer:
     def _length(self) -> int:
         return self.shard.range[1] - self.shard.range[0]
 
-    def _is_divided(self, value: ir.Value) -> bool:
-        return _is_constant(value) and _last_size(value) == self.dense.rows
-
-    def _companion(self, node: ir.Node, value: ir.Value) -> ir.Value:
-        shape = constant_shape(value)
-        assert shape is not None
-        if node.op_type != "MatMulNBits" or len(shape) > 1:
-            return self._part(value, 0 if node.op_type == "MatMulNBits" else -1)
-        return self._part(value, 0, blocks=shape[0] // self.dense.rows)
-
-    def _part(self, value: ir.Value, axis: int, blocks: int = 1) -> ir.Value:
+    def _part(self, value: ir.Value, axis: int) -> ir.Value:
         """Return the shard's part of a constant; nodes between the initializer and the product are copied."""
         shape = constant_shape(value)
         assert shape is not None
         axis %= len(shape)
-        if value.is_initializer():
-            return self._initializer(value, axis, blocks)
-        node = value.producer()
-        assert node is not None
-        source = node.inputs[0]
-        assert source is not None
-        inputs = list(node.inputs)
-        if node.op_type == "Transpose":
-            inputs[0] = self._part(source, _permutation(node, len(shape))[axis])
-        else:
-            inputs[0] = self._part(source, axis)
-        if node.op_type == "DequantizeLinear":
-            for index in (1, 2):
-                inputs[index : index + 1] = [self._scale(node, _input(node, index), axis, len(shape))]
-        copy = self._copy(node, inputs)
+        key = (id(value), axis)
+        if key not in self.parts:
+            node = value.producer()
+            self.parts[key] = (
+                self._initializer(value, axis) if value.is_initializer() or node is None else self._made(node, axis)
+            )
+        return self.parts[key]
+
+    def _made(self, node: ir.Node, axis: int) -> ir.Value:
+        inputs = [
+            value if value is None or along is None else self._part(value, along)
+            for value, along in _sources(node, axis)
+        ]
+        copy = self._copy(node, inputs, axis=axis, of=f".{self.dense.product.outputs[0].name}")
         self.constants.append(copy)
         return copy.outputs[0]
 
-    def _scale(self, node: ir.Node, scale: ir.Value | None, axis: int, rank: int) -> ir.Value | None:
-        shape = None if scale is None else constant_shape(scale)
-        if scale is None or not shape or _count(shape) == 1:
-            return scale
-        if len(shape) > 1:
-            return self._part(scale, axis)
-        along = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
-        return self._part(scale, 0) if along % rank == axis else scale
-
-    def _initializer(self, value: ir.Value, axis: int, blocks: int) -> ir.Value:
-        start, stop = (edge * blocks for edge in self.shard.range)
+    def _initializer(self, value: ir.Value, axis: int) -> ir.Value:
         assert value.const_value is not None
+        blocks = value.const_value.shape.numpy()[axis] // self.dense.rows
+        start, stop = (edge * blocks for edge in self.shard.range)
         return self._register(value, slice_tensor(value.const_value, axis, start, stop))
 
     def _transposed_part(self, value: ir.Value) -> ir.Value:
@@ -314,9 +375,8 @@ class _Slicer:
 
     def _register(self, value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
         name = f"{value.name}.{self.suffix}"
-        existing = self.graph.initializers.get(name)
-        if existing is not None:
-            return existing
+        while name in self.graph.initializers:  # another layer with the same weight, divided in its own way
+            name += "~"
         tensor.name = name
         part = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)  # type: ignore[arg-type]  # a tensor's shape is a Shape
         self.graph.register_initializer(part)
@@ -329,23 +389,30 @@ class _Slicer:
         *,
         op_type: str = "",
         attributes: dict[str, ir.Attr] | None = None,
+        axis: int = -1,
+        of: str = "",
     ) -> ir.Node:
+        """Return the node for the shard; `of` goes into its name where other layers may have a copy too."""
         copy = ir.Node(
             node.domain if not op_type or op_type == node.op_type else "",
             op_type or node.op_type,
             list(inputs),
             (attributes if attributes is not None else dict(node.attributes)).values(),
             num_outputs=len(node.outputs),
-            name=f"{node.name or node.outputs[0].name}.{self.suffix}",
+            name=f"{node.name or node.outputs[0].name}{of}.{self.suffix}",
         )
         copy.meta[SHARD] = self.shard
         for old, new in zip(node.outputs, copy.outputs, strict=True):
-            new.name = f"{old.name}.{self.suffix}"
+            new.name = f"{old.name}{of}.{self.suffix}"
             new.type = old.type
-            if old.shape is not None:
-                new.shape = ir.Shape([*old.shape.dims[:-1], self._length])
-            if str(old.name) in self.sizes:
-                self.sizes[new.name] = (*self.sizes[str(old.name)][:-1], self._length)
+            if old.shape is not None and len(old.shape):
+                dims = list(old.shape.dims)
+                dims[axis] = self._length
+                new.shape = ir.Shape(dims)
+            if self.sizes.get(str(old.name)):
+                sizes = list(self.sizes[str(old.name)])
+                sizes[axis] = self._length
+                self.sizes[new.name] = tuple(sizes)
         return copy
 
 
@@ -398,11 +465,8 @@ def _is_constant(value: ir.Value) -> bool:
     return known and all(v is None or _is_constant(v) for v in node.inputs)  # type: ignore[union-attr]  # known says so
 
 
-def _initializers(value: ir.Value) -> list[ir.Value]:
-    if value.is_initializer():
-        return [value]
-    node = value.producer()
-    return [] if node is None else [w for v in node.inputs if v is not None for w in _initializers(v)]
+def _is_divided(value: ir.Value, rows: int) -> bool:
+    return _is_constant(value) and _last_size(value) == rows
 
 
 def _has_rows(node: ir.Node, value: ir.Value, rows: int) -> bool:
@@ -415,10 +479,11 @@ def _has_rows(node: ir.Node, value: ir.Value, rows: int) -> bool:
     return bool(shape) and shape[-1] == rows
 
 
-def _merge(pieces: list[ir.Value], whole: ir.Value, sizes: dict[str, tuple[int, ...]]) -> ir.Node:
+def _merge(model: ir.Model, pieces: list[ir.Value], whole: ir.Value, sizes: dict[str, tuple[int, ...]]) -> ir.Node:
     rank = len(whole.shape) if whole.shape is not None else len(sizes.get(str(whole.name), ()))
-    axis = rank - 1 if rank else -1  # negative axes came with opset 11
-    merge = ir.Node("", "Concat", pieces, [ir.AttrInt64("axis", axis)], name=f"{whole.name}.merge")
+    counts_back = model.graph.opset_imports.get("", 0) >= _NEGATIVE_AXES or not rank
+    axis = ir.AttrInt64("axis", -1 if counts_back else rank - 1)
+    merge = ir.Node("", "Concat", pieces, [axis], name=f"{whole.name}.merge")
     merge.outputs[0].type, merge.outputs[0].shape = whole.type, whole.shape
     return merge
 

@@ -16,9 +16,13 @@ class Limits:
 
     def allow(self, window: Window) -> bool:
         """Return whether the window keeps the limits. A window of unknown sizes is judged by its weights."""
-        nbytes = window.weight_bytes if window.peak_bytes is None else window.peak_bytes
         over = self.parameters is not None and window.parameters > self.parameters
-        return not over and (self.peak_bytes is None or nbytes <= self.peak_bytes)
+        return not over and (self.peak_bytes is None or needed_nbytes(window) <= self.peak_bytes)
+
+
+def needed_nbytes(window: Window) -> int:
+    """Return the peak memory of a partition, or its weights where sizes are unknown."""
+    return window.weight_bytes if window.peak_bytes is None else window.peak_bytes
 
 
 def fewest_partitions(graph: CutGraph, forced: Collection[int], limits: Limits) -> list[int] | None:
@@ -59,7 +63,7 @@ def balanced_partitions(graph: CutGraph, forced: Collection[int], limits: Limits
     Returns:
         Borders, ascending; None where no such division keeps the limits.
     """
-    sizes = sorted({_size(window) for first in range(len(graph.layers)) for window in graph.windows(first)})
+    sizes = sorted({needed_nbytes(window) for first in range(len(graph.layers)) for window in graph.windows(first)})
     low, high = 0, len(sizes) - 1
     found = None
     while low <= high:
@@ -79,7 +83,7 @@ def _exactly(graph: CutGraph, forced: Collection[int], limits: Limits, count: in
         if not best[first]:
             continue
         for window in graph.windows(first):
-            if not limits.allow(window) or _size(window) > size:
+            if not limits.allow(window) or needed_nbytes(window) > size:
                 break
             end = window.last + 1
             if end == layers or graph.is_legal(window.last):
@@ -109,7 +113,3 @@ def _walk_back(back: list[int], end: int) -> list[int]:
 
 def _crossing_bytes(graph: CutGraph, border: int) -> int:
     return sum(value.nbytes or 0 for value in graph.borders[border])
-
-
-def _size(window: Window) -> int:
-    return window.weight_bytes if window.peak_bytes is None else window.peak_bytes

@@ -1,0 +1,250 @@
+"""Which slices and borders are chosen; what the refusals advise is true."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from onnx import ModelProto, helper
+
+from cut_fixtures import Array, stage
+from hyps.errors import InfeasibleError, UsageError
+from hyps_compiler.partition import (
+    BASE_BYTES,
+    Division,
+    Request,
+    describe,
+    divide,
+    parse_cuts,
+    smallest_max_params,
+    smallest_memory,
+)
+from hyps_passes.layers import build_cut_graph
+from model_fixtures import floats, grow, model_of, save
+
+MB = 10**6
+
+
+@dataclass
+class Ready:
+    """A staged model from which fresh copies are divided."""
+
+    model: ir.Model
+    sizes: dict[str, tuple[int, ...]]
+    fused: frozenset[str]
+
+    def divide(self, **request: Any) -> Division:
+        return divide(self.model.clone(), dict(self.sizes), self.fused, Request(**request))
+
+
+def ready(model: ModelProto, folder: Path) -> Ready:
+    folder.mkdir(parents=True, exist_ok=True)
+    staged, measured = stage(save(model, folder / "model.onnx"), folder / "stage")
+    return Ready(staged.model, measured.sizes, staged.fused)
+
+
+def network(widths: Sequence[int], *, batch: int = 2) -> ModelProto:
+    """Return Conv, MaxPool, Conv with stride, Flatten and dense layers of the given widths with biases and Relu."""
+    rng = np.random.default_rng(0)
+    weights: dict[str, Array] = {
+        "k1": rng.standard_normal((4, 3, 3, 3)).astype(np.float32),
+        "k2": rng.standard_normal((4, 4, 3, 3)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "k1"], ["c1"], name="conv1", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("MaxPool", ["r1"], ["p1"], name="pool1", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["p1", "k2"], ["c2"], name="conv2", pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Flatten", ["c2"], ["f"]),
+    ]
+    last, size = "f", 64
+    for index, width in enumerate(widths):
+        weights[f"w{index}"] = rng.standard_normal((size, width)).astype(np.float32)
+        weights[f"b{index}"] = rng.standard_normal(width).astype(np.float32)
+        nodes += [
+            helper.make_node("Gemm", [last, f"w{index}", f"b{index}"], [f"g{index}"], name=f"fc{index}"),
+            helper.make_node("Relu", [f"g{index}"], [f"y{index}"]),
+        ]
+        last, size = f"y{index}", width
+    return model_of(nodes, [floats("x", batch, 3, 16, 16)], [floats(last, batch, size)], weights)
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Ready:
+    return ready(network([100, 30, 10]), tmp_path_factory.mktemp("dense"))
+
+
+def shards(division: Division) -> list[str]:
+    return [layer.name for layer in division.graph.layers if layer.shard]
+
+
+def mandatory(division: Division) -> list[str]:
+    return [point.reason for point in division.points if point.kind == "mandatory"]
+
+
+def test_a_model_that_fits_is_left_whole(dense: Ready) -> None:
+    division = dense.divide(max_params=100_000)
+    assert division.windows == [(0, len(division.graph.layers) - 1)]
+    assert "left in one partition" in describe(division)
+    assert describe(dense.divide()) == describe(division)
+
+
+def test_only_layers_above_the_limit_are_sliced_into_the_fewest_slices(dense: Ready) -> None:
+    """fc0 holds 64 x 100 + 100 parameters, 65 of them in each row; fc1 3030."""
+    division = dense.divide(max_params=3250)
+    assert shards(division) == ["fc0[1/2]", "fc0[2/2]"]
+    assert mandatory(division) == ["around fc0", "around fc0"]
+    assert len(shards(dense.divide(max_params=3249))) == 3
+    assert describe(division) == "3 V-partitions and 2 H-partitions, of fc0"
+    division = dense.divide(max_params=3029)
+    assert {name.split("[")[0] for name in shards(division)} == {"fc0", "fc1"}
+
+
+def test_every_partition_keeps_the_limit(dense: Ready) -> None:
+    for limit in (6500, 5000, 3029, 1500, 400, 250):
+        division = dense.divide(max_params=limit)
+        figures = [division.graph.window(first, last) for first, last in division.windows]
+        assert max(window.parameters for window in figures) <= limit
+
+
+def test_slices_are_partitions_of_their_own(dense: Ready) -> None:
+    division = dense.divide(max_params=1000)
+    for first, last in division.windows:
+        inside = division.graph.layers[first : last + 1]
+        assert len(inside) == 1 or not any(layer.shard for layer in inside)
+
+
+def test_the_smallest_limit_for_parameters_is_true(dense: Ready) -> None:
+    least = smallest_max_params(dense.model, dense.sizes, dense.fused)
+    assert dense.divide(max_params=least).windows
+    with pytest.raises(InfeasibleError) as caught:
+        dense.divide(max_params=least - 1)
+    assert f"--max-params {least}" in caught.value.hint
+
+
+def test_the_smallest_limit_for_memory_is_true(dense: Ready) -> None:
+    least = smallest_memory(dense.model, dense.sizes, dense.fused)
+    assert dense.divide(memory_bytes=least).windows
+    with pytest.raises(InfeasibleError) as caught:
+        dense.divide(memory_bytes=least - 1)
+    assert f"--memory {-(-least // MB)}MB" in caught.value.hint
+    assert least > BASE_BYTES
+
+
+def test_both_limits_hold_together(dense: Ready) -> None:
+    least = smallest_memory(dense.model, dense.sizes, dense.fused)
+    division = dense.divide(max_params=2000, memory_bytes=least + 3000)
+    windows = [division.graph.window(first, last) for first, last in division.windows]
+    assert max(w.parameters for w in windows) <= 2000
+    assert max(w.peak_bytes or 0 for w in windows) <= least + 3000 - BASE_BYTES
+
+
+def test_a_refusal_names_the_layer_and_the_reason(dense: Ready) -> None:
+    with pytest.raises(InfeasibleError, match=r"layer `conv1` \(Conv\+Relu\).*cannot be sliced") as caught:
+        dense.divide(max_params=100)
+    assert re.search(r"--max-params \d+", caught.value.hint)
+    assert caught.value.exit_status == 3
+
+
+def test_the_row_that_is_too_large_is_said_to_be(dense: Ready, tmp_path: Path) -> None:
+    rows = model_of(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="fc")],
+        [floats("x", 1, 50)],
+        [floats("y", 1, 4)],
+        {"w": np.ones((50, 4), np.float32)},
+    )
+    with pytest.raises(InfeasibleError, match="one output row alone is too large") as caught:
+        ready(rows, tmp_path).divide(max_params=49)
+    assert caught.value.hint == "the smallest that would do is --max-params 50"
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_hints_are_true_for_random_models(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    grown = grow(lambda count: data.draw(st.integers(0, count - 1)), steps=data.draw(st.integers(2, 12)))
+    try:
+        model = ready(grown.model, tmp_path_factory.mktemp("grown"))
+    except Exception:
+        assume(False)
+    least = smallest_max_params(model.model, model.sizes, model.fused)
+    assume(least > 0)
+    division = model.divide(max_params=least)
+    assert max(division.graph.window(*window).parameters for window in division.windows) <= least
+    with pytest.raises(InfeasibleError) as caught:
+        model.divide(max_params=least - 1)
+    assert caught.value.hint.endswith(f" {least}")
+    memory = smallest_memory(model.model, model.sizes, model.fused)
+    assert model.divide(memory_bytes=memory).windows
+    with pytest.raises(InfeasibleError):
+        model.divide(memory_bytes=memory - 1)
+
+
+@pytest.mark.parametrize(
+    ("word", "ends"),
+    [
+        ("pooling", ["pool1"]),
+        ("strided", ["conv2"]),
+        ("all", ["conv1", "pool1", "conv2", "fc0", "fc1"]),
+        ("mandatory", []),
+    ],
+)
+def test_cut_words(dense: Ready, word: str, ends: list[str]) -> None:
+    division = dense.divide(cuts=(word,))
+    assert [division.graph.layers[border].name for border in division.borders] == ends
+
+
+def test_cuts_at_tensors(dense: Ready) -> None:
+    division = dense.divide(tensors=("p1", "y0"))
+    assert [division.graph.layers[border].name for border in division.borders] == ["pool1", "fc0"]
+    assert dense.divide(tensors=("y2",)).borders == ()  # behind the last layer
+
+
+def test_cuts_at_bottlenecks_are_smaller_than_the_input(dense: Ready) -> None:
+    division = dense.divide(cuts=("bottleneck",))
+    assert division.borders
+    for border in division.borders:
+        assert sum(value.nbytes or 0 for value in division.graph.borders[border]) < 2 * 3 * 16 * 16 * 4
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_an_exact_number_of_partitions(dense: Ready, count: int) -> None:
+    assert len(dense.divide(partitions=count).windows) == count
+
+
+def test_impossible_numbers_of_partitions(dense: Ready) -> None:
+    with pytest.raises(UsageError, match="more partitions than the model has layers"):
+        dense.divide(partitions=7)
+    with pytest.raises(InfeasibleError, match="too few") as caught:
+        dense.divide(partitions=2, cuts=("all",))
+    assert caught.value.hint == "give --partitions 6 or more"
+
+
+def test_points_are_told_once_each(dense: Ready) -> None:
+    division = dense.divide(max_params=1000, cuts=("pooling",))
+    kinds = [point.kind for point in division.points]
+    assert kinds == sorted(kinds, key=["mandatory", "optional", "chosen"].index)
+    pooled = [point for point in division.points if point.reason == "pooling"]
+    assert [(point.tensors, point.chosen) for point in pooled] == [(("p1",), True)]
+    optional = [point for point in dense.divide().points if point.kind == "optional"]
+    assert not any(point.chosen for point in optional)
+
+
+def test_dividing_leaves_what_is_too_fine_to_slice_alone(dense: Ready) -> None:
+    """Parameters of the copy that a trial is made on do not reach the model."""
+    before = len(list(dense.model.graph))
+    smallest_max_params(dense.model, dense.sizes, dense.fused)
+    assert len(list(dense.model.graph)) == before
+    assert len(build_cut_graph(dense.model, dense.sizes, fused=dense.fused).layers) == 6
+
+
+def test_words_and_tensors_are_told_apart() -> None:
+    assert parse_cuts(["pooling", " conv/out ", "strided"]) == (("pooling", "strided"), ("conv/out",))
+    assert parse_cuts(["t"]) == (("mandatory",), ("t",))
+    with pytest.raises(UsageError, match="empty name"):
+        parse_cuts(["a", " "])
