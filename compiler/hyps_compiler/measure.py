@@ -20,6 +20,9 @@ Feeds = Mapping[str, Array]
 _TRIES: tuple[tuple[int, int], ...] = ((1, 64), (1, 224), (1, 32), (1, 8), (1, 1), (8, 8), (2, 32))
 """Sizes given to open dimensions, first axes and others, until the model runs: one request, of some length."""
 
+_RANK_CHANGERS = frozenset({"If", "OptionalGetElement", "Reshape", "SequenceAt", "Squeeze"})
+"""Where onnxruntime cannot tell the rank of what these make, it may depend on the request."""
+
 _NUMPY_DTYPES = frozenset(
     {"float32", "float64", "float16", "bool", "string"}
     | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
@@ -73,6 +76,7 @@ def measure(
         except ExecutionError as error:
             problem = error
             continue
+        _settle_ranks(model, sizes)
         return Measured(sizes, dims, request)
     assert problem is not None
     if feeds or shapes:
@@ -131,6 +135,24 @@ def _annotate(model: ir.Model, session: ort.InferenceSession) -> None:
             value.shape = ir.Shape([_dim(size) for size in info.shape])
         elif not (value.is_graph_input() or value.is_graph_output()):
             value.shape = None
+
+
+def _settle_ranks(model: ir.Model, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give values of unknown rank the one that was observed, unless another request may bring another.
+
+    Without a rank a partition's input or output is no valid ONNX.
+    """
+    doubtful: set[int] = set()
+    for node in model.graph:
+        may_change = node.op_type in _RANK_CHANGERS or any(id(value) in doubtful for value in node.inputs)
+        for value in node.outputs:
+            observed = sizes.get(str(value.name))
+            if value.shape is not None or observed is None:
+                continue
+            if may_change:
+                doubtful.add(id(value))
+            else:
+                value.shape = ir.Shape([None] * len(observed))
 
 
 def _dim(size: int | str | None) -> int | str | None:
