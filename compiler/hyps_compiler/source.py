@@ -53,6 +53,8 @@ class Source:
     ir_version: int
     opset: dict[str, int]
     outputs: tuple[str, ...]
+    made: dict[str, str]
+    """Name of each value that a node of the graph makes to that node's name, in the order of the file."""
     initializer_inputs: tuple[str, ...]
     """Inputs with a default value, which onnxruntime may not fold: an IR version of 4 or newer."""
 
@@ -64,6 +66,7 @@ def open_source(path: Path) -> Source:
         ModelError: missing, empty, truncated, another format, no model that could be run (see `check_model`), or with
             external data that is missing, too short, or outside the model's folder.
     """
+    _check_name(path)
     _check_file(path)
     proto = read_proto(path)
     check_model(proto, _shown(path))
@@ -81,6 +84,7 @@ def open_source(path: Path) -> Source:
         ir_version=proto.ir_version,
         opset={opset.domain or "ai.onnx": opset.version for opset in proto.opset_import},
         outputs=tuple(value.name for value in proto.graph.output),
+        made={name: node.name for node in proto.graph.node for name in node.output if name},
         initializer_inputs=defaults if proto.ir_version >= 4 else (),
     )
 
@@ -115,6 +119,15 @@ def tensors(proto: ModelProto) -> Iterator[TensorProto]:
 def is_external(tensor: TensorProto) -> bool:
     """Return whether the tensor's data lies in another file."""
     return tensor.data_location == TensorProto.EXTERNAL
+
+
+def _check_name(path: Path) -> None:
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise ModelError(
+            f"the name {_shown(path)} is no UTF-8, which onnxruntime needs", "rename it", "E_NAME"
+        ) from error
 
 
 def _check_file(path: Path) -> None:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from hyps.errors import ModelError, printable
 from hyps.formats.plan import Optimization
+from hyps_compiler.canonical import make_canonical
 from hyps_compiler.ort import open_session
 from hyps_compiler.source import Source, read_proto
 from hyps_passes.rewrites.normalize import normalize
@@ -56,9 +57,12 @@ def stage_model(source: Source, folder: Path, optimization: Optimization, keep: 
     fused = folder / "optimized.onnx"
     model_or_bytes, data_folder = _fusible(source, keep)
     open_session(model_or_bytes, optimization, folder=data_folder, save_as=fused)
+    optimized = read_proto(fused)
+    make_canonical(optimized, source.made)
+    fused.write_bytes(optimized.SerializeToString(deterministic=True))
     model = normalize(_load(fused))
     if keep:
-        _drop_extra_outputs(model, len(read_proto(source.path).graph.output))
+        _drop_extra_outputs(model, len(source.outputs))
     ir.save(model, path)
     return Staged(model, path, frozenset())
 
