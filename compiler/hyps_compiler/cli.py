@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hyps.errors import DependencyError, UsageError, printable
+from hyps.errors import DependencyError, DifferenceError, UsageError, printable
 from hyps.formats.quantities import format_nbytes
 from hyps.terminal import COUNT, NBYTES, HypsGroup, progress, say, verbosity
 
@@ -159,7 +159,7 @@ def inspect(target: str, max_params: int | None, memory: int | None, shapes: tup
 @click.option("--inputs", type=_PATH, help="An .npz file with a request.")
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Random requests to compare.")
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
-def verify(plan: Path, model: str, inputs: Path | None, samples: int, as_json: bool) -> None:
+def verify(plan: Path, model: str, inputs: Path | None, samples: int, as_json: bool) -> int:
     """Compare PLAN with its model on every border and on the outputs.
 
     \b
@@ -173,11 +173,13 @@ def verify(plan: Path, model: str, inputs: Path | None, samples: int, as_json: b
 
     with progress("verifying", quiet=verbosity() < 0 or as_json):
         verification = verify_folder(plan, model, _read_npz(inputs) if inputs else None, samples)
-    if as_json:
+    if as_json:  # one document, whether they agree or not
         _print_json(reporting.verified_json(verification))
-    elif verbosity() >= 0:
+        return _say_difference(verification.difference())
+    if verbosity() >= 0:
         click.echo(reporting.show_verified(verification))
     verification.check()
+    return 0
 
 
 @main.command()
@@ -282,6 +284,14 @@ def _parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
             raise UsageError(f"--input `{printable(text)}` is no NAME:SHAPE", "write it like image:1x3x224x224")
         shapes[name] = tuple(map(int, sizes))
     return shapes
+
+
+def _say_difference(error: DifferenceError | None) -> int:
+    """Say on stderr what differs, and return the exit status."""
+    if error is None:
+        return 0
+    click.echo(f"error: {printable(error.message, 1000)} [{error.code}]\nhint: {error.hint}", err=True)
+    return error.exit_status
 
 
 def _is_plan(folder: Path) -> bool:

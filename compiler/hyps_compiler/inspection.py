@@ -1,5 +1,7 @@
 """What `hypsc inspect` and the end of `hypsc compile` tell about a model or a plan, as values and as tables."""
 
+import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,13 +92,13 @@ def show_model(view: ModelView) -> str:
     """Return the view as text for people, 80 columns wide."""
     rows = [
         (
-            printable(row.name, 30),
-            printable(row.kind, 22),
+            row.name,
+            _short_kind(row.kind),
             format_count(row.parameters),
-            _dims(row.output_shape),
+            _dims(row.output_shape, view.assumed_dims),
             "?" if row.cut_bytes is None else format_nbytes(row.cut_bytes),
-            "" if row.ratio is None else f"{row.ratio:.3f}",
-            ",".join(_SHORT.get(mark, mark) for mark in row.marks),
+            "" if row.ratio is None else f"{row.ratio:.3g}",
+            ",".join(_SHORT[mark] for mark in row.marks),
         )
         for row in view.layers
     ]
@@ -112,7 +114,9 @@ def show_model(view: ModelView) -> str:
         lines.append(f"sizes assume {_assumed(view.assumed_dims)}")
     if view.note:
         lines.append(f"sizes are unknown: {view.note}")
-    return "\n".join([*lines, "", table(rows, headers, "llrlrrl"), "", *show_points(view.split_points)])
+    layers = _fitted(rows, headers, "llrlrrl", 0)
+    legend = [_LEGEND] if any(row.marks for row in view.layers) else []
+    return "\n".join([*lines, "", layers, *legend, "", *show_points(view.split_points)])
 
 
 def show_plan(plan: Plan) -> str:
@@ -129,7 +133,7 @@ def summarize_plan(plan: Plan, folder: str) -> str:
     previous = -1
     for index in shown:
         if index > previous + 1:
-            rows.append(("…", "", f"{index - previous - 1} more", "", "", "", ""))
+            rows.append(("…", "", "", f"{index - previous - 1} more", "", "", "", ""))
         rows.append(_partition_row(plan, parts[index]))
         previous = index
     points = plan.split_points
@@ -164,7 +168,7 @@ def show_points(points: Sequence[SplitPoint], listed: Sequence[SplitPoint] | Non
         (
             "*" if point.chosen else "",
             point.kind,
-            printable(point.after, 30),
+            point.after,
             "?" if point.nbytes is None else format_nbytes(point.nbytes),
             point.reason,
         )
@@ -173,14 +177,24 @@ def show_points(points: Sequence[SplitPoint], listed: Sequence[SplitPoint] | Non
     counts = {kind: sum(point.kind == kind for point in points) for kind in ("mandatory", "optional", "chosen")}
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     cut = sum(point.chosen for point in points)
-    head = f"split points: {told}; {f'cut at {cut} of them (*)' if cut else 'cut at none of them'}"
-    return [head, table(rows, ("", "kind", "after layer", "bytes", "reason"), "lllrl")] if rows else [head]
+    mark = " (*)" if rows and cut else ""
+    head = f"split points: {told}; cut at {cut or 'none'} of them{mark}"
+    return [head, _fitted(rows, ("", "kind", "after layer", "bytes", "reason"), "lllrl", 2)] if rows else [head]
 
 
 _MOST_PARTITIONS, _MOST_POINTS, _ENDS = 30, 15, 5
 """Rows in the summary, and how many are shown of each end and of the largest where there are more."""
 
-_SHORT = {"global pooling": "global", "strided convolution": "strided"}
+_SPAN = " .. "
+_KIND_CHARS = 13
+_SHORT = {
+    "pooling": "pool",
+    "global pooling": "global",
+    "strided convolution": "stride",
+    "natural": "nat",
+    "compressive": "comp",
+}
+_LEGEND = "point: pooling, global pooling, strided convolution; natural, compressive ratio"
 
 
 def _rows(graph: CutGraph) -> list[LayerRow]:
@@ -221,10 +235,18 @@ def _shape(shape: object) -> tuple[int | str | None, ...] | None:
     return None if dims is None else tuple(d if isinstance(d, int) else d.value for d in dims)
 
 
-def _dims(shape: tuple[int | str | None, ...] | None) -> str:
+def _dims(shape: tuple[int | str | None, ...] | None, assumed: dict[str, int]) -> str:
+    """Return a shape at the assumed sizes, with `?` for what they leave open."""
     if shape is None:
         return "?"
-    return "x".join("?" if size is None else printable(str(size), 12) for size in shape) or "scalar"
+    return "x".join(str(size if isinstance(size, int) else assumed.get(size or "", "?")) for size in shape) or "scalar"
+
+
+def _short_kind(kind: str) -> str:
+    """Return a layer's operators: the first and the last where they are too many."""
+    names = kind.split("+")
+    told = kind if len(kind) <= _KIND_CHARS or len(names) < 3 else f"{names[0]}+…+{names[-1]}"
+    return printable(told, _KIND_CHARS)
 
 
 def _assumed(dims: dict[str, int]) -> str:
@@ -243,14 +265,48 @@ def _plan_head(plan: Plan) -> list[str]:
 
 
 def _partition_table(rows: Sequence[Sequence[str]]) -> str:
-    return table(rows, ("id", "kind", "layers", "params", "weights", "peak", "sends"), "lllrrrr")
+    return _fitted(rows, ("id", "kind", "layers", "names", "params", "weights", "peak", "sends"), "llrlrrrr", 3)
+
+
+def _fitted(rows: Sequence[Sequence[str]], headers: Sequence[str], align: str, column: int) -> str:
+    """Return a table as wide as the terminal, in which names in `column` give up their middles, numbers nothing."""
+    width = _terminal_width()
+    others = [max(len(row[i]) for row in (headers, *rows)) for i in range(len(headers)) if i != column]
+    room = max(width - sum(others) - 2 * len(others), 12)
+    fitted = [[_name(cell, room) if i == column else cell for i, cell in enumerate(row)] for row in rows]
+    return table(fitted, headers, align, width)
+
+
+def _terminal_width() -> int:
+    """Return the columns of the terminal, also where a pager stands before it: 80 to 160, and 80 without one."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            return min(max(80, os.get_terminal_size(descriptor).columns), 160)
+    return 80
+
+
+def _name(text: str, room: int) -> str:
+    """Return a name, or two with ` .. ` between them, in at most `room` characters."""
+    parts = [printable(part, 200) for part in text.split(_SPAN)]
+    if len(parts) == 1 or sum(map(len, parts)) + len(_SPAN) <= room:
+        return _shortened(_SPAN.join(parts), room)
+    return _SPAN.join(_shortened(part, (room - len(_SPAN)) // 2) for part in parts)
+
+
+def _shortened(text: str, limit: int) -> str:
+    """Return the text without its middle where it is too long: names of one model begin alike."""
+    if len(text) <= limit:
+        return text
+    tail = (limit - 1) * 2 // 3
+    return f"{text[: limit - 1 - tail]}…{text[-tail:]}"
 
 
 def _partition_row(plan: Plan, part: Partition) -> tuple[str, ...]:
     return (
         printable(part.id, 12),
         f"H {part.shard.index + 1}/{part.shard.count}" if part.shard else "V",
-        _layers(part.layers),
+        str(len(part.layers)),
+        _names(part.layers),
         format_count(part.parameters),
         format_nbytes(part.weight_bytes),
         "?" if part.peak_memory_bytes is None else format_nbytes(part.peak_memory_bytes),
@@ -268,11 +324,8 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def _layers(names: tuple[str, ...]) -> str:
-    if not names:
-        return ""
-    first, last = printable(names[0], 24), printable(names[-1], 24)
-    return first if len(names) == 1 else f"{first} .. {last} ({len(names)})"
+def _names(layers: tuple[str, ...]) -> str:
+    return _SPAN.join(dict.fromkeys((*layers[:1], *layers[-1:])))
 
 
 def _output_bytes(plan: Plan, names: tuple[str, ...]) -> str:

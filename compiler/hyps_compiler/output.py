@@ -128,6 +128,10 @@ def check_output_file(path: Path, *, force: bool) -> None:
 def _check_place(absolute: Path, shown: str) -> None:
     """Refuse a path whose folder cannot take it."""
     folder = absolute.parent
+    try:
+        os.fspath(absolute).encode()
+    except UnicodeEncodeError as error:
+        raise OutputError(f"the path {shown} is no UTF-8, which onnxruntime needs", _ANOTHER, "E_NAME") from error
     if absolute == folder:
         raise OutputError(f"{shown} cannot be replaced", _ANOTHER)
     if not folder.is_dir():

@@ -57,8 +57,14 @@ def show_verified(verification: Verification) -> str:
 
 
 def verified_json(verification: Verification) -> dict[str, Any]:
-    """Return every compared tensor as values."""
-    return {**_report_json(verification.report), "model_has_changed": verification.model_has_changed}
+    """Return every compared tensor as values, and what is wrong as other commands tell an error."""
+    error = verification.difference()
+    told = error and {"code": error.code, "message": error.message, "hint": error.hint}
+    return {
+        **_report_json(verification.report),
+        "model_has_changed": verification.model_has_changed,
+        "error": told,
+    }
 
 
 def _verdicts(compiled: Compiled) -> list[str]:
@@ -72,16 +78,16 @@ def _agreement(report: Report) -> list[str]:
     lines = []
     if report.borders:
         identical = sum(border.is_identical for border in report.borders)
-        rest = "" if identical == len(report.borders) else f", the others {_within(report.borders)}"
+        rest = "" if identical == len(report.borders) else f", others {_within(report.borders)} off"
         lines.append(f"borders:  {identical} of {len(report.borders)} tensors bit-identical to the uncut model's{rest}")
     same = all(output.is_identical for output in report.outputs)
-    outputs = "bit-identical to onnxruntime's" if same else f"{_within(report.outputs)} of onnxruntime's"
-    return [*lines, f"outputs:  {outputs}, run on the whole model"]
+    outputs = "bit-identical to" if same else f"{_within(report.outputs)} off"
+    return [*lines, f"outputs:  {outputs} whole-model onnxruntime's"]
 
 
 def _within(differences: Sequence[Difference]) -> str:
     worst = max(difference.relative for difference in differences)
-    return f"within {worst:.1g} of the largest value"
+    return f"at most {worst:.1g} of the largest value"
 
 
 def _report_json(report: Report) -> dict[str, Any]:

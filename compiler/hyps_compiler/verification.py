@@ -24,18 +24,25 @@ class Verification:
     model_has_changed: bool
     """Whether the file is not the one that the plan was made from, byte for byte."""
 
+    def difference(self) -> DifferenceError | None:
+        """Return what is wrong, naming the first tensor that differs; None when the plan is proved."""
+        try:
+            self.report.check()
+        except DifferenceError as error:
+            changed = "the model file has changed since the plan was made: compile it again"
+            altered = "the plan has been altered, or this machine computes differently: compile the model here again"
+            return DifferenceError(error.message, changed if self.model_has_changed else altered)
+        return None
+
     def check(self) -> None:
         """Raise what is wrong.
 
         Raises:
             DifferenceError: names the first tensor that differs.
         """
-        try:
-            self.report.check()
-        except DifferenceError as error:
-            changed = "the model file has changed since the plan was made: compile it again"
-            altered = "the plan has been altered, or this machine computes differently: compile the model here again"
-            raise DifferenceError(error.message, changed if self.model_has_changed else altered) from None
+        difference = self.difference()
+        if difference is not None:
+            raise difference
 
 
 def verify_folder(folder: Path, model: str, inputs: Mapping[str, Any] | None, samples: int) -> Verification:
