@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import hyps_models
 import numpy as np
 import onnxruntime as ort
-from limits import Limit, memory_limit
 
 import hyps
+import hyps_models
 from hyps.formats.quantities import format_nbytes, format_seconds
+from limits import Limit, memory_limit
 
 MB = 1_000_000
 BIN = Path(sys.executable).parent

@@ -1,6 +1,6 @@
 """VGG16 (553 MB of weights) served in less and less memory, beside unsplit onnxruntime with defaults and at its best.
 
-Each server runs alone in a memory cgroup; its model files are thrown out of the page cache first, so that their pages are
+Each server runs alone in a memory cgroup; its files are thrown out of the page cache first, so that their pages are
 charged to it. Limits go down until a server is killed or fails. Seconds are per request, seen by a client outside.
 
     python bench/memory.py                # as root: a cgroup is needed
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import hyps_models
-from common import machine, write_results
-from limits import Limit, drop_page_cache, memory_limit
-from whole import prepare
 
 import hyps
+import hyps_models
+from common import machine, write_results
 from hyps.terminal import table
+from limits import Limit, drop_page_cache, memory_limit
+from whole import prepare
 
 MB = 1_000_000
 REPEATS = 5
@@ -46,7 +46,9 @@ def main(model: str) -> None:
         compile_plan(source, budgeted, "--memory", "256MB")
         smallest = compile_plan(source, fine, "--cut", "all", "--memory", str(smallest_budget(source)))
         results += descend("whole, defaults", whole(source, "default"), source, (1200, 1100, 1050, 1000, 900))
-        results += descend("whole, at its best", whole(best, "best"), best.parent, (256, 180, 120, 100, 90, 80, 75, 70, 65))
+        results += descend(
+            "whole, at its best", whole(best, "best"), best.parent, (256, 180, 120, 100, 90, 80, 75, 70, 65)
+        )
         results += descend("plan, --memory 256MB", worker(model, budgeted, 256 * MB), budgeted, (256,))
         results += descend(
             f"plan, every layer, --memory {smallest // MB}MB",
@@ -60,7 +62,18 @@ def main(model: str) -> None:
 
 def smallest_budget(model: Path) -> int:
     """Return the smallest `--memory` that the compiler says would do."""
-    command = ["hypsc", "compile", model, "-o", model.parent / "none", "--memory", "1MB", "--json", "--optimize", "native"]
+    command = [
+        "hypsc",
+        "compile",
+        model,
+        "-o",
+        model.parent / "none",
+        "--memory",
+        "1MB",
+        "--json",
+        "--optimize",
+        "native",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     hint = json.loads(done.stdout)["error"]["hint"]
     return int(hint.split()[-1].removesuffix("MB")) * MB
@@ -79,7 +92,13 @@ def descend(label: str, serve: Any, files: Path, limits_mb: tuple[int, ...]) -> 
         drop_page_cache(files)
         with memory_limit(limit_mb * MB) as limit:
             outcome = serve(limit)
-            outcome = {"how": label, "limit_mb": limit_mb, "limit": limit.kind, "cgroup_peak_bytes": limit.peak_bytes(), **outcome}
+            outcome = {
+                "how": label,
+                "limit_mb": limit_mb,
+                "limit": limit.kind,
+                "cgroup_peak_bytes": limit.peak_bytes(),
+                **outcome,
+            }
         print(outcome, file=sys.stderr)
         results.append(outcome)
         if not outcome["samples_s"]:
@@ -102,7 +121,11 @@ def whole(model: Path, how: str) -> Any:
         if process.returncode != 0:
             return {"samples_s": [], "failure": f"status {process.returncode}"}
         figures = json.loads(out)
-        return {"samples_s": figures["samples_s"], "load_s": figures["load_s"], "peak_rss_bytes": figures["peak_rss_bytes"]}
+        return {
+            "samples_s": figures["samples_s"],
+            "load_s": figures["load_s"],
+            "peak_rss_bytes": figures["peak_rss_bytes"],
+        }
 
     return serve
 

@@ -1,7 +1,9 @@
 """What cutting costs when every partition fits: latency of plans as ratios to the unsplit model in the same run.
 
-The rival is unsplit onnxruntime at its best: default options (all graph optimizations, prepacked weights), the model file
-itself, one warm session. Plan and rival alternate, so that what disturbs one disturbs the other; every sample is kept.
+The rival is unsplit onnxruntime at its best: default options (all graph optimizations, prepacked weights), the model
+file itself, one warm session. Plan and rival alternate, so that what disturbs one disturbs the other; every sample is
+kept. Between samples there is a pause: the threads of an idle session of default options spin for 30 ms after a run,
+and would hold a core that the other one needs.
 
     python bench/speed.py                     # VGG16, ResNet-50 and MobileNetV2, one and two threads
     python bench/speed.py --model mobilenetv2 --threads 1 --repeats 60
@@ -16,11 +18,11 @@ import time
 from pathlib import Path
 
 import click
-import hyps_models
 import numpy as np
 import onnxruntime as ort
-from common import machine, write_results
 
+import hyps_models
+from common import machine, write_results
 from hyps.local import LocalRunner
 from hyps.terminal import table
 
@@ -33,6 +35,8 @@ CASES = (
     ("every layer, portable", ["--cut", "all", "--optimize", "portable"]),
 )
 """Name and options of `hypsc compile`."""
+
+PAUSE_S = 0.06
 
 
 @click.command()
@@ -93,7 +97,7 @@ def measure(name: str, model: str, plan: str, how: str) -> dict[str, object]:
 
 def pause_and_time(samples: list[float], call: object, *, keep: bool) -> None:
     """Time one call, after the threads of the one before have gone to sleep."""
-    time.sleep(0.005)
+    time.sleep(PAUSE_S)
     start = time.perf_counter()
     call()  # type: ignore[operator]  # a lambda of this file
     if keep:
