@@ -44,7 +44,7 @@ OnActivation = Callable[[str, Any], None]
 Outcome = dict[str, Any] | HypsError
 """A request's outputs by name, or why there are none."""
 
-_SLACK_NBYTES = 6 * 2**20
+_SLACK_NBYTES = 10 * 2**20
 """Resident beyond the measured base once partitions run: onnxruntime's code that they touch, the allocator's rest."""
 
 _REMEMBERED_RUNS = 4096

@@ -7,6 +7,7 @@ from hyps.errors import UsageError
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60.0, "h": 3600.0}
+_NEXT_UNIT = 0.9995  # from here on three digits round up to 1 of the next unit
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµ/]*)\s*")
 
 
@@ -90,14 +91,14 @@ def format_seconds(seconds: float) -> str:
     >>> format_seconds(0.01234), format_seconds(75.2)
     ('12.3 ms', '75.2 s')
     """
-    if seconds >= 1:
-        return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
-    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
+    if seconds >= _NEXT_UNIT:
+        return f"{seconds:.3g} s" if seconds < 100 * _NEXT_UNIT else f"{seconds:.0f} s"
+    return f"{seconds * 1e3:.3g} ms" if seconds >= _NEXT_UNIT / 1e3 else f"{seconds * 1e6:.3g} µs"
 
 
 def _scaled(value: int | float, step: int, units: tuple[str, ...]) -> str:
     amount, index = float(value), 0
-    while amount >= step * 0.9995 and index < len(units) - 1:
+    while amount >= step * _NEXT_UNIT and index < len(units) - 1:
         amount, index = amount / step, index + 1
     digits = (
         f"{amount:.0f}" if amount >= 99.95 or index == 0 else f"{amount:.1f}" if amount >= 9.995 else f"{amount:.2f}"
