@@ -3,13 +3,13 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 from hyps.errors import ModelError, printable
 from hyps_compiler.wellformed import check_model, check_tensor, tensor_nbytes
@@ -109,11 +109,16 @@ def read_proto(path: Path) -> ModelProto:
 
 
 def tensors(proto: ModelProto) -> Iterator[TensorProto]:
-    """Yield every tensor that the model holds, in nested graphs, functions and sparse tensors too."""
-    yield from _graph_tensors(proto.graph)
+    """Yield every tensor that the model holds, wherever a stranger may have hidden it."""
+    graphs = [proto.graph]
+    for info in proto.training_info:
+        graphs += [info.initialization, info.algorithm]
+    for graph in graphs:
+        yield from _graph_tensors(graph)
     for function in proto.functions:
+        yield from _attribute_tensors(function.attribute_proto)
         for node in function.node:
-            yield from _node_tensors(node)
+            yield from _attribute_tensors(node.attribute)
 
 
 def is_external(tensor: TensorProto) -> bool:
@@ -210,20 +215,20 @@ def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
     for node in graph.node:
-        yield from _node_tensors(node)
+        yield from _attribute_tensors(node.attribute)
 
 
-def _node_tensors(node: NodeProto) -> Iterator[TensorProto]:
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.TENSOR:
+def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:
+    """Yield the tensors in attributes, whatever type these claim to be of."""
+    for attribute in attributes:
+        if attribute.HasField("t"):
             yield attribute.t
-        elif attribute.type == AttributeProto.TENSORS:
-            yield from attribute.tensors
-        elif attribute.type == AttributeProto.SPARSE_TENSOR:
-            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
-        elif attribute.type == AttributeProto.GRAPH:
-            yield from _graph_tensors(attribute.g)
-        for graph in attribute.graphs:
+        yield from attribute.tensors
+        sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+        for tensor in (*sparse, *attribute.sparse_tensors):
+            yield from (tensor.values, tensor.indices)
+        graphs = [attribute.g] if attribute.HasField("g") else []
+        for graph in (*graphs, *attribute.graphs):
             yield from _graph_tensors(graph)
 
 
