@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from hyps.adapters.sessions import ORT_ERRORS, Session
 from hyps.adapters.arena import Lifetime, lay_out
+from hyps.adapters.sessions import ORT_ERRORS, Session
 
 Array = np.ndarray[Any, Any]
 
