@@ -287,10 +287,13 @@ def _terminal_width() -> int:
 
 def _name(text: str, room: int) -> str:
     """Return a name, or two with ` .. ` between them, in at most `room` characters."""
-    parts = [printable(part, 200) for part in text.split(_SPAN)]
-    if len(parts) == 1 or sum(map(len, parts)) + len(_SPAN) <= room:
-        return _shortened(_SPAN.join(parts), room)
-    return _SPAN.join(_shortened(part, (room - len(_SPAN)) // 2) for part in parts)
+    first, *second = (printable(part, 200) for part in text.split(_SPAN, 1))
+    if not second:
+        return _shortened(first, room)
+    room -= len(_SPAN)
+    fair = room // 2  # what one does not need the other has
+    left = _shortened(first, max(fair, room - len(second[0])))
+    return f"{left}{_SPAN}{_shortened(second[0], room - len(left))}"
 
 
 def _shortened(text: str, limit: int) -> str:

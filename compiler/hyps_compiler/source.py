@@ -127,12 +127,9 @@ def is_external(tensor: TensorProto) -> bool:
 
 
 def _check_name(path: Path) -> None:
-    try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError as error:
-        raise ModelError(
-            f"the name {_shown(path)} is no UTF-8, which onnxruntime needs", "rename it", "E_NAME"
-        ) from error
+    text = os.fspath(path)
+    if "\0" in text or text != text.encode(errors="replace").decode():
+        raise ModelError(f"the name {_shown(path)} is no UTF-8, which onnxruntime needs", "rename it", "E_NAME")
 
 
 def _check_file(path: Path) -> None:

@@ -1,0 +1,92 @@
+"""The options of `hypsc`; what its commands do is tested with real processes in `integration`."""
+
+import importlib.util
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from hyps.errors import UsageError
+from hyps.terminal import HypsCommand
+from hyps_compiler.cli import _parse_shapes, main
+from hyps_compiler.partition import CUTS
+
+
+def call(*args: str) -> Result:
+    return CliRunner().invoke(main, list(args), prog_name="hypsc")
+
+
+def test_shapes_are_read() -> None:
+    assert _parse_shapes(("image:1x3x224x224", "a:b:7")) == {"image": (1, 3, 224, 224), "a:b": (7,)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "image", "image:", ":1x2", "image:1x", "image:x", "image:0", "image:-1", "image:1,2", "image:²", "i:1X2"],
+)
+def test_what_is_no_shape_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is no NAME:SHAPE") as caught:
+        _parse_shapes((text,))
+    assert "image:1x3x224x224" in caught.value.hint
+
+
+def test_a_number_of_a_million_digits_is_no_size() -> None:
+    with pytest.raises(UsageError):
+        _parse_shapes(("image:" + "9" * 10**6,))
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_has_a_sentence_and_examples(name: str) -> None:
+    command = main.commands[name]
+    assert isinstance(command, HypsCommand)
+    assert command.help is not None
+    assert f"hypsc {name}" in command.help
+    assert all(param.help for param in command.params if isinstance(param, click.Option))
+
+
+def test_the_help_of_cut_lists_every_word() -> None:
+    text = " ".join(call("compile", "--help").stdout.split())
+    assert all(word in text for word in CUTS)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("compile", "m", "-o", ""),
+        ("compile", "m", "-o", "p", "--inputs", ""),
+        ("run", ""),
+        ("run", "p", "-o", ""),
+        ("verify", "", "--model", "m"),
+        ("convert", "", "-o", "m"),
+    ],
+)
+def test_an_empty_path_is_no_path(args: tuple[str, ...]) -> None:
+    result = call(*args)
+    assert result.exit_code == 2
+    assert "is empty [E_USAGE]" in result.stderr
+
+
+def test_connect_takes_no_options_of_the_worker() -> None:
+    result = call("run", "--connect", "tcp://127.0.0.1:1", "--threads", "2")
+    assert result.exit_code == 2
+    assert "hyps-worker" in result.stderr
+
+
+def test_convert_never_replaces_a_file_unasked(tmp_path: Path) -> None:
+    (tmp_path / "m.keras").touch()
+    (tmp_path / "m.onnx").write_text("mine")
+    result = call("convert", str(tmp_path / "m.keras"), "-o", str(tmp_path / "m.onnx"))
+    assert (result.exit_code, "[E_EXISTS]" in result.stderr) == (1, True)
+    assert (tmp_path / "m.onnx").read_text() == "mine"
+
+
+@pytest.mark.parametrize("args", [("compile", "m", "-o", "p"), ("inspect", "m"), ("verify", "p", "--model", "m")])
+def test_the_light_install_says_what_is_missing(args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx_ir" else found(name))
+    result = call(*args)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        'error: the compiler needs onnx_ir, which is not installed [E_DEPENDENCY]\nhint: pip install "hyps[compiler]"\n'
+    )
