@@ -220,6 +220,8 @@ def run(
         raise UsageError("--memory and --threads are the worker's own, not --connect's", "give them to `hyps-worker`")
     answers = run_plan(plan, connect, inputs, output, memory_bytes=memory, threads=threads, force=force)
     _print_json(answers.summary()) if as_json else click.echo(show_answers(answers))
+    if output is not None and not as_json and verbosity() >= 0:
+        click.echo(f"\nwrote: {printable(str(output))}")
 
 
 @main.command()

@@ -7,6 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from hyps.cli import worker
 from hyps.errors import UsageError
 from hyps.terminal import HypsCommand
 from hyps_compiler.cli import _parse_shapes, main
@@ -90,3 +91,17 @@ def test_the_light_install_says_what_is_missing(args: tuple[str, ...], monkeypat
     assert result.stderr == (
         'error: the compiler needs onnx_ir, which is not installed [E_DEPENDENCY]\nhint: pip install "hyps[compiler]"\n'
     )
+
+
+def test_the_page_on_the_commands_names_every_option() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    for name, command in (*main.commands.items(), ("hyps-worker", worker)):
+        heading = "## `hyps-worker " if name == "hyps-worker" else f"## `hypsc {name} "
+        section = page.split(heading)[1].split("\n## ")[0]
+        own = [param for param in command.params if isinstance(param, click.Option) and not is_standard(param)]
+        missing = [option.opts[-1] for option in own if option.opts[-1] not in section]
+        assert (name, missing) == (name, [])
+
+
+def is_standard(option: click.Option) -> bool:
+    return option.opts[-1] in ("--verbose", "--quiet", "--debug", "--version", "--help", "--json")
