@@ -30,7 +30,7 @@ class Finished:
     stderr: str
     seconds: float
     peak_bytes: int
-    """Most that it, or a child that it waited for, had resident."""
+    """Most that it was seen to have resident."""
     has_orphans: bool
     """Whether a process that it started still ran a moment later."""
 
@@ -65,8 +65,10 @@ class Running:
     def finish(self, timeout_s: float = 20.0) -> Finished:
         """Wait for the end, which must come in time."""
         deadline_s = self._start_s + timeout_s
+        peak_bytes = 0
         while True:
-            pid, state, usage = os.wait4(self.process.pid, os.WNOHANG)
+            peak_bytes = max(peak_bytes, _peak_bytes(self.process.pid))
+            pid, state = os.waitpid(self.process.pid, os.WNOHANG)
             if pid:
                 break
             if time.monotonic() > deadline_s:
@@ -79,7 +81,7 @@ class Running:
             stdout=self._stdout.read_text(),
             stderr=self._stderr.read_text(),
             seconds=seconds,
-            peak_bytes=usage.ru_maxrss * 1024,
+            peak_bytes=peak_bytes,
             has_orphans=_is_left(self.process.pid),
         )
 
@@ -131,6 +133,15 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 def _script(name: str | bytes) -> str | bytes:
     return str(SCRIPTS / name) if isinstance(name, str) and (SCRIPTS / name).exists() else name
+
+
+def _peak_bytes(pid: int) -> int:
+    """Return the most that a process has had resident since it began; what `wait4` tells has its parent's in it."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _is_left(session: int) -> bool:
