@@ -98,8 +98,8 @@ def test_text_and_empty_tensors_cannot_lie_in_a_lane() -> None:
 
 def _positives() -> Dataflow:
     """Return two partitions: where an input is above zero, and twice those places."""
-    two = {"two": np.array(2, np.int64)}
-    zero = {"zero": np.array(0, np.float32)}
+    two: Answer = {"two": np.array(2, np.int64)}
+    zero: Answer = {"zero": np.array(0, np.float32)}
     pieces = [
         Piece(
             "find",
