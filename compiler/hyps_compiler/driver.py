@@ -202,6 +202,9 @@ def _run_under_budget(folder: Path, scratch: Path, feeds: Feeds) -> tuple[int | 
     write_npz(request, feeds)
     command = [sys.executable, "-m", "hyps_compiler.peak", *map(os.fspath, (folder, request, answer))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == InfeasibleError.exit_status:
+        message, hint = done.stderr.splitlines()[-2:]
+        raise InfeasibleError(message, hint)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["it was killed, perhaps for memory"]
         raise HypsError(f"the plan did not run in a process of its own: {printable(lines[-1], 200)}")
