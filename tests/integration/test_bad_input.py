@@ -633,7 +633,9 @@ _SLOW = (
     "cut unknown, plain|cut comma|optimize|input no number|inputs missing|two models|here by force|"
     "a device|occupied by others|plan is a file|no plan.json|plan.json no text|plan.json list|"
     "plan.json digits|other format|absolute path|worker altered|worker future|inspect altered|npz empty|"
-    "truncated npz|answer a folder|nothing to run|samples|other model"
+    "truncated npz|answer a folder|nothing to run|samples|other model|"
+    "web page|text|unknown domain|opset 9999|function|absolute|no location|input unknown|input rank|"
+    "long name|here|root"
 ).split("|")
 """Left to the slow tests: others are much like them."""
 

@@ -58,9 +58,9 @@ def test_a_read_only_place_is_refused_before_work(tmp_path: Path) -> None:
     ("room", "optimize"),
     [
         ("64k", "portable"),
-        ("3m", "none"),
-        pytest.param("3m", "portable", marks=pytest.mark.slow),
         ("6m", "none"),
+        pytest.param("3m", "none", marks=pytest.mark.slow),
+        pytest.param("3m", "portable", marks=pytest.mark.slow),
         pytest.param("64k", "none", marks=pytest.mark.slow),
         pytest.param("6m", "portable", marks=pytest.mark.slow),
     ],
@@ -104,7 +104,7 @@ def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     ("number", "status", "word"),
     [(signal.SIGINT, 130, "interrupted [E_INTERRUPTED]"), (signal.SIGTERM, 143, "terminated [E_TERMINATED]")],
 )
-@pytest.mark.parametrize("moment_s", [0.0, 0.3])
+@pytest.mark.parametrize("moment_s", [0.3, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_a_signal_midway_leaves_nothing(
     tmp_path: Path, number: signal.Signals, status: int, word: str, moment_s: float
 ) -> None:
@@ -176,26 +176,21 @@ def test_the_smallest_memory_that_is_told_is_enough(tmp_path: Path) -> None:
     assert answered.status == 0, answered.stderr
 
 
-STRANGE_NAMES = {
-    "escape": "a\x1b[31mb\nc",
-    "path": "../../etc/passwd",
-    "nul": "a\0b",
-    "right to left": "\u202egnp.exe",
-    "long": "n" * 5_000_000,
-}
+STRANGE_NAMES = ["a\x1b[31mb\nc", "../../etc/passwd", "nul\0", "\u202egnp.exe"]
 
 
-@pytest.mark.parametrize("name", STRANGE_NAMES.values(), ids=STRANGE_NAMES)
-def test_strange_names_compile_and_are_never_printed_raw(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "names", [STRANGE_NAMES, pytest.param(["n" * 5_000_000, "m"], marks=pytest.mark.slow)], ids=["strange", "long"]
+)
+def test_strange_names_compile_and_are_never_printed_raw(tmp_path: Path, names: list[str]) -> None:
     here = tmp_path / "here"
     here.mkdir()
     nodes = [
-        helper.make_node("Gemm", ["x", "w"], [name], name=name),
-        helper.make_node("Relu", [name], ["y"], name=f"{name}2"),
-        helper.make_node("Gemm", ["y", "w"], [f"{name}3"], name=f"{name}3"),
+        helper.make_node("Gemm", [source, "w"], [name], name=name)
+        for source, name in zip(["x", *names[:-1]], names, strict=True)
     ]
     weights = {"w": np.eye(4, dtype=np.float32)}
-    model = model_of(nodes, [floats("x", 1, 4)], [floats(f"{name}3", 1, 4)], weights)
+    model = model_of(nodes, [floats("x", 1, 4)], [floats(names[-1], 1, 4)], weights)
     (here / "model.onnx").write_bytes(model.SerializeToString())
     commands = (
         ["hypsc", "compile", "model.onnx", "-o", "plan", "--cut", "all"],
@@ -207,7 +202,7 @@ def test_strange_names_compile_and_are_never_printed_raw(tmp_path: Path, name: s
     for argv in commands:
         finished = run_command(argv, here)
         assert (finished.status, finished.stderr) == (0, "")
-        assert all(len(line) <= 200 for line in finished.stdout.splitlines())
+        assert all(len(line) <= 80 for line in finished.stdout.splitlines())
         assert all(c.isprintable() or c == "\n" for c in finished.stdout)
     files = sorted(str(path.relative_to(here / "plan")) for path in (here / "plan").rglob("*") if path.is_file())
-    assert files == ["partitions/p000.onnx", "partitions/p001.onnx", "plan.json"]
+    assert files == [*(f"partitions/p{i:03d}.onnx" for i in range(len(names))), "plan.json"]
