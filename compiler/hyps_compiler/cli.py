@@ -1,7 +1,9 @@
 """`hypsc`: the compiler on the command line."""
 
+import errno
 import importlib.util
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -24,10 +26,16 @@ class _Place(click.Path):
         """Return the path.
 
         Raises:
-            UsageError: it is empty.
+            UsageError: it is empty, or longer than the system allows.
         """
+        shown = param.opts[0] if param else "a path"
         if value == "":
-            raise UsageError(f"`{param.opts[0] if param else 'a path'}` is empty", "give the path of a file or folder")
+            raise UsageError(f"`{shown}` is empty", "give the path of a file or folder")
+        try:
+            os.lstat(value)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise UsageError(f"`{shown}` is longer than a path may be", "give a shorter one") from error
         return super().convert(value, param, ctx)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from hyps.adapters import feeds
 from hyps.adapters.plan_files import check_files, read_plan
 from hyps.errors import DifferenceError, ModelError, TensorError, printable
 from hyps_compiler.frontend import open_model
@@ -57,10 +58,12 @@ def verify_folder(folder: Path, model: str, inputs: Mapping[str, Any] | None, sa
     Raises:
         PlanError: the plan is wrong or altered.
         ModelError: the model cannot be read, or is another one than the plan's.
-        TensorError: no request can be made up on which the model runs.
+        TensorError: the request does not fit the model, or none can be made up on which it runs.
     """
     plan = read_plan(folder)
     check_files(folder, plan)
+    if inputs is not None:
+        inputs = feeds.Feeds(plan.model.inputs).checked(inputs)
     with TemporaryDirectory(prefix="hyps-") as scratch:
         stage = Path(scratch) / "stage"
         stage.mkdir()

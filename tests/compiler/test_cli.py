@@ -68,6 +68,13 @@ def test_an_empty_path_is_no_path(args: tuple[str, ...]) -> None:
     assert "is empty [E_USAGE]" in result.stderr
 
 
+@pytest.mark.parametrize("args", [("run",), ("verify", "--model", "m"), ("convert", "-o", "m")])
+def test_a_path_too_long_for_the_system_is_said(args: tuple[str, ...]) -> None:
+    result = call(*args, "x" * 300)
+    assert result.exit_code == 2
+    assert "is longer than a path may be [E_USAGE]" in result.stderr
+
+
 def test_connect_takes_no_options_of_the_worker() -> None:
     result = call("run", "--connect", "tcp://127.0.0.1:1", "--threads", "2")
     assert result.exit_code == 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from hyps.errors import DifferenceError, ModelError, PlanError
+from hyps.errors import DifferenceError, ModelError, PlanError, TensorError
 from hyps_compiler import compile as compile_plan
 from hyps_compiler.reporting import show_verified, verified_json
 from hyps_compiler.verification import verify_folder
@@ -70,6 +70,20 @@ def test_a_model_that_draws_lots_cannot_be_compared(tmp_path: Path) -> None:
 def test_given_inputs_are_run(tmp_path: Path, plan: Path) -> None:
     feeds = {"x": np.full((5, 8), np.nan, np.float32)}
     verify_folder(plan, str(tmp_path / "m.onnx"), feeds, 1).check()
+
+
+@pytest.mark.parametrize(
+    ("feeds", "says"),
+    [
+        ({}, "input `x` is missing"),
+        ({"z": np.zeros((1, 8), np.float32)}, "there is no input `z`"),
+        ({"x": np.zeros((1, 8))}, "`x` must be float32 and is float64"),
+        ({"x": np.zeros((1, 9), np.float32)}, "`x` must have the shape n x 8 and has 1 x 9"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_said(tmp_path: Path, plan: Path, feeds: dict[str, object], says: str) -> None:
+    with pytest.raises(TensorError, match=says):
+        verify_folder(plan, str(tmp_path / "m.onnx"), feeds, 1)
 
 
 def test_an_altered_file_is_not_run(tmp_path: Path, plan: Path) -> None:

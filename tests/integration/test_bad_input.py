@@ -393,7 +393,7 @@ OUTPUT = [
     Case("here", dense, ("hypsc", "compile", "model.onnx", "-o", "."), 1, "E_OUTPUT", "`.`", "-o"),
     Case("here by force", dense, ("hypsc", "compile", "model.onnx", "-o", ".", "--force"), 1, "E_OUTPUT", "`.`"),
     Case("link", out_is_link, ("hypsc", "compile", "model.onnx", "-o", "link", "--force"), 1, "E_EXISTS", "`link`"),
-    Case("long name", dense, ("hypsc", "compile", "model.onnx", "-o", "x" * 300), 1, "E_OUTPUT", "xxx", "-o"),
+    Case("long name", dense, ("hypsc", "compile", "model.onnx", "-o", "x" * 300), 2, "E_USAGE", "`-o`", "shorter"),
     Case("a device", dense, ("hypsc", "compile", "model.onnx", "-o", "/dev/null"), 1, "E_EXISTS", "`/dev/null`"),
 ]
 
