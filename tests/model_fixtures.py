@@ -414,11 +414,14 @@ def _softmax(g: _Grower) -> list[Tensor]:
 def _cast(g: _Grower) -> list[Tensor]:
     x = g.any()
     if g.choose(2):
-        whole = g.op("Cast", [x.name], x.shape, to=TensorProto.INT64)
-        return [g.op("Cast", [whole.name], x.shape, to=TensorProto.FLOAT)]
-    # not two casts in a row: onnxruntime drops those and then fails where a nested graph captures the second
-    wide = g.op("Tanh", [g.op("Cast", [x.name], x.shape, to=TensorProto.DOUBLE).name], x.shape)
-    return [g.op("Cast", [wide.name], x.shape, to=TensorProto.FLOAT)]
+        y = g.op("Cast", [x.name], x.shape, to=TensorProto.INT64)
+    else:
+        # not two casts in a row: onnxruntime drops those and then fails where a nested graph captures the second
+        y = g.op("Tanh", [g.op("Cast", [x.name], x.shape, to=TensorProto.DOUBLE).name], x.shape)
+    y = g.op("Cast", [y.name], x.shape, to=TensorProto.FLOAT)
+    return [
+        g.op("Neg", [y.name], x.shape)
+    ]  # a cast before a ReduceMean is fused into a node of two types
 
 
 def _where(g: _Grower) -> list[Tensor]:
@@ -484,7 +487,9 @@ def _fixed_quantized(g: _Grower) -> list[Tensor]:
     x = g.any()
     parts = [g.put(np.array(0.02, dtype=np.float32)), g.put(np.array(128, dtype=np.uint8))]
     quantized = g.op("QuantizeLinear", [x.name, *parts], x.shape)
-    return [g.op("DequantizeLinear", [quantized.name, *parts], x.shape)]
+    # no nested graph may capture what is dequantized: onnxruntime moves the node past a Reshape and then aborts
+    y = g.op("DequantizeLinear", [quantized.name, *parts], x.shape)
+    return [g.op(("Relu", "Tanh")[g.choose(2)], [y.name], x.shape)]
 
 
 def _top(g: _Grower) -> list[Tensor] | None:
