@@ -1,11 +1,12 @@
 """Opens whatever a user calls a model: an ONNX file, a model of the zoo, or something that can be converted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from hyps.errors import ModelError, printable
 from hyps_compiler.convert import can_convert, convert
-from hyps_compiler.source import Source, open_source
+from hyps_compiler.source import Source, files_digest, open_source
 
 ZOO = "zoo:"
 
@@ -18,8 +19,14 @@ def open_model(model: str | Path, work: Path) -> Source:
     """
     for accepts, load in LOADERS:
         if accepts(str(model)):
-            return open_source(load(str(model), work))
+            source = open_source(load(str(model), work))
+            # two conversions of one model differ in the names they make up, so that the original tells what it is
+            return replace(source, sha256=files_digest(_files(Path(model)))) if Path(model).exists() else source
     return open_source(Path(model))
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def _from_zoo(model: str, work: Path) -> Path:

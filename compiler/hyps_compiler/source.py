@@ -79,7 +79,7 @@ def open_source(path: Path) -> Source:
     return Source(
         path=path,
         name=path.stem,
-        sha256=_digest([path, *data]),
+        sha256=files_digest([path, *data]),
         nbytes=sum(file.stat().st_size for file in (path, *data)),
         ir_version=proto.ir_version,
         opset={opset.domain or "ai.onnx": opset.version for opset in proto.opset_import},
@@ -229,7 +229,8 @@ def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorP
             yield from _graph_tensors(graph)
 
 
-def _digest(files: list[Path]) -> str:
+def files_digest(files: Sequence[Path]) -> str:
+    """Return the SHA-256 of the files' bytes, one after another."""
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
