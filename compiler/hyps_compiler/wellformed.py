@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import Message
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from hyps.errors import ModelError, printable
@@ -14,16 +15,19 @@ from hyps_compiler.operators import known_operators
 
 _EXPORT_AGAIN = "export the model again"
 _MOST_ELEMENTS = 2**62
+_DTYPES = frozenset(kind.value for kind in ir.DataType)
 
 
 def check_model(model: ModelProto, shown: str) -> None:
     """Refuse a model that no runtime could run; `shown` is what to call its file.
 
     Raises:
-        ModelError: it has no outputs (`E_EMPTY_GRAPH`), a version from the future (`E_VERSION`), an operator that
-            onnxruntime does not have (`E_UNSUPPORTED_OP`), a tensor that is used and not made, made twice, or needed to
-            make itself (`E_GRAPH`).
+        ModelError: it holds text that is none (`E_NOT_ONNX`), has no outputs (`E_EMPTY_GRAPH`), a version from the
+            future (`E_VERSION`), an operator that onnxruntime does not have (`E_UNSUPPORTED_OP`), or a tensor that is
+            used and not made, made twice, or needed to make itself (`E_GRAPH`).
     """
+    if not _is_text_throughout(model):
+        raise ModelError(f"{shown} is damaged: it holds a name that is no UTF-8", _EXPORT_AGAIN, "E_NOT_ONNX")
     if not model.graph.output:
         raise ModelError(f"{shown} has no outputs, so there is nothing to compute", _EXPORT_AGAIN, "E_EMPTY_GRAPH")
     _check_versions(model, shown)
@@ -32,7 +36,7 @@ def check_model(model: ModelProto, shown: str) -> None:
 
 
 def check_tensor(tensor: TensorProto) -> None:
-    """Refuse a tensor whose dimensions are impossible or do not match the bytes it has with it.
+    """Refuse a tensor of no known type, or whose dimensions are impossible or do not match its bytes.
 
     Raises:
         ModelError: as said (`E_TENSOR`).
@@ -40,6 +44,9 @@ def check_tensor(tensor: TensorProto) -> None:
     name = printable(tensor.name)
     if any(size < 0 for size in tensor.dims):
         raise ModelError(f"tensor `{name}` has the negative dimension {min(tensor.dims)}", _EXPORT_AGAIN, "E_TENSOR")
+    if tensor.data_type not in _DTYPES:
+        message = f"tensor `{name}` is of element type {tensor.data_type}, which onnx {onnx.__version__} does not know"
+        raise ModelError(message, "export it for an older version, or upgrade onnx and onnxruntime", "E_TENSOR")
     expected = tensor_nbytes(tensor)
     if tensor.HasField("raw_data") and expected is not None and len(tensor.raw_data) != expected:
         raise ModelError(
@@ -50,11 +57,8 @@ def check_tensor(tensor: TensorProto) -> None:
 
 
 def tensor_nbytes(tensor: TensorProto) -> int | None:
-    """Return the bytes that a tensor's shape and element type take; None for strings and unknown types."""
-    try:
-        kind = ir.DataType(tensor.data_type)
-    except ValueError:
-        return None
+    """Return the bytes that a tensor's shape and element type take; None for strings."""
+    kind = ir.DataType(tensor.data_type)
     if kind in (ir.DataType.STRING, ir.DataType.UNDEFINED):
         return None
     return -(-_count(tensor.dims) * kind.bitwidth // 8)
@@ -70,6 +74,24 @@ def _count(dims: Sequence[int]) -> int:
         if count > _MOST_ELEMENTS:
             return _MOST_ELEMENTS
     return count
+
+
+def _is_text_throughout(message: Message) -> bool:
+    """Return whether every text in the message is one: protobuf hands out bytes where it is not."""
+    if isinstance(message, TensorProto):  # its data is long, and no text
+        return _is_text(message.name) and all(map(_is_text_throughout, message.external_data))
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        values = (value,) if isinstance(value, (str, bytes, Message)) else value
+        is_right = _is_text_throughout if field.type == field.TYPE_MESSAGE else _is_text
+        if not all(map(is_right, values)):
+            return False
+    return True
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _check_versions(model: ModelProto, shown: str) -> None:

@@ -132,7 +132,6 @@ def tensor(kind: int, dims: Sequence[int], raw: bytes) -> TensorProto:
         (TensorProto.BOOL, (0, 2**62, 2**62), 0),
         (TensorProto.STRING, (2,), None),
         (TensorProto.UNDEFINED, (2,), None),
-        (999, (2,), None),
     ],
 )
 def test_bytes_follow_from_shape_and_type(kind: int, dims: Sequence[int], nbytes: int | None) -> None:
@@ -154,6 +153,24 @@ def test_a_tensor_that_does_not_fit_its_bytes_is_refused(dims: Sequence[int], sa
     with pytest.raises(ModelError, match=says) as caught:
         check_tensor(tensor(TensorProto.FLOAT, dims, bytes(16)))
     assert caught.value.code == "E_TENSOR"
+
+
+def test_a_tensor_of_an_unknown_type_is_refused() -> None:
+    with pytest.raises(ModelError, match="tensor `w` is of element type 112") as caught:
+        check_tensor(tensor(112, (1,), bytes(4)))
+    assert caught.value.code == "E_TENSOR"
+
+
+@pytest.mark.parametrize("old", [b"inner", b"relu", b"Gamma", b"b1"])
+def test_a_name_that_is_no_text_is_damage(old: bytes) -> None:
+    sound = model(choice("b1", node("Relu", "x", "inner"), inner="inner"), node("Abs", "b1", "y"))
+    sound.graph.initializer.append(TensorProto(name="Gamma", data_type=TensorProto.FLOAT, dims=[0]))
+    data = sound.SerializeToString()
+    assert old in data
+    damaged = onnx.ModelProto.FromString(data.replace(old, b"\xff" * len(old)))
+    with pytest.raises(ModelError, match="a name that is no UTF-8") as caught:
+        check_model(damaged, "`m`")
+    assert caught.value.code == "E_NOT_ONNX"
 
 
 def test_a_million_dimensions_cost_no_time() -> None:

@@ -687,6 +687,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(name: str, outcomes: dict[
     assert case.says in finished.error
     assert case.hint in finished.hint
     assert len(finished.stderr) < 1200
+    assert finished.stdout == "" or case.status == 4
     assert outcome.after == outcome.before
     assert not finished.has_orphans
     assert 0 < finished.peak_bytes < LIMIT_BYTES
