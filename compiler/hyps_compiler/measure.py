@@ -108,8 +108,17 @@ def random_array(dtype: str, shape: tuple[int, ...], rng: np.random.Generator) -
 
 
 def _typed_session(path: Path) -> ort.InferenceSession:
-    """Return a session of the model in which every value is an output, so that onnxruntime tells its type."""
+    """Return a session of the model in which every value is an output, so that onnxruntime tells its type.
+
+    What the model itself says of inner values and outputs is left out: it may be stale (a batch of 1 where the input's
+    is open), which onnxruntime forgives in a whole model, but not at the input of a partition.
+    """
     proto = read_proto(path)
+    del proto.graph.value_info[:]
+    inputs = {value.name for value in proto.graph.input}
+    for output in proto.graph.output:
+        if output.name not in inputs:
+            output.ClearField("type")
     present = {value.name for value in (*proto.graph.output, *proto.graph.input)}
     made = dict.fromkeys(name for node in proto.graph.node for name in node.output if name)
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name not in present)
@@ -132,9 +141,22 @@ def _annotate(model: ir.Model, session: ort.InferenceSession) -> None:
             continue
         value.type = ir.TensorType(ir.DataType.STRING if dtype == "string" else ir.DataType.from_numpy(np.dtype(dtype)))
         if info.shape:  # onnxruntime says [] for a scalar and for an unknown rank alike
-            value.shape = ir.Shape([_dim(size) for size in info.shape])
-        elif not (value.is_graph_input() or value.is_graph_output()):
+            value.shape = ir.Shape(_known_dims([_dim(size) for size in info.shape], value))
+        elif not (value.is_graph_input() or _is_only_output(value)):
             value.shape = None
+
+
+def _known_dims(dims: list[int | str | None], value: ir.Value) -> list[int | str | None]:
+    """Return the inferred dimensions; those left open as the model declares them, where nothing else reads them."""
+    declared = value.shape
+    if declared is None or len(declared) != len(dims) or not _is_only_output(value):
+        return dims
+    named = [dim if isinstance(dim, int) else dim.value for dim in declared.dims]
+    return [other if dim is None else dim for dim, other in zip(dims, named, strict=True)]
+
+
+def _is_only_output(value: ir.Value) -> bool:
+    return value.is_graph_output() and not value.is_graph_input() and not value.uses()
 
 
 def _settle_ranks(model: ir.Model, sizes: Mapping[str, tuple[int, ...]]) -> None:

@@ -96,9 +96,9 @@ def test_weights_are_not_multiplied(name: str, tmp_path: Path) -> None:
     large = sum(files.values())
     inline = sum(part.weight_bytes for part in plan.partitions if not part.weights)
     padding = 4096 * sum(len(part.weights) for part in plan.partitions) * 8
-    assert (
-        plan.model.weight_bytes <= sum(part.weight_bytes for part in plan.partitions) <= 1.02 * plan.model.weight_bytes
-    )
+    total = sum(part.weight_bytes for part in plan.partitions)
+    tied = 2048  # what is used on both sides of a cut stands in both partitions, where it is small
+    assert plan.model.weight_bytes <= total <= 1.02 * plan.model.weight_bytes + tied
     assert large + inline <= 1.02 * plan.model.weight_bytes + padding + tied
 
 
