@@ -17,8 +17,6 @@ SCRIPTS = Path(sys.executable).parent
 """Where the commands of this environment lie."""
 
 _LEFT_S = 2.0
-_NOT_OURS = ".ses"
-"""What onnxruntime itself leaves among the temporary files."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def snapshot(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         relative = str(path.relative_to(folder))
-        if relative.split("/")[0].startswith(".prints-") or path.name == _NOT_OURS:
+        if relative.split("/")[0].startswith(".prints-"):
             continue
         if path.is_symlink():
             found[relative] = f"link to {os.readlink(path)}"

@@ -62,7 +62,11 @@ def open_session(
     source = model if isinstance(model, bytes) else str(model)
     try:
         return ort.InferenceSession(
-            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled) or None
+            source,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(disabled) or None,
+            enable_fallback=0,
         )
     except ORT_ERRORS as error:
         raise ModelError(

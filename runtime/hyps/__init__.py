@@ -3,6 +3,7 @@
 `hyps.InferenceSession` stands in for `onnxruntime.InferenceSession`; `hyps.load` reads a plan.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from hyps.errors import HypsError
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from hyps.formats.plan import Plan
 
     __version__: str
+
+# onnxruntime's Linux packages report sessions to their maker unless told not to, and write an identifier to the disk.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["HypsError", "InferenceSession", "Plan", "__version__", "load"]
 

@@ -1,7 +1,7 @@
 """Brings any model into the one form that the cut graph and the emitter know."""
 
 import onnx_ir as ir
-from onnx_ir.passes import PassError, Sequential
+from onnx_ir.passes import PassBase, PassError, Sequential
 from onnx_ir.passes import common as steps
 
 from hyps.errors import ModelError, printable
@@ -19,23 +19,28 @@ def normalize(model: ir.Model) -> ir.Model:
     made by a node or given as an input.
 
     Raises:
-        ModelError: the graph has a cycle.
+        ModelError: the graph has a cycle, or a constant is damaged.
     """
-    try:
-        Sequential(steps.InlinePass(), steps.RemoveInitializersFromInputsPass(), steps.TopologicalSortPass())(model)
-    except (PassError, ValueError) as error:
-        reason = printable(str(error.__cause__ or error), 200)
-        raise ModelError(f"the graph cannot be put in order: {reason}", code="E_GRAPH") from error
+    _run(model, steps.InlinePass(), steps.RemoveInitializersFromInputsPass(), steps.TopologicalSortPass())
     model.ir_version = max(model.ir_version, _INITIALIZERS_ARE_NO_INPUTS)
     _remove_dead_nodes(model.graph)
-    Sequential(
+    _run(
+        model,
         steps.NameFixPass(),
         steps.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         steps.LiftSubgraphInitializersToMainGraphPass(),
         steps.RemoveUnusedNodesPass(),
-    )(model)
+    )
     _give_outputs_a_node(model.graph)
     return model
+
+
+def _run(model: ir.Model, *passes: PassBase) -> None:
+    try:
+        Sequential(*passes)(model)
+    except (PassError, ValueError) as error:
+        reason = printable(str(error.__cause__ or error), 200)
+        raise ModelError(f"the graph cannot be put in order: {reason}", code="E_GRAPH") from error
 
 
 def _remove_dead_nodes(graph: ir.Graph | ir.Function) -> None:

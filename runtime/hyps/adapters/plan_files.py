@@ -29,8 +29,10 @@ def read_plan(folder: str | Path) -> Plan:
     path = Path(folder)
     shown = printable(str(folder))
     hint = "give the folder that `hypsc compile` wrote"
-    if not path.exists():
-        raise PlanError(f"there is no plan folder `{shown}`", hint, code="E_NO_PLAN")
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        raise PlanError(f"there is no plan folder `{shown}`", hint, code="E_NO_PLAN") from error
     if not path.is_dir():
         raise PlanError(f"`{shown}` is a file, not a plan folder", hint, code="E_NO_PLAN")
     if not os.path.lexists(path / PLAN_FILE):

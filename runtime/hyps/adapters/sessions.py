@@ -1,6 +1,7 @@
 """onnxruntime sessions: opened by path so that weights stay mapped, with the options each way of running wants."""
 
 import functools
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -116,6 +117,9 @@ class Sessions:
                 options.add_session_config_entry("session.force_spinning_stop", "1")
 
 
+_ORT_PLACES = re.compile(r"Load model from .*? failed:\s*|/\S*onnxruntime\S*\.(?:cc|h):\d+ (?:\S+ )*?(?=[A-Z])")
+"""What onnxruntime puts before its reason: the file, which the caller knows, and places in its own source."""
+
 _LESS_MEMORY = "give `--memory`, or compile with a smaller `--memory`"
 
 
@@ -137,7 +141,7 @@ def one_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     if text.startswith("[ONNXRuntimeError]"):
         text = text.split(" : ", 3)[-1]
-    return printable(text.splitlines()[0], 300)
+    return printable(_ORT_PLACES.sub("", text.splitlines()[0]).strip(), 300)
 
 
 @functools.cache
