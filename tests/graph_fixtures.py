@@ -16,7 +16,13 @@ def weight(name: str, count: int) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), const_value=tensor)
 
 
-def layer(index: int, weights: Sequence[ir.Value] = (), work_bytes: int = 0, downsampling: str | None = None) -> Layer:
+def layer(
+    index: int,
+    weights: Sequence[ir.Value] = (),
+    work_bytes: int = 0,
+    downsampling: str | None = None,
+    constant_bytes: int = 0,
+) -> Layer:
     """Return a layer that holds the weights."""
     sizes = [w.const_value.size for w in weights if w.const_value is not None]
     return Layer(
@@ -31,6 +37,7 @@ def layer(index: int, weights: Sequence[ir.Value] = (), work_bytes: int = 0, dow
         macs=0,
         downsampling=downsampling,
         work_bytes=work_bytes,
+        constant_bytes=constant_bytes,
     )
 
 
@@ -55,7 +62,7 @@ def cut_graphs(draw: st.DrawFn, *, most_layers: int = 7, all_cross: bool = False
     layers = []
     for index in range(count):
         own = [w for w in pool if draw(st.booleans())] + [weight(f"own{index}", draw(st.integers(1, 40)))]
-        layers.append(layer(index, own, draw(st.integers(0, 60))))
+        layers.append(layer(index, own, draw(st.integers(0, 60)), constant_bytes=draw(st.integers(0, 9))))
     values = []
     for producer in range(MODEL, count):
         for number in range(draw(st.integers(1, 2))):
@@ -102,4 +109,4 @@ def _alive(graph: CutGraph, first: int, index: int) -> int:
         if begins <= index <= ends or (is_fed and begins <= index):
             total += v.nbytes or 0
     made = sum(v.nbytes or 0 for v in graph.values if v.producer == index)
-    return total + max(0, graph.layers[index].work_bytes - made)
+    return total + max(0, graph.layers[index].work_bytes - made) + graph.layers[index].constant_bytes

@@ -419,9 +419,7 @@ def _cast(g: _Grower) -> list[Tensor]:
         # not two casts in a row: onnxruntime drops those and then fails where a nested graph captures the second
         y = g.op("Tanh", [g.op("Cast", [x.name], x.shape, to=TensorProto.DOUBLE).name], x.shape)
     y = g.op("Cast", [y.name], x.shape, to=TensorProto.FLOAT)
-    return [
-        g.op("Neg", [y.name], x.shape)
-    ]  # a cast before a ReduceMean is fused into a node of two types
+    return [g.op("Neg", [y.name], x.shape)]  # a cast before a ReduceMean is fused into a node of two types
 
 
 def _where(g: _Grower) -> list[Tensor]:
@@ -627,7 +625,8 @@ def _scan(g: _Grower) -> list[Tensor] | None:
         helper.make_node("Tanh", ["shifted"], ["state_out"]),
         helper.make_node("Identity", ["state_out"], ["slice_out"]),
     ]
-    state, part = ("rows", "columns"), ("rows", "width")
+    # sizes in nested graphs need names of their own: onnxruntime reuses buffers of equal names
+    state, part = (f"rows{g.count}", f"columns{g.count}"), (f"rows{g.count}", f"width{g.count}")
     body = helper.make_graph(
         nodes,
         "scan",

@@ -16,8 +16,8 @@ from hyps_passes.searches import chain, split_points
 BASE_BYTES = 95_000_000
 """What a worker process needs beside its partitions.
 
-Measured: 62 to 76 MB for Python, numpy, onnxruntime with one session, ZeroMQ and the digests of the files; 10 MB that the
-worker leaves free for onnxruntime's code once partitions run; the rest is for other machines' libraries."""
+Measured: 62 to 76 MB for Python, numpy, onnxruntime with one session, ZeroMQ and the digests of the files; 10 MB that
+the worker leaves free for onnxruntime's code once partitions run; the rest is for other machines' libraries."""
 
 CUTS = ("mandatory", "pooling", "strided", "bottleneck", "all")
 """What `--cut` understands besides tensor names."""
@@ -136,10 +136,11 @@ def _rows_of(shard: Layer) -> int:
 
 
 def _row_peak_bytes(graph: CutGraph, shard: Layer, dense: DenseLayer) -> int:
-    """Return the weights of a row and what the shard makes on the way to the row's outputs."""
+    """Return the weights of a row, what is made of them, and what the shard makes on the way to the row's outputs."""
+    if graph.live_bytes[shard.index] is None:
+        return dense.row_bytes
     made = sum(value.nbytes or 0 for value in graph.made_by.get(shard.index, ()))
-    known = graph.live_bytes[shard.index] is not None
-    return dense.row_bytes + (max(0, shard.work_bytes - made) // _rows_of(shard) if known else 0)
+    return dense.row_bytes + dense.row_constant_bytes + max(0, shard.work_bytes - made) // _rows_of(shard)
 
 
 _PARAMETERS = _Figure(lambda window: window.parameters, lambda graph, shard, dense: dense.row_parameters)

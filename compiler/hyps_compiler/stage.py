@@ -20,8 +20,18 @@ _ALIGN = 4096
 _INITIALIZERS_ARE_NO_INPUTS = 4
 """The first IR version in which an initializer need not be an input as well; before, onnxruntime leaves the input when
 it folds the initializer away."""
-_NOT_FUSIONS = ("CommonSubexpressionElimination", "TransposeOptimizer")
-"""Optimizers that rename or move values without fusing anything."""
+_NOT_FUSIONS = (
+    "CastElimination",
+    "CommonSubexpressionElimination",
+    "EliminateDropout",
+    "EliminateIdentity",
+    "EliminateSlice",
+    "ExpandElimination",
+    "NoopElimination",
+    "TransposeOptimizer",
+    "TransposeOptimizer_CPUExecutionProvider",
+)
+"""Optimizers that rename, move or drop values without fusing anything."""
 
 
 @dataclass(frozen=True, slots=True)

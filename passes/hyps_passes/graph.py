@@ -33,6 +33,8 @@ class Layer:
     """`pooling`, `global pooling` or `strided convolution`."""
     work_bytes: int
     """The most activation bytes alive inside it beside its inputs, at the assumed sizes."""
+    constant_bytes: int = 0
+    """What its constants make of weights when it runs: a quantized weight as floats, say."""
     shard: Shard | None = None
 
 
@@ -132,7 +134,7 @@ class CutGraph:
         for layer, change in zip(self.layers, events, strict=False):
             total += change
             made = sum(v.nbytes or 0 for v in self.made_by.get(layer.index, ()))
-            alive.append(total + max(0, layer.work_bytes - made))
+            alive.append(total + max(0, layer.work_bytes - made) + layer.constant_bytes)
         return tuple(alive)
 
     def windows(self, first: int) -> Iterator["Window"]:

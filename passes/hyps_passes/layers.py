@@ -244,7 +244,7 @@ class _Builder:
         Nothing joins a pooling layer, so that the border behind it is the pooled feature map.
         """
         for index, node in enumerate(self.nodes):
-            view = node.op_type in ops.VIEWS
+            view = node.op_type in ops.VIEWS or (node.op_type in ops.PREPARATIONS and not self._readers(node))
             if not view and node.op_type not in _FOLLOWERS:
                 continue
             producers = sorted({p for p in map(self._producer, self.reads[index]) if p is not None}, reverse=True)
@@ -307,6 +307,7 @@ class _Builder:
             macs=sum(macs) if known else None,
             downsampling=_downsampling(nodes),
             work_bytes=self._work_bytes(nodes),
+            constant_bytes=sum(tensor_nbytes(v, self.shapes) or 0 for node in constants for v in node.outputs),
             shard=shard,
         )
 

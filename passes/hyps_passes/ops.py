@@ -40,12 +40,14 @@ PREPARATIONS = frozenset({"DequantizeLinear", "ReorderInput"})
 
 UNARY_ELEMENTWISE = frozenset(
     """
-    Abs Celu Clip Elu Erf Exp FastGelu Gelu HardSigmoid HardSwish LeakyRelu Log Mish Neg QuickGelu Reciprocal Relu
-    Selu Sigmoid Softplus Softsign Sqrt Swish Tanh ThresholdedRelu
+    Abs Celu Clip Elu Erf Exp FastGelu Gelu HardSigmoid HardSwish LeakyRelu Log Mish Neg QLinearLeakyRelu
+    QLinearSigmoid QuickGelu Reciprocal Relu Selu Sigmoid Softplus Softsign Sqrt Swish Tanh ThresholdedRelu
     """.split()
 )
 
-BINARY_ELEMENTWISE = frozenset({"Add", "BiasGelu", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "Sub", "Sum"})
+BINARY_ELEMENTWISE = frozenset(
+    {"Add", "BiasGelu", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "QLinearAdd", "QLinearMul", "Sub", "Sum"}
+)
 
 NORMALIZATIONS = frozenset({"BatchNormalization", "InstanceNormalization"})
 

@@ -248,3 +248,30 @@ def test_words_and_tensors_are_told_apart() -> None:
     assert parse_cuts(["t"]) == (("mandatory",), ("t",))
     with pytest.raises(UsageError, match="empty name"):
         parse_cuts(["a", " "])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_memory_counts_what_is_made_of_a_quantized_weight(turned: bool, tmp_path: Path) -> None:
+    """A weight of one byte becomes one of four when the partition runs, sliced or not."""
+    rng = np.random.default_rng(0)
+    shape = (100, 64) if turned else (64, 100)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["wd"], axis=1 - turned),
+        helper.make_node("Transpose", ["wd"], ["wt"]) if turned else helper.make_node("Identity", ["wd"], ["wt"]),
+        helper.make_node("MatMul", ["x", "wt"], ["y"], name="fc"),
+    ]
+    weights: dict[str, Array] = {"w": rng.integers(-99, 99, shape).astype(np.int8), "s": np.full(100, 0.02, np.float32)}
+    model = ready(model_of(nodes, [floats("x", 1, 64)], [floats("y", 1, 100)], weights), tmp_path)
+    (whole,) = model.divide().windows
+    needed = model.divide().graph.window(*whole).peak_bytes
+    assert needed is not None
+    assert needed >= 6400 + 2 * 4 * 6400
+    least = smallest_memory(model.model, model.sizes, model.fused)
+    assert least < BASE_BYTES + 3000
+    for memory in (least, least + 5000, BASE_BYTES + needed - 1):
+        division = model.divide(memory_bytes=memory)
+        peaks = [division.graph.window(*window).peak_bytes or 0 for window in division.windows]
+        assert len(shards(division)) >= 2
+        assert max(peaks) <= memory - BASE_BYTES
+    with pytest.raises(InfeasibleError):
+        model.divide(memory_bytes=least - 1)

@@ -48,6 +48,8 @@ class DenseLayer:
     """Parameters of one output row."""
     row_bytes: int
     """Weight bytes of one output row."""
+    row_constant_bytes: int = 0
+    """What the nodes between weight and product make for one output row."""
 
 
 def find_dense(layer: Layer, *, fewest_rows: int = 2) -> DenseLayer | Refusal:
@@ -159,7 +161,9 @@ def _dense(layer: Layer, product: ir.Node, fewest_rows: int) -> DenseLayer | str
     if product.op_type == "MatMulNBits" and len(product.inputs) > 4 and product.inputs[4] is not None:
         return "MatMulNBits with reordered columns"
     tail = _tail(layer, product, rows)
-    weights = _divided_weights(product, tail, rows)
+    divided = _divided(product, tail, rows)
+    weights = list({id(w): w for value, axis in divided for w in _initializers(value, axis)}.values())
+    made = {id(v): v for value, axis in divided for v in _made_of_constants(value, axis)}
     return DenseLayer(
         layer=layer.name,
         product=product,
@@ -167,22 +171,33 @@ def _dense(layer: Layer, product: ir.Node, fewest_rows: int) -> DenseLayer | str
         rows=rows,
         row_parameters=sum(_total(w) // rows for w in weights if is_parameter(w)),
         row_bytes=sum(-(-_nbytes(w) // rows) for w in weights),
+        row_constant_bytes=sum(-(-_constant_nbytes(v) // rows) for v in made.values()),
     )
 
 
-def _divided_weights(product: ir.Node, tail: tuple[ir.Node, ...], rows: int) -> list[ir.Value]:
-    """Return the initializers of which each slice takes its part, each once."""
+def _divided(product: ir.Node, tail: tuple[ir.Node, ...], rows: int) -> list[tuple[ir.Value, int]]:
+    """Return the constants of which each slice takes its part, and the axis along which they are divided."""
     operands = _operands(product)
     assert operands is not None
-    values = [(product.inputs[operands.weight], operands.axis)]
+    values = [(_input(product, operands.weight), operands.axis)]
     values += [
         (value, operands.companion_axis)
         for value in (_input(product, index) for index in operands.companions)
         if value is not None and _has_rows(product, value, rows)
     ]
     values += [(v, -1) for node in tail for v in node.inputs if v is not None and _is_divided(v, rows)]
-    found = {id(w): w for value, axis in values if value is not None for w in _initializers(value, axis)}
-    return list(found.values())
+    return [(value, axis) for value, axis in values if value is not None]
+
+
+def _made_of_constants(value: ir.Value, axis: int) -> Iterator[ir.Value]:
+    """Yield what is made on the way from the initializers to the constant `value`, as far as it is divided too."""
+    node = value.producer()
+    if value.is_initializer() or node is None:
+        return
+    yield value
+    for source, along in _sources(node, axis):
+        if source is not None and along is not None:
+            yield from _made_of_constants(source, along)
 
 
 def _initializers(value: ir.Value, axis: int) -> Iterator[ir.Value]:
@@ -512,6 +527,11 @@ def _count(shape: tuple[int, ...]) -> int:
     for size in shape:
         count *= size
     return count
+
+
+def _constant_nbytes(value: ir.Value) -> int:
+    shape = constant_shape(value)
+    return 0 if shape is None or value.dtype is None else -(-_count(shape) * value.dtype.bitwidth // 8)
 
 
 def _total(value: ir.Value) -> int:
