@@ -59,7 +59,7 @@ def _compare_numbers(tensor: str, expected: Any, actual: Any, dtype: str) -> Dif
     strange = ~np.isfinite(left) | ~np.isfinite(right)
     if not np.array_equal(left[strange], right[strange], equal_nan=True):
         return Difference(tensor, False, float("inf"), float("inf"), dtype)
-    gaps = np.abs(left - right, where=~strange, out=np.zeros(left.shape))
+    gaps = np.abs(np.subtract(left, right, where=~strange, out=np.zeros(left.shape, wide)))
     largest = float(gaps.max(initial=0.0))
     scale = float(np.abs(left, where=~strange, out=np.zeros(left.shape)).max(initial=0.0))
     return Difference(

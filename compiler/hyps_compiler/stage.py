@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.external_data import convert_tensors_from_external, convert_tensors_to_external
 
 from hyps.errors import ModelError, printable
 from hyps.formats.plan import Optimization
@@ -87,14 +88,27 @@ def _load(path: Path) -> ir.Model:
 
 
 def _save(model: ir.Model, path: Path) -> None:
-    ir.save(
-        model,
-        path,
-        external_data=f"{path.stem}.data",
-        size_threshold_bytes=_INLINE_BELOW,
-        alignment=_ALIGN,
-        align_threshold=_ALIGN,
+    """Write the model with its large weights in a file beside it; strings have no bytes to map and stay inside."""
+    large = []
+    for value in model.graph.initializers.values():
+        if value.dtype != ir.DataType.STRING and _nbytes(value) >= _INLINE_BELOW:
+            large.append(value)
+        elif isinstance(value.const_value, ir.ExternalTensor):
+            (value.const_value,) = convert_tensors_from_external([value.const_value])
+    placed = convert_tensors_to_external(
+        _tensors(large), path.parent, f"{path.stem}.data", alignment=_ALIGN, align_threshold=_ALIGN
     )
+    for value, tensor in zip(large, placed, strict=True):
+        value.const_value = tensor
+    ir.save(model, path)
+
+
+def _tensors(values: Sequence[ir.Value]) -> list[ir.TensorProtocol]:
+    return [value.const_value for value in values if value.const_value is not None]
+
+
+def _nbytes(value: ir.Value) -> int:
+    return 0 if value.const_value is None else value.const_value.nbytes
 
 
 def _fusible(source: Source, keep: Sequence[str]) -> tuple[Path | bytes, Path | None]:

@@ -130,3 +130,12 @@ def test_half_floats_are_not_taken_for_fusions(tmp_path: Path) -> None:
         value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
     result = staged(model, tmp_path)
     assert "r" not in result.fused
+
+
+def test_many_strings_stay_in_the_file(tmp_path: Path) -> None:
+    words = np.array([f"word{number}" for number in range(1000)], dtype=object)
+    index = helper.make_tensor_value_info("i", onnx.TensorProto.INT64, ["N"])
+    output = helper.make_tensor_value_info("y", onnx.TensorProto.STRING, ["N"])
+    model = model_of([helper.make_node("Gather", ["words", "i"], ["y"])], [index], [output], {"words": words})
+    result = staged(model, tmp_path)
+    assert whole_answer(result.path, {"i": np.array([999])})["y"].tolist() == ["word999"]
