@@ -1,0 +1,157 @@
+"""A plan that does not compute what its model computes is found out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, helper, numpy_helper
+
+from hyps.errors import DifferenceError
+from hyps.formats.plan import Optimization, Plan
+from hyps_compiler.driver import Options, compile_model
+from hyps_compiler.partition import Request
+from hyps_compiler.source import open_source
+from hyps_compiler.stage import stage_model
+from hyps_compiler.verify import Report, verify_plan
+from model_fixtures import floats, model_of, save
+
+X = {"x": np.random.default_rng(1).standard_normal((2, 8)).astype(np.float32)}
+
+
+def three_layers() -> ModelProto:
+    rng = np.random.default_rng(0)
+    weights = {
+        "w1": rng.standard_normal((8, 30)).astype(np.float32),
+        "b1": rng.standard_normal(30).astype(np.float32),
+        "w2": rng.standard_normal((30, 20)).astype(np.float32),
+        "w3": rng.standard_normal((20, 5)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["h1"], name="fc1"),
+        helper.make_node("Relu", ["h1"], ["r1"]),
+        helper.make_node("Gemm", ["r1", "w2"], ["h2"], name="fc2"),
+        helper.make_node("Relu", ["h2"], ["r2"]),
+        helper.make_node("Gemm", ["r2", "w3"], ["y"], name="fc3"),
+    ]
+    return model_of(nodes, [floats("x", "N", 8)], [floats("y", "N", 5)], weights)
+
+
+class Case:
+    """A compiled plan that can be tampered with and verified again."""
+
+    def __init__(self, folder: Path, request: Request, level: Optimization = "none") -> None:
+        self.path = save(three_layers(), folder / "model.onnx")
+        self.folder = folder / "plan"
+        options = Options(request=request, optimization=level, feeds=X, verify=False)
+        self.plan: Plan = compile_model(self.path, self.folder, options).plan
+        work = folder / "stage"
+        work.mkdir()
+        self.source = open_source(self.path)
+        self.staged = stage_model(self.source, work, level).path
+
+    def verify(self, **how: Any) -> Report:
+        return verify_plan(self.folder, self.plan, self.source, self.staged, [X], **how)
+
+    def change(self, number: int, weight: str, by: float) -> None:
+        """Add to all numbers of a weight in a partition's file."""
+        file = self.folder / self.plan.partitions[number].file
+        proto = onnx.load(file)
+        (tensor,) = (tensor for tensor in proto.graph.initializer if weight in tensor.name)
+        value = numpy_helper.to_array(tensor) + np.float32(by)
+        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+        onnx.save(proto, file)
+
+
+ALL = Request(cuts=("all",))
+
+
+@pytest.mark.parametrize("level", ["none", "portable", "native"])
+def test_a_right_plan_has_no_problems(level: Optimization, tmp_path: Path) -> None:
+    report = Case(tmp_path, ALL, level).verify()
+    assert report.problems() == []
+    report.check()
+    assert {border.tensor for border in report.borders} >= {"y"}
+    assert len(report.borders) == 3
+    assert [output.tensor for output in report.outputs] == ["y"]
+    assert all(border.is_identical for border in report.borders)
+    assert report.must_be_identical == {border.tensor for border in report.borders}
+
+
+def test_a_border_that_differs_by_one_bit_is_found(tmp_path: Path) -> None:
+    """Far below any tolerance, and no output shows it."""
+    case = Case(tmp_path, ALL)
+    case.change(0, "b1", 3e-7)
+    report = case.verify()
+    assert report.problems()
+    with pytest.raises(DifferenceError, match=r"border tensor `r1` differs by .* of its largest value") as caught:
+        report.check()
+    assert caught.value.exit_status == 4
+
+
+def test_an_output_that_differs_is_found(tmp_path: Path) -> None:
+    case = Case(tmp_path, ALL)
+    case.change(2, "w3", 0.5)
+    found = case.verify().problems()
+    assert any(problem.startswith("border tensor `y`") for problem in found)
+    assert any(problem.startswith("output `y`") for problem in found)
+    with pytest.raises(DifferenceError, match="and 1 more"):
+        case.verify().check()
+
+
+def test_answers_of_another_process_are_compared(tmp_path: Path) -> None:
+    case = Case(tmp_path, ALL)
+    found = case.verify(answers=[{"y": np.zeros((2, 5), np.float32)}]).problems()
+    assert found
+    assert all(problem.startswith("output `y`") for problem in found)
+
+
+def test_behind_slices_the_order_of_addition_may_differ_but_no_more(tmp_path: Path) -> None:
+    case = Case(tmp_path, Request(max_params=400))
+    assert any(part.kind == "horizontal" for part in case.plan.partitions)
+    report = case.verify()
+    assert report.problems() == []
+    assert report.must_be_identical == {"r1"}
+    sliced = next(index for index, part in enumerate(case.plan.partitions) if part.kind == "horizontal")
+    case.change(sliced, "w", 0.1)
+    assert case.verify().problems()
+
+
+def test_a_partition_swapped_for_another_is_found(tmp_path: Path) -> None:
+    """Shards of equal shapes: onnxruntime has nothing to complain of."""
+    case = Case(tmp_path, Request(max_params=400))
+    shards = [part for part in case.plan.partitions if part.shard is not None and part.shard.layer == "fc2"]
+    left, right = (onnx.load(case.folder / part.file) for part in shards[:2])
+    for one, other in zip(left.graph.initializer, right.graph.initializer, strict=True):
+        name = one.name
+        one.CopyFrom(other)
+        one.name = name
+    onnx.save(left, case.folder / shards[0].file)
+    assert case.verify().problems()
+
+
+def test_several_requests_keep_the_worst_of_each_tensor(tmp_path: Path) -> None:
+    case = Case(tmp_path, ALL)
+    case.change(0, "w1", 0.25)
+    zeros = {"x": np.zeros((1, 8), np.float32)}  # on which the changed weight does nothing
+    for requests in ([X, zeros], [zeros, X]):
+        report = verify_plan(case.folder, case.plan, case.source, case.staged, requests)
+        assert not any(border.is_identical for border in report.borders)
+    assert verify_plan(case.folder, case.plan, case.source, case.staged, [zeros]).problems() == []
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    steps: list[int] = []
+    Case(tmp_path, ALL).verify(advance=steps.append)
+    assert sum(steps) == 2
+
+
+def test_an_output_beyond_the_tolerance_is_measured_against_onnxruntimes_own_noise(tmp_path: Path) -> None:
+    case = Case(tmp_path, ALL)
+    case.change(2, "w3", 0.5)
+    report = case.verify()
+    assert set(report.own_noise) == {"y"}
+    assert report.own_noise["y"] < 1e-5
+    quiet = Report((), report.outputs, {"y": report.outputs[0].relative}, frozenset())
+    assert quiet.problems() == []
