@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from hyps.errors import InfeasibleError, UsageError, printable
 from hyps.formats.plan import SplitPoint
-from hyps.formats.quantities import format_count, format_nbytes
+from hyps.formats.quantities import format_nbytes
 from hyps_passes.graph import CutGraph, Layer, Window
 from hyps_passes.layers import build_cut_graph
 from hyps_passes.rewrites.slice_dense import DenseLayer, Refusal, SliceDense, find_dense
@@ -72,7 +72,6 @@ def divide(model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[
 
     Raises:
         InfeasibleError: the limits cannot be met; says by which layer, and what would do.
-        UsageError: more partitions than layers are asked for.
     """
     graph = build_cut_graph(model, sizes, fused=fused)
     rewrites = []
@@ -257,8 +256,9 @@ def _borders(graph: CutGraph, request: Request) -> list[int]:
 
 def _exactly(graph: CutGraph, forced: set[int], request: Request, count: int) -> list[int]:
     if count > len(graph.layers):
-        raise UsageError(
-            f"--partitions {count} asks for more partitions than the model has layers ({len(graph.layers)})"
+        raise InfeasibleError(
+            f"--partitions {count} is too many: the model has {len(graph.layers)} layers, which are never separated",
+            f"give --partitions {len(graph.layers)} or fewer",
         )
     least = chain.fewest_partitions(graph, forced, request.limits) or []
     if len(least) + 1 > count:
@@ -316,15 +316,3 @@ def _point(graph: CutGraph, border: int, kind: str, is_chosen: bool, reason: str
         reason=reason,
         after=graph.layers[border].name,
     )
-
-
-def describe(division: Division) -> str:
-    """Return one sentence on what was decided, for people."""
-    shards = [layer.shard for layer in division.graph.layers if layer.shard is not None]
-    vertical = len(division.windows) - len(shards)
-    total = sum(layer.parameters for layer in division.graph.layers)
-    if len(division.windows) <= 1:
-        return f"the model fits whole ({format_count(total)} parameters): left in one partition"
-    sliced = sorted({printable(shard.layer) for shard in shards})
-    horizontal = f" and {len(shards)} H-partitions, of {', '.join(sliced)}" if shards else ""
-    return f"{vertical} V-partitions{horizontal}"

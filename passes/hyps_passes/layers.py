@@ -401,7 +401,7 @@ def _kind(nodes: tuple[ir.Node, ...]) -> str:
 def _layer_name(nodes: tuple[ir.Node, ...], macs: list[int]) -> str:
     """Return the name of the node that computes most, the first pooling node, or the first; else its first output's."""
     heavy = max(range(len(nodes)), key=lambda index: (macs[index], ops.is_pooling(nodes[index]), -index))
-    return str(nodes[heavy].name or nodes[heavy].outputs[0].name).removeprefix(_FUSED_PREFIX)
+    return str(nodes[heavy].name or "").removeprefix(_FUSED_PREFIX) or str(nodes[heavy].outputs[0].name)
 
 
 def _shard_name(shard: Shard) -> str:

@@ -340,7 +340,7 @@ OPTIONS = [
     Case("max params -1", dense, compiling("--max-params", "-1"), 2, "E_USAGE", "`--max-params`: `-1`", "30M"),
     Case("max params 1", dense, compiling("--max-params", "1"), 3, "E_INFEASIBLE", "--max-params 1", "--max-params "),
     Case("partitions 0", dense, compiling("--partitions", "0"), 2, "E_USAGE", "--partitions"),
-    Case("partitions 10000", dense, compiling("--partitions", "10000"), 2, "E_USAGE", "--partitions 10000"),
+    Case("partitions 10000", dense, compiling("--partitions", "10000"), 3, "E_INFEASIBLE", "--partitions 10000"),
     Case("cut unknown", dense, compiling("--cut", "ghost"), 1, "E_UNKNOWN_TENSOR", "`ghost`", "inspect"),
     Case(
         "cut unknown, plain", dense, compiling("--cut", "ghost", "--optimize", "none"), 1, "E_UNKNOWN_TENSOR", "`ghost`"
