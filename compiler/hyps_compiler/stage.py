@@ -14,6 +14,7 @@ from hyps.formats.plan import Optimization
 from hyps_compiler.canonical import make_canonical
 from hyps_compiler.ort import open_session
 from hyps_compiler.source import Source, read_proto
+from hyps_passes.layers import CUT
 from hyps_passes.rewrites.normalize import normalize
 
 _INLINE_BELOW = 1024
@@ -64,7 +65,8 @@ def stage_model(source: Source, folder: Path, optimization: Optimization, keep: 
         _require({str(value.name) for node in model.graph for value in node.outputs}, keep)
         _save(model, path)
         staged = _load(path)
-        return Staged(staged, path, _fused_values(path, folder, staged))
+        _mark_cuts(staged, keep)
+        return Staged(staged, path, _fused_values(path, folder, staged) - set(keep))
     fused = folder / "optimized.onnx"
     model_or_bytes, data_folder = _fusible(source, keep)
     open_session(model_or_bytes, optimization, folder=data_folder, save_as=fused)
@@ -73,6 +75,7 @@ def stage_model(source: Source, folder: Path, optimization: Optimization, keep: 
     fused.write_bytes(optimized.SerializeToString(deterministic=True))
     model = normalize(_load(fused))
     if keep:
+        _mark_cuts(model, keep)
         _drop_extra_outputs(model, len(source.outputs))
     ir.save(model, path)
     return Staged(model, path, frozenset())
@@ -131,6 +134,13 @@ def _fusible(source: Source, keep: Sequence[str]) -> tuple[Path | bytes, Path | 
 
 def _drop_extra_outputs(model: ir.Model, count: int) -> None:
     del model.graph.outputs[count:]
+
+
+def _mark_cuts(model: ir.Model, names: Sequence[str]) -> None:
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in names:
+                value.meta[CUT] = True
 
 
 def _require(made: set[str], names: Sequence[str]) -> None:

@@ -13,6 +13,9 @@ from hyps_passes.graph import MODEL, CutGraph, CutValue, Layer, is_parameter, nb
 SHARD = "hyps.shard"
 """Key in `Node.meta` under which a rewrite says which H-partition the node belongs to."""
 
+CUT = "hyps.cut"
+"""Key in `Value.meta` of a value at which the user cuts, so that no layer reaches over it."""
+
 _SMALL_ELEMENTS = 16
 _FUSED_PREFIX = "fused "  # onnxruntime's, before the name of the node it fused others into
 _FOLLOWERS = ops.UNARY_ELEMENTWISE | ops.BINARY_ELEMENTWISE | ops.NORMALIZATIONS
@@ -148,6 +151,8 @@ class _Builder:
             for value in values:
                 self.readers.setdefault(id(value), []).append(index)
 
+        self.cuts = [value for node in self.nodes for value in node.outputs if CUT in value.meta]
+
     def build(self) -> CutGraph:
         order = self._ordered_groups(self._grouped_nodes())
         layer_of = {node: index for index, members in enumerate(order) for node in members}
@@ -218,10 +223,18 @@ class _Builder:
             return True
         if any(self.nodes[member].meta.get(SHARD) for g in (left, right) for member in groups.members[g]):
             return False
-        if not groups.can_merge(left, right):
+        if self._reaches_over_cut(groups, left, right) or not groups.can_merge(left, right):
             return False
         groups.merge(left, right)
         return True
+
+    def _reaches_over_cut(self, groups: _Groups, left: int, right: int) -> bool:
+        for value in self.cuts:
+            home = groups.group[self.position[value.producer()]]  # type: ignore[index]  # a cut value has a producer
+            ends = {home, *(groups.group[reader] for reader in self.readers.get(id(value), ()))}
+            if home in (left, right) and {left, right} <= ends:
+                return True
+        return False
 
     def _merge_small(self, groups: _Groups) -> None:
         """Shape arithmetic belongs with what it is for, so that its many tiny tensors do not cross."""

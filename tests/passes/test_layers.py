@@ -16,7 +16,7 @@ import hyps_models
 from cut_fixtures import Array, stage
 from hyps.formats.plan import Optimization
 from hyps_passes.graph import CutGraph
-from hyps_passes.layers import build_cut_graph, captured_values, constant_nodes
+from hyps_passes.layers import CUT, build_cut_graph, captured_values, constant_nodes
 from hyps_passes.rewrites.normalize import normalize
 from model_fixtures import floats, model_of, save
 
@@ -302,6 +302,24 @@ def test_ungrouped_every_node_is_a_layer(tmp_path: Path) -> None:
     graph = graph_of(quantized_model(), tmp_path, grouped=False)
     assert len(graph.layers) == 9
     assert all(len(layer.nodes) == 1 for layer in graph.layers)
+
+
+def test_no_layer_reaches_over_a_value_at_which_the_user_cuts(tmp_path: Path) -> None:
+    nodes = [
+        conv("x", "c"),
+        node("BatchNormalization", "c s b m v", "n"),
+        node("Relu", "n", "r"),
+        node("Add", "r n", "y"),
+    ]
+    model = image_model(nodes, KERNELS, "y")
+    staged, measured = stage(save(model, tmp_path / "model.onnx"), tmp_path / "stage")
+    assert len(build_cut_graph(staged.model, measured.sizes, fused=staged.fused).layers) == 1
+    for value in (value for made in staged.model.graph for value in made.outputs):
+        if value.name == "n":
+            value.meta[CUT] = True
+    for twin in (staged.model, staged.model.clone()):
+        graph = build_cut_graph(twin, measured.sizes, fused=staged.fused - {"n"})
+        assert kinds(graph) == ["Conv+BatchNormalization", "Relu+Add"]
 
 
 def test_random_numbers_are_drawn_once(tmp_path: Path) -> None:
