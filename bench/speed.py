@@ -2,20 +2,23 @@
 
 The rival is unsplit onnxruntime at its best: default options (all graph optimizations, prepacked weights), the model
 file itself, one warm session. Plan and rival alternate, so that what disturbs one disturbs the other; every sample is
-kept. Between samples there is a pause: the threads of an idle session of default options spin for 30 ms after a run,
-and would hold a core that the other one needs.
+kept. Each has a process of its own, as it would have in use (onnxruntime cannot share one pool of threads among the
+partitions beside a session of default options). Between samples there is a pause: the threads of an idle session of
+default options spin for 30 ms after a run, and would hold a core that the other one needs.
 
     python bench/speed.py                     # VGG16, ResNet-50 and MobileNetV2, one and two threads
     python bench/speed.py --model mobilenetv2 --threads 1 --repeats 60
 """
 
-import json
+import hashlib
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -36,18 +39,18 @@ CASES = (
 )
 """Name and options of `hypsc compile`."""
 
-PAUSE_S = 0.06
+PAUSE_S, WARM_UP = 0.06, 4
 
 
 @click.command()
 @click.option("--model", "models", multiple=True, default=("vgg16", "resnet50", "mobilenetv2"), show_default=True)
 @click.option("--threads", "thread_counts", multiple=True, type=int, default=(1, 2), show_default=True)
 @click.option("--repeats", default=30, show_default=True, help="Samples of each variant.")
-@click.option("--child", hidden=True, nargs=4, type=str, help="Measure one plan in this process.")
+@click.option("--child", hidden=True, nargs=3, type=str, help="Be one side.")
 def main(models: tuple[str, ...], thread_counts: tuple[int, ...], repeats: int, child: tuple[str, ...] | None) -> None:
     """Measure every case and print the ratios."""
     if child:
-        print(json.dumps(measure(*child)))
+        serve_side(*child)
         return
     results = []
     with tempfile.TemporaryDirectory() as folder:
@@ -67,41 +70,75 @@ def main(models: tuple[str, ...], thread_counts: tuple[int, ...], repeats: int, 
 
 
 def run_case(name: str, case: str, model: Path, plan: Path, threads: int, repeats: int) -> dict[str, object]:
-    """Measure one plan in a process of its own."""
-    child = [sys.executable, __file__, "--child", name, str(model), str(plan), f"{threads}:{repeats}"]
-    done = subprocess.run(child, check=True, capture_output=True, text=True)
-    return {"model": name, "case": case, "threads": threads, **json.loads(done.stdout)}
-
-
-def measure(name: str, model: str, plan: str, how: str) -> dict[str, object]:
     """Return the samples of the unsplit model and of the plan, taken in turns."""
-    threads, repeats = map(int, how.split(":"))
+    sides = {key: start_side(name, path, threads) for key, path in (("whole", model), ("plan", plan))}
+    samples: dict[str, list[float]] = {key: [] for key in sides}
+    for index in range(repeats + WARM_UP):
+        for key, side in sides.items():
+            time.sleep(PAUSE_S)
+            seconds = ask(side, "run")
+            if index >= WARM_UP:
+                samples[key].append(float(seconds))
+    digests = {key: ask(side, "digest") for key, side in sides.items()}
+    partitions = int(ask(sides["plan"], "partitions"))
+    for side in sides.values():
+        side.communicate("")
+    return {
+        "model": name,
+        "case": case,
+        "threads": threads,
+        "partitions": partitions,
+        "ratio": statistics.median(samples["plan"]) / statistics.median(samples["whole"]),
+        "identical": digests["whole"] == digests["plan"],
+        "whole_s": samples["whole"],
+        "plan_s": samples["plan"],
+    }
+
+
+def start_side(name: str, path: Path, threads: int) -> "subprocess.Popen[str]":
+    """Start the process of one side."""
+    command = [sys.executable, __file__, "--child", name, str(path), str(threads)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(side: "subprocess.Popen[str]", word: str) -> str:
+    """Return the line that the process answers."""
+    assert side.stdin is not None
+    assert side.stdout is not None
+    side.stdin.write(word + "\n")
+    side.stdin.flush()
+    return side.stdout.readline().strip()
+
+
+def serve_side(name: str, path: str, threads: str) -> None:
+    """Answer the other process's words: seconds of a run, a digest of the outputs, the number of partitions."""
+    feeds = hyps_models.sample_inputs(name)
+    run, partitions = open_side(Path(path), int(threads))
+    for word in map(str.strip, sys.stdin):
+        if word == "run":
+            start = time.perf_counter()
+            run(feeds)
+            answer = str(time.perf_counter() - start)
+        elif word == "digest":
+            outputs = run(feeds)
+            joined = b"".join(np.ascontiguousarray(outputs[key]).tobytes() for key in sorted(outputs))
+            answer = hashlib.sha256(joined).hexdigest()
+        else:
+            answer = str(partitions)
+        print(answer, flush=True)
+
+
+def open_side(path: Path, threads: int) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], int]:
+    """Return how to run a model file or a plan folder, and its partitions."""
+    if path.is_dir():
+        runner = LocalRunner(path, threads=threads, own_process=True)  # as hyps-worker opens it
+        return runner.run, len(runner.plan.partitions)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    feeds = hyps_models.sample_inputs(name)
-    whole = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    with LocalRunner(plan, threads=threads) as runner:
-        outputs = [output.name for output in whole.get_outputs()]
-        expected = dict(zip(outputs, whole.run(outputs, feeds), strict=True))
-        got = runner.run(feeds)
-        identical = all(np.array_equal(expected[name], got[name]) for name in outputs)
-        samples: dict[str, list[float]] = {"whole_s": [], "plan_s": []}
-        for index in range(repeats + 3):
-            for label, call in (("whole_s", lambda: whole.run(outputs, feeds)), ("plan_s", lambda: runner.run(feeds))):
-                pause_and_time(samples[label], call, keep=index >= 3)
-        partitions = len(runner.plan.partitions)
-    ratio = statistics.median(samples["plan_s"]) / statistics.median(samples["whole_s"])
-    return {"partitions": partitions, "ratio": ratio, "identical": identical, **samples}
-
-
-def pause_and_time(samples: list[float], call: object, *, keep: bool) -> None:
-    """Time one call, after the threads of the one before have gone to sleep."""
-    time.sleep(PAUSE_S)
-    start = time.perf_counter()
-    call()  # type: ignore[operator]  # a lambda of this file
-    if keep:
-        samples.append(time.perf_counter() - start)
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True)), 1
 
 
 def show(results: list[dict[str, object]]) -> str:
