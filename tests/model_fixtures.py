@@ -468,6 +468,8 @@ def _excite(g: _Grower) -> list[Tensor] | None:
         return None
     channels = _channels(x)
     pooled = g.op("GlobalAveragePool", [x.name], (*x.shape[:2], 1, 1))
+    if g.choose(3) == 0:
+        return [g.op("Mul", [x.name, pooled.name], x.shape)]
     squeezed = g.op("Conv", [pooled.name, g.weight(2, channels, 1, 1)], (x.shape[0], 2, 1, 1))
     squeezed = g.op("Relu", [squeezed.name], squeezed.shape)
     gate = g.op("Conv", [squeezed.name, g.weight(channels, 2, 1, 1)], pooled.shape)

@@ -105,6 +105,13 @@ def test_squeeze_and_excite(tmp_path: Path) -> None:
     assert kinds(graph) == ["Conv", "GlobalAveragePool", "Conv+Relu", "Conv+Sigmoid+Mul"]
 
 
+def test_layers_that_would_need_each_other_stay_apart(tmp_path: Path) -> None:
+    """The product cannot go with the convolution: the pooling between them is a layer of its own."""
+    nodes = [conv("x", "c"), node("GlobalAveragePool", "c", "p"), node("Mul", "c p", "y")]
+    graph = graph_of(image_model(nodes, KERNELS, "y"), tmp_path)
+    assert kinds(graph) == ["Conv", "GlobalAveragePool", "Mul"]
+
+
 @pytest.mark.parametrize("pool", ["MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"])
 def test_pooling_is_a_layer_of_its_own(pool: str, tmp_path: Path) -> None:
     how = {} if pool.startswith("Global") else {"kernel_shape": [2, 2], "strides": [2, 2]}

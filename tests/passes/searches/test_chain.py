@@ -2,18 +2,24 @@ from collections.abc import Iterator
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graph_fixtures import cut_graphs, figures, layer, value, weight
 from hyps_passes.graph import MODEL, CutGraph
 from hyps_passes.searches.chain import Limits, balanced_partitions, fewest_partitions, needed_nbytes
 
-LIMITS = st.builds(
-    Limits,
-    parameters=st.none() | st.integers(0, 200),
-    peak_bytes=st.none() | st.integers(0, 900),
-)
+
+def some_limits(data: st.DataObject, graph: CutGraph) -> Limits:
+    """Draw limits that some windows just keep and others just break."""
+    found = [window for first in range(len(graph.layers)) for window in graph.windows(first)]
+    parameters = data.draw(st.none() | st.sampled_from(sorted({window.parameters for window in found})))
+    peak_bytes = data.draw(st.none() | st.sampled_from(sorted({needed_nbytes(window) for window in found})))
+    slack = data.draw(st.integers(-1, 1))
+    return Limits(
+        parameters=None if parameters is None else parameters + slack,
+        peak_bytes=None if peak_bytes is None else peak_bytes + slack,
+    )
 
 
 def divisions(graph: CutGraph, forced: set[int], limits: Limits) -> Iterator[tuple[int, ...]]:
@@ -51,8 +57,10 @@ def some_borders(data: st.DataObject, graph: CutGraph) -> set[int]:
     return set(data.draw(st.lists(st.sampled_from(legal), max_size=2))) if legal else set()
 
 
-@given(cut_graphs(), LIMITS, st.data())
-def test_fewest_partitions_agrees_with_trying_everything(graph: CutGraph, limits: Limits, data: st.DataObject) -> None:
+@settings(max_examples=300, deadline=None)
+@given(cut_graphs(), st.data())
+def test_fewest_partitions_agrees_with_trying_everything(graph: CutGraph, data: st.DataObject) -> None:
+    limits = some_limits(data, graph)
     forced = some_borders(data, graph)
     best = min(((len(b), crossing(graph, b)) for b in divisions(graph, forced, limits)), default=None)
     found = fewest_partitions(graph, forced, limits)
@@ -64,10 +72,10 @@ def test_fewest_partitions_agrees_with_trying_everything(graph: CutGraph, limits
     assert (len(found), crossing(graph, tuple(found))) == best
 
 
-@given(cut_graphs(), LIMITS, st.integers(1, 5), st.data())
-def test_balanced_partitions_agrees_with_trying_everything(
-    graph: CutGraph, limits: Limits, count: int, data: st.DataObject
-) -> None:
+@settings(max_examples=200, deadline=None)
+@given(cut_graphs(), st.integers(1, 5), st.data())
+def test_balanced_partitions_agrees_with_trying_everything(graph: CutGraph, count: int, data: st.DataObject) -> None:
+    limits = some_limits(data, graph)
     forced = some_borders(data, graph)
     scores = [
         (max(figures(graph, *window).peak_bytes for window in windows(graph, b)), crossing(graph, b))
@@ -91,6 +99,18 @@ def chain_of(*parameters: int) -> CutGraph:
         last = index == len(parameters) - 1
         values.append(value(f"v{index}", index, [] if last else [index + 1], 4, is_output=last))
     return CutGraph(layers, tuple(values))
+
+
+@pytest.mark.parametrize(("crossing_bytes", "best"), [((8, 4), 1), ((4, 8), 0), ((4, 4), 0)])
+def test_of_equally_few_partitions_those_with_the_fewest_bytes_crossing(
+    crossing_bytes: tuple[int, int], best: int
+) -> None:
+    layers = tuple(layer(index, [weight(f"w{index}", 5)]) for index in range(3))
+    values = [value("x", MODEL, [0], 4), value("y", 2, [], 4, is_output=True)]
+    values += [value(f"v{index}", index, [index + 1], nbytes) for index, nbytes in enumerate(crossing_bytes)]
+    graph = CutGraph(layers, tuple(values))
+    assert fewest_partitions(graph, (), Limits(10)) == [best]
+    assert balanced_partitions(graph, (), Limits(10), 2) is not None
 
 
 def test_a_graph_that_fits_stays_whole() -> None:
