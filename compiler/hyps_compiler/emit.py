@@ -1,8 +1,9 @@
 """Writes the plan folder: each partition a valid ONNX model with just its own weights, and `plan.json`."""
 
 import hashlib
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -37,9 +38,7 @@ class _Part:
     outputs: tuple[ir.Value, ...]
 
 
-def emit_partitions(
-    model: ir.Model, division: Division, folder: Path, advance: Callable[[int], None] = lambda nbytes: None
-) -> tuple[Partition, ...]:
+def emit_partitions(model: ir.Model, division: Division, folder: Path) -> tuple[Partition, ...]:
     """Write every partition of the division into `folder` and return them in running order.
 
     Weights of 1 KiB and more go into a file beside the model, aligned to pages so that they can be mapped; a weight
@@ -49,19 +48,18 @@ def emit_partitions(
         model: the staged and rewritten model.
         division: its layers and borders.
         folder: the plan folder.
-        advance: called with the bytes of weights written, for a progress display.
     """
     (folder / PARTITIONS).mkdir(parents=True)
     parts = _parts(model, division)
     uses = Counter(id(weight) for part in parts for weight in part.weights)
     shared = [w for p in parts for w in p.weights if uses[id(w)] > 1 and _is_large(w)]
-    shared_places, shared_ref = _write_weights(folder, _SHARED, list({id(w): w for w in shared}.values()), advance)
+    shared_places, shared_ref = _write_weights(folder, _SHARED, list({id(w): w for w in shared}.values()))
     emitted = []
     for part in parts:
         own = [w for w in part.weights if _is_large(w) and id(w) not in shared_places]
         if sum(nbytes_of(w) for w in own) <= _INLINE_UP_TO_BYTES:
             own = []
-        places, ref = _write_weights(folder, f"{PARTITIONS}/{part.id}.weights", own, advance)
+        places, ref = _write_weights(folder, f"{PARTITIONS}/{part.id}.weights", own)
         mine = {
             **places,
             **{key: place for key, place in shared_places.items() if key in {id(w) for w in part.weights}},
@@ -132,7 +130,7 @@ def _is_large(weight: ir.Value) -> bool:
 
 
 def _write_weights(
-    folder: Path, path: str, weights: Sequence[ir.Value], advance: Callable[[int], None]
+    folder: Path, path: str, weights: Sequence[ir.Value]
 ) -> tuple[dict[int, tuple[str, int, int]], FileRef | None]:
     """Write weights into one file; return for each its file name, offset and length, and the file's digest."""
     places: dict[int, tuple[str, int, int]] = {}
@@ -144,14 +142,10 @@ def _write_weights(
             assert weight.const_value is not None
             start = file.tell()
             padding = bytes(-start % (_PAGE if weight.const_value.nbytes >= _PAGE else 64))
-            for chunk in (padding, *()):
+            offset = start + len(padding)
+            for chunk in itertools.chain((padding,), _chunks(weight.const_value)):
                 file.write(chunk)
                 digest.update(chunk)
-            offset = file.tell()
-            for chunk in _chunks(weight.const_value):
-                file.write(chunk)
-                digest.update(chunk)
-                advance(len(chunk))
             places[id(weight)] = (Path(path).name, offset, file.tell() - offset)
         length = file.tell()
     return places, FileRef(path=path, sha256=digest.hexdigest(), nbytes=length)

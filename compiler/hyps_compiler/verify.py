@@ -1,6 +1,6 @@
 """Proves that a plan computes what its model computes, on every border and on the outputs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,6 @@ def verify_plan(
     requests: Sequence[Feeds],
     *,
     answers: Sequence[Mapping[str, Any]] | None = None,
-    advance: Callable[[int], None] = lambda steps: None,
 ) -> Report:
     """Run plan and model on the same requests and compare.
 
@@ -80,14 +79,11 @@ def verify_plan(
         staged: the model in the form in which it was cut.
         requests: inputs to run.
         answers: what the plan answered in another process; None runs it here, without a budget.
-        advance: called once per comparison run, for a progress display.
     """
     borders = _compare_borders(folder, plan, staged, requests)
-    advance(1)
     outputs = _compare_outputs(
         source, requests, answers if answers is not None else _plan_answers(folder, plan, requests)
     )
-    advance(1)
     doubtful = [difference.tensor for difference in outputs if not difference.is_within_tolerance]
     noise = _own_noise(source, doubtful, requests) if doubtful else {}
     return Report(tuple(borders), tuple(outputs), noise, _must_be_identical(plan))
