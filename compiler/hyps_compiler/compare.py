@@ -42,6 +42,11 @@ class Difference:
         return self.is_identical or self.relative <= _TOLERANCES.get(self.dtype, 0.0)
 
     @property
+    def is_unlike(self) -> bool:
+        """Whether the two cannot be laid side by side: one is missing, or has another kind, type or shape."""
+        return bool(self.problem) and not self.different
+
+    @property
     def elements(self) -> int | None:
         """How many elements were expected; None where it is no tensor."""
         return None if self.shape is None else math.prod(self.shape)
