@@ -1,18 +1,26 @@
 """The model file: what it is, whether it may be read, and where its weights lie."""
 
+import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-import onnx
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
+from onnx import ModelProto
 
 from hyps.errors import ModelError, printable
-from hyps_compiler.wellformed import check_model, check_tensor, tensor_nbytes
+from hyps.formats.quantities import format_nbytes
+from hyps_compiler.external import read_external
+from hyps_compiler.limits import MOST_FILE_NBYTES, MOST_TENSOR_NBYTES, too_deep
+from hyps_compiler.sizes import check_sizes
+from hyps_compiler.snapshot import CHUNK_NBYTES, Stamp, stamp
+from hyps_compiler.tensors import check_sparse, check_tensor, is_external
+from hyps_compiler.walk import sparse_tensors, tensors
+from hyps_compiler.wellformed import check_model
 
 _GIVE_ONNX = "give the path of an .onnx file"
 _EXPORT_ONNX = "export the model to ONNX with the tool that made it"
@@ -36,9 +44,7 @@ _OTHER_FORMATS = (
 )
 """Offset, first bytes, what such a file is, and what to do then."""
 
-_EXPORT_AGAIN = "export the model again"
-_TRUNCATED = "the data file is truncated or belongs to another model: copy it again"
-_CHUNK = 4 * 2**20
+_HEAD_NBYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,35 +63,54 @@ class Source:
     """Name of each value that a node of the graph makes to that node's name, in the order of the file."""
     initializer_inputs: tuple[str, ...]
     """Inputs with a default value, which onnxruntime may not fold: an IR version of 4 or newer."""
+    stamps: tuple[Stamp, ...] = ()
+    """The state of the file and its external data when they were checked."""
 
 
-def open_source(path: Path) -> Source:
-    """Read and check a model file.
+def open_source(path: Path, *, max_tensor_nbytes: int = MOST_TENSOR_NBYTES) -> Source:
+    """Read and check a model file, and the files in which its weights lie.
+
+    Args:
+        path: of the file.
+        max_tensor_nbytes: most bytes that a tensor may take that the model computes, where that can be told beforehand.
 
     Raises:
-        ModelError: missing, empty, truncated, another format, no model that could be run (see `check_model`), or with
-            external data that is missing, too short, or outside the model's folder.
+        ModelError: missing, empty, truncated, another format, larger than protobuf can hold, no model that could be run
+            (see `check_model`), one that would take all memory (see `check_sizes`), with external data that is missing,
+            too short, or outside the model's folder, or changed by someone meanwhile (`E_CHANGED`).
     """
     _check_name(path)
-    _check_file(path)
-    proto = read_proto(path)
+    digest = hashlib.sha256()
+    with _opened(path) as descriptor:
+        taken = stamp(path, descriptor)
+        _check_file(path, taken.nbytes, os.pread(descriptor, _HEAD_NBYTES, 0))
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(taken.nbytes)
+        taken.check(os.fstat(descriptor))
+    digest.update(data)
+    proto = _parsed(data, path)
+    del data
     check_model(proto, _shown(path))
     for tensor in tensors(proto):
         check_tensor(tensor)
-    data = sorted({_external_file(path, tensor) for tensor in tensors(proto) if is_external(tensor)})
+    for sparse in sparse_tensors(proto):
+        check_sparse(sparse)
+    stamps = (taken, *read_external(path, filter(is_external, tensors(proto)), digest))
+    check_sizes(proto, max_tensor_nbytes)
     given = {tensor.name for tensor in proto.graph.initializer}
     given |= {tensor.values.name for tensor in proto.graph.sparse_initializer}
     defaults = tuple(value.name for value in proto.graph.input if value.name in given)
     return Source(
         path=path,
         name=path.stem,
-        sha256=files_digest([path, *data]),
-        nbytes=sum(file.stat().st_size for file in (path, *data)),
+        sha256=digest.hexdigest(),
+        nbytes=sum(file.nbytes for file in stamps),
         ir_version=proto.ir_version,
         opset={opset.domain or "ai.onnx": opset.version for opset in proto.opset_import},
         outputs=tuple(value.name for value in proto.graph.output),
         made={name: node.name for node in proto.graph.node for name in node.output if name},
         initializer_inputs=defaults if proto.ir_version >= 4 else (),
+        stamps=stamps,
     )
 
 
@@ -95,9 +120,15 @@ def read_proto(path: Path) -> ModelProto:
     Raises:
         ModelError: the file is no ONNX model.
     """
+    return _parsed(path.read_bytes(), path)
+
+
+def _parsed(data: bytes, path: Path) -> ModelProto:
     try:
-        proto = onnx.load(os.fspath(path), format="protobuf", load_external_data=False)
+        proto = ModelProto.FromString(data)
     except (DecodeError, UnicodeDecodeError, ValueError) as error:
+        if "MaxDepth" in str(error):  # protobuf stops at 100 messages in each other, three for each graph
+            raise too_deep(_shown(path)) from error
         raise ModelError(
             f"{_shown(path)} is truncated or no ONNX model",
             "export it again, or convert it with `hypsc convert`",
@@ -108,32 +139,13 @@ def read_proto(path: Path) -> ModelProto:
     return proto
 
 
-def tensors(proto: ModelProto) -> Iterator[TensorProto]:
-    """Yield every tensor that the model holds, wherever a stranger may have hidden it."""
-    graphs = [proto.graph]
-    for info in proto.training_info:
-        graphs += [info.initialization, info.algorithm]
-    for graph in graphs:
-        yield from _graph_tensors(graph)
-    for function in proto.functions:
-        yield from _attribute_tensors(function.attribute_proto)
-        for node in function.node:
-            yield from _attribute_tensors(node.attribute)
-
-
-def is_external(tensor: TensorProto) -> bool:
-    """Return whether the tensor's data lies in another file."""
-    return tensor.data_location == TensorProto.EXTERNAL
-
-
 def _check_name(path: Path) -> None:
     text = os.fspath(path)
     if "\0" in text or text != text.encode(errors="replace").decode():
         raise ModelError(f"the name {_shown(path)} is no UTF-8, which onnxruntime needs", "rename it", "E_NAME")
 
 
-def _check_file(path: Path) -> None:
-    head = _read_head(path)
+def _check_file(path: Path, nbytes: int, head: bytes) -> None:
     if not head:
         raise ModelError(f"{_shown(path)} is empty, not an ONNX model", "export or copy it again", code="E_NOT_ONNX")
     text = head.lstrip().lower()
@@ -141,92 +153,37 @@ def _check_file(path: Path) -> None:
         found = text.startswith(magic) if magic.startswith(b"<") else head.startswith(magic, offset)
         if found:
             raise ModelError(f"{_shown(path)} is {what}, not an ONNX model", hint, code="E_NOT_ONNX")
+    if nbytes > MOST_FILE_NBYTES:
+        raise ModelError(
+            f"{_shown(path)} has {format_nbytes(nbytes)}, more than the 2 GiB that protobuf can hold",
+            "export it with external data: its weights in a file beside it",
+            code="E_LIMIT",
+        )
 
 
-def _read_head(path: Path) -> bytes:
-    """Return the first bytes of a file; what is no plain file is not opened: a fifo would make us wait."""
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Yield a descriptor of a plain file; what is none is not waited for."""
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            hint = "give an .onnx file, or a folder that `hypsc compile` or TensorFlow's SavedModel wrote"
-            raise ModelError(f"{_shown(path)} is a folder, not a model file", hint, code="E_NOT_A_FILE")
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{_shown(path)} is no plain file", _GIVE_ONNX, code="E_NOT_A_FILE")
-        with path.open("rb") as file:
-            return file.read(512)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError) as error:
         hint = "give the path of an .onnx file, or zoo:NAME"
         raise ModelError(f"{_shown(path)} does not exist", hint, code="E_NOT_FOUND") from error
     except OSError as error:
-        raise ModelError(f"{_shown(path)} cannot be read: {error.strerror}", _GIVE_ONNX, "E_PERMISSION") from error
-
-
-def _external_file(path: Path, tensor: TensorProto) -> Path:
-    """Return the file that holds the tensor's data, after checking that it may be read."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location, name = entries.get("location", ""), printable(tensor.name)
-    parts = PurePosixPath(location).parts
-    if not parts:
-        raise _external_error(f"tensor `{name}` has its data in a file that it does not name")
-    shown = f"the external data `{printable(location)}` of tensor `{name}`"
-    if location.startswith("/") or "\\" in location or "\0" in location or ".." in parts:
-        raise _external_error(f"{shown} lies outside the model's folder")
-    file = path.parent
-    for part in parts:
-        file = file / part
-        if file.is_symlink():
-            raise _external_error(f"{shown} is reached through a link")
+        code = "E_NOT_A_FILE" if error.errno == errno.ENXIO else "E_PERMISSION"
+        raise ModelError(f"{_shown(path)} cannot be read: {error.strerror}", _GIVE_ONNX, code) from error
     try:
-        status = file.stat()
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            hint = "give an .onnx file, or a folder that `hypsc compile` or TensorFlow's SavedModel wrote"
+            raise ModelError(f"{_shown(path)} is a folder, not a model file", hint, code="E_NOT_A_FILE")
+        if not stat.S_ISREG(mode):
+            raise ModelError(f"{_shown(path)} is no plain file", _GIVE_ONNX, code="E_NOT_A_FILE")
+        yield descriptor
     except OSError as error:
-        raise ModelError(f"{shown} is missing", f"put it beside {_shown(path)}", code="E_EXTERNAL_MISSING") from error
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        raise _external_error(f"{shown} is no plain file of its own")
-    _check_extent(entries, tensor, shown, status.st_size)
-    return file
-
-
-def _check_extent(entries: dict[str, str], tensor: TensorProto, shown: str, available: int) -> None:
-    offset = _whole_number(entries.get("offset", "0"))
-    length = _whole_number(entries["length"]) if "length" in entries else available - (offset or 0)
-    if offset is None or length is None:
-        raise _external_error(f"{shown} has an offset or length that is no whole number", _EXPORT_AGAIN)
-    needed = tensor_nbytes(tensor)
-    if needed is not None and (length < needed or (length > needed and "length" in entries)):
-        raise _external_error(f"{shown} has {max(length, 0)} bytes, and the tensor's shape needs {needed}", _TRUNCATED)
-    if length < 0 or offset + length > available:
-        raise _external_error(f"{shown} reaches to byte {offset + length} of a file of {available}", _TRUNCATED)
-
-
-def _whole_number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
-
-
-def _external_error(message: str, hint: str = "") -> ModelError:
-    """Return a refusal; a file elsewhere is refused because a stranger's model could read any file with it."""
-    return ModelError(message, hint or "copy the data beside the model and name it there", code="E_EXTERNAL")
-
-
-def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        yield from _attribute_tensors(node.attribute)
-
-
-def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:
-    """Yield the tensors in attributes, whatever type these claim to be of."""
-    for attribute in attributes:
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-        for tensor in (*sparse, *attribute.sparse_tensors):
-            yield from (tensor.values, tensor.indices)
-        graphs = [attribute.g] if attribute.HasField("g") else []
-        for graph in (*graphs, *attribute.graphs):
-            yield from _graph_tensors(graph)
+        raise ModelError(f"{_shown(path)} cannot be read: {error.strerror}", _GIVE_ONNX, "E_PERMISSION") from error
+    finally:
+        os.close(descriptor)
 
 
 def files_digest(files: Sequence[Path]) -> str:
@@ -234,7 +191,7 @@ def files_digest(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
+            while chunk := stream.read(CHUNK_NBYTES):
                 digest.update(chunk)
     return digest.hexdigest()
 

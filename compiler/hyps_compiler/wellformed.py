@@ -3,19 +3,19 @@
 onnxruntime would refuse most of these models too, but late, after work, and in words about its own source code.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from collections import Counter
 
 import onnx
-import onnx_ir as ir
 from google.protobuf.message import Message
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from hyps.errors import ModelError, printable
+from hyps_compiler.limits import called, check_inlined, check_written, functions_by_name
 from hyps_compiler.operators import known_operators
+from hyps_compiler.ordering import order
+from hyps_compiler.walk import Body, bodies, graphs_in, initializer_names
 
 _EXPORT_AGAIN = "export the model again"
-_MOST_ELEMENTS = 2**62
-_DTYPES = frozenset(kind.value for kind in ir.DataType)
 
 
 def check_model(model: ModelProto, shown: str) -> None:
@@ -23,57 +23,21 @@ def check_model(model: ModelProto, shown: str) -> None:
 
     Raises:
         ModelError: it holds text that is none (`E_NOT_ONNX`), has no outputs (`E_EMPTY_GRAPH`), a version from the
-            future (`E_VERSION`), an operator that onnxruntime does not have (`E_UNSUPPORTED_OP`), or a tensor that is
-            used and not made, made twice, or needed to make itself (`E_GRAPH`).
+            future (`E_VERSION`), an operator that onnxruntime does not have (`E_UNSUPPORTED_OP`), a tensor that is used
+            and not made, made twice, or needed to make itself, a function that cannot be called so (`E_GRAPH`), or more
+            nodes or nesting than any real model (`E_LIMIT`).
     """
+    check_written(model, shown)
     if not _is_text_throughout(model):
         raise ModelError(f"{shown} is damaged: it holds a name that is no UTF-8", _EXPORT_AGAIN, "E_NOT_ONNX")
+    check_inlined(model, shown)
     if not model.graph.output:
         raise ModelError(f"{shown} has no outputs, so there is nothing to compute", _EXPORT_AGAIN, "E_EMPTY_GRAPH")
     _check_versions(model, shown)
     _check_operators(model)
-    _check_names(model.graph, frozenset())
-
-
-def check_tensor(tensor: TensorProto) -> None:
-    """Refuse a tensor of no known type, or whose dimensions are impossible or do not match its bytes.
-
-    Raises:
-        ModelError: as said (`E_TENSOR`).
-    """
-    name = printable(tensor.name)
-    if any(size < 0 for size in tensor.dims):
-        raise ModelError(f"tensor `{name}` has the negative dimension {min(tensor.dims)}", _EXPORT_AGAIN, "E_TENSOR")
-    if tensor.data_type not in _DTYPES:
-        message = f"tensor `{name}` is of element type {tensor.data_type}, which onnx {onnx.__version__} does not know"
-        raise ModelError(message, "export it for an older version, or upgrade onnx and onnxruntime", "E_TENSOR")
-    expected = tensor_nbytes(tensor)
-    if tensor.HasField("raw_data") and expected is not None and len(tensor.raw_data) != expected:
-        raise ModelError(
-            f"tensor `{name}` holds {len(tensor.raw_data)} bytes and its shape {_shape(tensor)} needs {expected}",
-            _EXPORT_AGAIN,
-            "E_TENSOR",
-        )
-
-
-def tensor_nbytes(tensor: TensorProto) -> int | None:
-    """Return the bytes that a tensor's shape and element type take; None for strings."""
-    kind = ir.DataType(tensor.data_type)
-    if kind in (ir.DataType.STRING, ir.DataType.UNDEFINED):
-        return None
-    return -(-_count(tensor.dims) * kind.bitwidth // 8)
-
-
-def _count(dims: Sequence[int]) -> int:
-    """Return the number of elements; no more than is impossible anyway, so that a stranger's dims cost no time."""
-    if 0 in dims:
-        return 0
-    count = 1
-    for size in dims:
-        count *= size
-        if count > _MOST_ELEMENTS:
-            return _MOST_ELEMENTS
-    return count
+    _check_calls(model)
+    for body in (model.graph, *model.functions):  # graphs for training also use names of the model's
+        _check_names(body, set(), _inside(body))
 
 
 def _is_text_throughout(message: Message) -> bool:
@@ -101,11 +65,11 @@ def _check_versions(model: ModelProto, shown: str) -> None:
             "export it for an older version, or upgrade onnx and onnxruntime",
             "E_VERSION",
         )
-    opsets = {opset.domain: opset.version for opset in model.opset_import}
-    if not opsets:
+    if not model.opset_import:
         raise ModelError(f"{shown} does not say of which opset its operators are", _EXPORT_AGAIN, "E_VERSION")
     newest = onnx.defs.onnx_opset_version()
-    asked = max(opsets.get("", 0), opsets.get("ai.onnx", 0))
+    opsets = [opset for holder in (model, *model.functions) for opset in holder.opset_import]
+    asked = max((opset.version for opset in opsets if opset.domain in ("", "ai.onnx")), default=0)
     if asked > newest:
         raise ModelError(
             f"{shown} has opset {asked} and onnx {onnx.__version__} knows up to {newest}",
@@ -118,108 +82,111 @@ def _check_operators(model: ModelProto) -> None:
     known = known_operators()
     if not known:
         return
-    own = {(function.domain, function.name) for function in model.functions}
-    bodies = (function.node for function in model.functions)
-    for node in _all_nodes((model.graph.node, *bodies)):
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        if (domain, node.op_type) not in known and (node.domain, node.op_type) not in own:
-            where = f" of domain `{printable(domain)}`" if domain else ""
-            raise ModelError(
-                f"node `{_node_name(node)}` is a `{printable(node.op_type)}`{where},"
-                " an operator that onnxruntime does not have",
-                "export the model with standard operators only",
-                "E_UNSUPPORTED_OP",
-            )
-
-
-def _all_nodes(groups: Iterable[Iterable[NodeProto]]) -> Iterator[NodeProto]:
-    """Yield nodes, and those of the graphs in them."""
-    for group in groups:
-        for node in group:
-            yield node
-            yield from _all_nodes(graph.node for graph in _graphs_in(node))
-
-
-def _check_names(graph: GraphProto, outer: Set[str]) -> None:
-    """Make sure that every name in the graph is made once, and before itself; `outer` names are there already."""
-    given = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    given |= {tensor.values.name for tensor in graph.sparse_initializer}
-    makers: dict[str, int] = {}
-    for index, node in enumerate(graph.node):
-        for name in filter(None, node.output):
-            if name in makers:
-                raise _graph_error(f"two nodes make the tensor `{printable(name)}`")
-            makers[name] = index
-    known = outer | given | makers.keys()
-    for node in graph.node:
-        for name in filter(None, node.input):
-            if name not in known:
-                raise _graph_error(
-                    f"node `{_node_name(node)}` needs the tensor `{printable(name)}`, which nothing makes"
+    own = functions_by_name(model)
+    for body, _ in bodies(model):
+        for node in body.node:
+            domain = "" if node.domain == "ai.onnx" else node.domain
+            if (domain, node.op_type) not in known and called(node) not in own:
+                where = f" of domain `{printable(domain)}`" if domain else ""
+                raise ModelError(
+                    f"node `{_node_name(node)}` is a `{printable(node.op_type)}`{where},"
+                    " an operator that onnxruntime does not have",
+                    "export the model with standard operators only",
+                    "E_UNSUPPORTED_OP",
                 )
-        for nested in _graphs_in(node):
-            _check_names(nested, known)
-    for value in graph.output:
-        if value.name not in known:
-            raise _graph_error(f"nothing makes the output `{printable(value.name)}`")
-    _check_order(graph, makers)
 
 
-def _check_order(graph: GraphProto, makers: dict[str, int]) -> None:
+def _check_calls(model: ModelProto) -> None:
+    """Refuse a call of one of the model's own functions with more inputs or outputs than it has."""
+    functions = functions_by_name(model)
+    for body, _ in bodies(model) if functions else ():
+        for node in body.node:
+            function = functions.get(called(node))
+            for what in ("input", "output") if function is not None else ():
+                given, has = len(getattr(node, what)), len(getattr(function, what))
+                if given > has:
+                    name = printable(node.op_type)
+                    raise _graph_error(f"node `{_node_name(node)}` has {given} {what}s and function `{name}` has {has}")
+
+
+def _check_names(body: Body, visible: set[str], where: str) -> None:
+    """Make sure that every name is made once, and before itself; `visible` names of outer graphs are there already.
+
+    Graphs nest no deeper than `check_written` allows.
+    """
+    given = _given_names(body)
+    made: set[str] = set()
+    for node in body.node:
+        for name in filter(None, node.output):
+            if name in made:
+                raise _graph_error(f"two nodes make the tensor `{printable(name)}`{where}")
+            if name in given:
+                raise _graph_error(
+                    f"node `{_node_name(node)}` makes the tensor `{printable(name)}`, which is given already{where}"
+                )
+            made.add(name)
+    added = (given | made) - visible
+    visible |= added
+    for node in body.node:
+        for name in filter(None, node.input):
+            if name not in visible:
+                raise _graph_error(
+                    f"node `{_node_name(node)}` needs the tensor `{printable(name)}`, which nothing makes{where}"
+                )
+        for nested in graphs_in(node):
+            _check_names(nested, visible, where)
+    for name in _output_names(body):
+        if name not in visible:
+            raise _graph_error(f"nothing makes the output `{printable(name)}`{where}")
+    visible -= added
+    _check_order(body, where)
+
+
+def _given_names(body: Body) -> set[str]:
+    """Return the names of inputs and weights."""
+    inputs = Counter(filter(None, _input_names(body)))
+    for name, count in inputs.most_common(1):
+        if count > 1:
+            raise _graph_error(f"{count} inputs are called `{printable(name)}`{_inside(body)}")
+    given = set(inputs)
+    return given | initializer_names(body) if isinstance(body, GraphProto) else given
+
+
+def _input_names(body: Body) -> list[str]:
+    return list(body.input) if isinstance(body, FunctionProto) else [value.name for value in body.input]
+
+
+def _output_names(body: Body) -> list[str]:
+    return list(body.output) if isinstance(body, FunctionProto) else [value.name for value in body.output]
+
+
+def _inside(body: Body) -> str:
+    """Return where a fault lies, behind the sentence that says what it is."""
+    return f" inside function `{printable(body.name)}`" if isinstance(body, FunctionProto) else ""
+
+
+def _check_order(body: Body, where: str) -> None:
     """Refuse a cycle. Nodes need not be sorted: onnxruntime sorts them itself."""
-    needs = [{makers[name] for name in _read_names(node) if name in makers} for node in graph.node]
-    waiting = [len(made) for made in needs]
-    readers: list[list[int]] = [[] for _ in graph.node]
-    for index, made in enumerate(needs):
-        for maker in made:
-            readers[maker].append(index)
-    ready = [index for index, count in enumerate(waiting) if not count]
-    while ready:
-        for reader in readers[ready.pop()]:
-            waiting[reader] -= 1
-            if not waiting[reader]:
-                ready.append(reader)
-    if any(waiting):
-        node = graph.node[_on_cycle(needs, waiting)]
-        raise _graph_error(f"node `{_node_name(node)}` needs its own output: the graph has a cycle")
+    sequence, needs = order(body)
+    if len(sequence) < len(body.node):
+        node = body.node[_on_cycle(needs, set(range(len(body.node))).difference(sequence))]
+        raise _graph_error(f"node `{_node_name(node)}` needs its own output: the graph has a cycle{where}")
 
 
-def _on_cycle(needs: list[set[int]], waiting: list[int]) -> int:
+def _on_cycle(needs: list[set[int]], waiting: set[int]) -> int:
     """Return a node that lies on a cycle, not merely behind one."""
-    index = next(index for index, count in enumerate(waiting) if count)
+    index = min(waiting)
     seen: set[int] = set()
     while index not in seen:
         seen.add(index)
-        index = min(maker for maker in needs[index] if waiting[maker])
+        index = min(needs[index] & waiting)
     return index
-
-
-def _read_names(node: NodeProto) -> Iterator[str]:
-    """Yield the names that a node reads, those that its nested graphs capture included."""
-    yield from filter(None, node.input)
-    for graph in _graphs_in(node):
-        inner = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-        inner.update(name for child in graph.node for name in child.output)
-        for child in graph.node:
-            yield from (name for name in _read_names(child) if name not in inner)
-        yield from (value.name for value in graph.output if value.name not in inner)
-
-
-def _graphs_in(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def _node_name(node: NodeProto) -> str:
     """Return what to call a node: its name, or of what it makes."""
-    made: Collection[str] = [name for name in node.output if name]
-    return printable(node.name or next(iter(made), "") or node.op_type)
-
-
-def _shape(tensor: TensorProto) -> str:
-    return " x ".join(map(str, tensor.dims[:8])) or "scalar"
+    made = next(filter(None, node.output), "")
+    return printable(node.name or made or node.op_type)
 
 
 def _graph_error(message: str) -> ModelError:

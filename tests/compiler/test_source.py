@@ -9,7 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hyps.errors import ModelError
-from hyps_compiler.source import open_source, tensors
+from hyps_compiler.source import open_source
+from hyps_compiler.walk import tensors
 from model_fixtures import floats, model_of, save
 
 

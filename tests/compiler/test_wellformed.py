@@ -10,7 +10,8 @@ from onnx import NodeProto, TensorProto, helper
 
 from hyps.errors import ModelError
 from hyps_compiler.operators import known_operators
-from hyps_compiler.wellformed import check_model, check_tensor, tensor_nbytes
+from hyps_compiler.tensors import check_tensor, tensor_nbytes
+from hyps_compiler.wellformed import check_model
 from model_fixtures import chooser, floats, grow, model_of
 
 
