@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from hyps.formats.plan import FileRef, NamedTensor, Partition, TensorInfo
+from hyps_compiler.irfile import ORT_TYPE, serialize_value
 from hyps_compiler.partition import Division
 from hyps_passes.graph import MODEL, CutValue, Layer, is_parameter, nbytes_of
 
@@ -185,8 +186,8 @@ def _write_model(
     proto.graph.name = part.id
     proto.graph.node.extend(ir.serde.serialize_node(node) for node in part.nodes)
     proto.graph.initializer.extend(_initializer(weight, places) for weight in part.weights)
-    proto.graph.input.extend(ir.serde.serialize_value(value) for value in part.inputs)
-    proto.graph.output.extend(ir.serde.serialize_value(value) for value in part.outputs)
+    proto.graph.input.extend(serialize_value(value) for value in part.inputs)
+    proto.graph.output.extend(serialize_value(value) for value in part.outputs)
     data = proto.SerializeToString(deterministic=True)
     path = f"{PARTITIONS}/{part.id}.onnx"
     (folder / path).write_bytes(data)
@@ -240,7 +241,7 @@ def _info(value: CutValue) -> TensorInfo:
 
 def _dtype(value: ir.Value) -> str:
     if not isinstance(value.type, ir.TensorType):
-        return str(value.type).lower()
+        return str(value.meta.get(ORT_TYPE, value.type))
     return "string" if value.type.dtype == ir.DataType.STRING else str(value.type.dtype.numpy())
 
 

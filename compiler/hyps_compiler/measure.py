@@ -10,7 +10,11 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
+from hyps.adapters.feeds import Feeds as FeedsCheck
 from hyps.errors import ExecutionError, HypsError, TensorError, printable
+from hyps.formats.dtypes import numpy_name
+from hyps.formats.plan import NamedTensor
+from hyps_compiler.irfile import ORT_TYPE
 from hyps_compiler.ort import open_session, run
 from hyps_compiler.source import read_proto
 
@@ -61,11 +65,11 @@ def measure(
         ExecutionError: the user's request cannot be run.
     """
     session = _typed_session(path)
-    _annotate(model, session)
+    _annotate(model, path, session)
     inputs = session.get_inputs()
     _check_given(inputs, shapes, feeds)
     requests = (
-        [dict(feeds)]
+        [_checked(inputs, feeds)]
         if feeds
         else [_request(inputs, shapes, first, rest, seed) for first, rest in _tries(inputs, shapes)]
     )
@@ -86,8 +90,7 @@ def measure(
 
 def sample_request(session: ort.InferenceSession, request: Feeds, seed: int) -> dict[str, Array]:
     """Return a request of the same shapes with other random values."""
-    shapes = {name: tuple(array.shape) for name, array in request.items()}
-    return _request(session.get_inputs(), shapes, 1, 1, seed)
+    return _request(session.get_inputs(), _shapes(request), 1, 1, seed)
 
 
 def numpy_dtype(ort_type: str) -> str | None:
@@ -130,20 +133,39 @@ def _typed_session(path: Path) -> ort.InferenceSession:
         typed.unlink()
 
 
-def _annotate(model: ir.Model, session: ort.InferenceSession) -> None:
+def _annotate(model: ir.Model, path: Path, session: ort.InferenceSession) -> None:
     told = {info.name: info for info in (*session.get_inputs(), *session.get_outputs())}
+    scalars = _scalars(path, session)
     for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
         info = told.get(str(value.name))
         dtype = None if info is None else numpy_dtype(info.type)
         if info is None or dtype is None:
             if info is not None and not info.type.startswith("tensor("):
                 value.type = value.type if not isinstance(value.type, ir.TensorType) else None
+                value.meta[ORT_TYPE] = info.type
             continue
         value.type = ir.TensorType(ir.DataType.STRING if dtype == "string" else ir.DataType.from_numpy(np.dtype(dtype)))
-        if info.shape:  # onnxruntime says [] for a scalar and for an unknown rank alike
+        if info.shape or info.name in scalars:
             value.shape = ir.Shape(_known_dims([_dim(size) for size in info.shape], value))
         elif not (value.is_graph_input() or _is_only_output(value)):
             value.shape = None
+
+
+def _scalars(path: Path, session: ort.InferenceSession) -> set[str]:
+    """Return the values that are certainly scalars: onnxruntime says [] for these and for unknown ranks alike."""
+    doubtful = {info.name for info in session.get_outputs() if info.shape == [] and info.type.startswith("tensor(")}
+    if not doubtful:
+        return set()
+    proto = read_proto(path)
+    del proto.graph.value_info[:]
+    for output in proto.graph.output:
+        output.ClearField("type")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, ValueError):  # it knows less than onnxruntime, which did infer
+        return set()
+    ranks = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)}
+    return {name for name in doubtful & ranks.keys() if ranks[name].HasField("shape") and not ranks[name].shape.dim}
 
 
 def _known_dims(dims: list[int | str | None], value: ir.Value) -> list[int | str | None]:
@@ -196,9 +218,17 @@ def _check_given(inputs: list[Any], shapes: Mapping[str, tuple[int, ...]], feeds
             raise TensorError(
                 f"shape {_times(shape)} does not fit input `{printable(name)}` of shape {_times(declared)}"
             )
-    missing = [name for name in known if feeds and name not in feeds]
-    if missing:
-        raise TensorError(f"the given inputs lack `{printable(missing[0])}`")
+
+
+def _checked(inputs: list[Any], feeds: Feeds) -> dict[str, Array]:
+    """Return the user's request as onnxruntime takes it."""
+    declared = []
+    for info in inputs:
+        is_tensor = info.type.startswith("tensor(")
+        shape = tuple(_dim(size) for size in info.shape) or None  # [] may be a scalar or an unknown rank
+        dtype = numpy_name(info.type) if is_tensor else info.type
+        declared.append(NamedTensor(name=info.name, dtype=dtype, shape=shape))
+    return FeedsCheck(declared).checked(feeds)
 
 
 def _tries(inputs: list[Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[int, int], ...]:
@@ -227,6 +257,17 @@ def _request(
     return request
 
 
+def _shapes(request: Feeds) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors of a request; sequences, maps and what is left out have none."""
+    shapes = {}
+    for name, value in request.items():
+        if isinstance(value, np.ndarray):
+            shapes[name] = tuple(value.shape)
+        elif isinstance(value, ort.OrtValue) and value.is_tensor():
+            shapes[name] = tuple(value.shape())
+    return shapes
+
+
 def _bindings(inputs: list[Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     pairs = [
         (declared, size)
@@ -241,11 +282,11 @@ def _sizes(
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
     """Return each tensor's concrete shape under the request, by arithmetic where possible, else by running."""
     inputs = session.get_inputs()
-    shapes = {name: tuple(array.shape) for name, array in request.items()}
+    shapes = _shapes(request)
     dims = _bindings(inputs, shapes)
     assumed = dict(dims)
     for info in inputs:
-        for axis, size in enumerate(info.shape):
+        for axis, size in enumerate(info.shape if info.name in shapes else ()):
             if not isinstance(size, (int, str)):
                 assumed[f"{info.name}:{axis}"] = shapes[info.name][axis]
     sizes = dict(shapes)

@@ -1,6 +1,5 @@
 """The model in the form in which it is cut: optimized as asked, normalised, its weights in one mapped file."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from onnx_ir.external_data import convert_tensors_from_external, convert_tensors
 from hyps.errors import ModelError, printable
 from hyps.formats.plan import Optimization
 from hyps_compiler.canonical import make_canonical
+from hyps_compiler.irfile import load_model, save_model
 from hyps_compiler.ort import open_session
 from hyps_compiler.source import Source, read_proto
 from hyps_passes.layers import CUT
@@ -61,10 +61,10 @@ def stage_model(source: Source, folder: Path, optimization: Optimization, keep: 
     """
     path = folder / "model.onnx"
     if optimization == "none":
-        model = normalize(_load(source.path))
+        model = normalize(load_model(source.path))
         _require({str(value.name) for node in model.graph for value in node.outputs}, keep)
         _save(model, path)
-        staged = _load(path)
+        staged = load_model(path)
         _mark_cuts(staged, keep)
         return Staged(staged, path, _fused_values(path, folder, staged) - set(keep))
     fused = folder / "optimized.onnx"
@@ -73,21 +73,12 @@ def stage_model(source: Source, folder: Path, optimization: Optimization, keep: 
     optimized = read_proto(fused)
     make_canonical(optimized, source.made)
     fused.write_bytes(optimized.SerializeToString(deterministic=True))
-    model = normalize(_load(fused))
+    model = normalize(load_model(fused))
     if keep:
         _mark_cuts(model, keep)
         _drop_extra_outputs(model, len(source.outputs))
-    ir.save(model, path)
+    save_model(model, path)
     return Staged(model, path, frozenset())
-
-
-def _load(path: Path) -> ir.Model:
-    model = ir.load(path)
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value.base_dir = os.fspath(path.parent)
-    return model
 
 
 def _save(model: ir.Model, path: Path) -> None:
@@ -103,7 +94,7 @@ def _save(model: ir.Model, path: Path) -> None:
     )
     for value, tensor in zip(large, placed, strict=True):
         value.const_value = tensor
-    ir.save(model, path)
+    save_model(model, path)
 
 
 def _tensors(values: Sequence[ir.Value]) -> list[ir.TensorProtocol]:

@@ -4,10 +4,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnxruntime
 
 from hyps.errors import TensorError, printable
+from hyps.formats.dtypes import ITEM_NBYTES, numpy_name
 from hyps.formats.plan import NamedTensor
 from hyps.formats.signature import check_names, check_tensor
+
+_ONNX_ELEMENTS = {
+    "bfloat16": 16,
+    "float8_e4m3fn": 17,
+    "float8_e4m3fnuz": 18,
+    "float8_e5m2": 19,
+    "float8_e5m2fnuz": 20,
+    "float8_e8m0fnu": 24,
+}
+"""Numbers in ONNX of element types that numpy itself lacks and onnxruntime takes as it is told."""
 
 
 class Feeds:
@@ -38,12 +50,7 @@ class Feeds:
 
 def numpy_dtype(name: str) -> "np.dtype[Any] | None":
     """Return numpy's element type of that name; None for strings and what numpy does not have."""
-    if name == "string":
-        return None
-    try:
-        return np.dtype(name)
-    except TypeError:
-        return None
+    return np.dtype(name) if name in ITEM_NBYTES else None
 
 
 def dtype_name(array: "np.ndarray[Any, Any]") -> str:
@@ -63,8 +70,12 @@ def nbytes_of(value: Any) -> int:
 
 
 def _checked(expected: NamedTensor, value: Any, dims: dict[str, int]) -> Any:
-    if expected.dtype != "string" and numpy_dtype(expected.dtype) is None:
-        return value  # onnxruntime checks what numpy cannot express
+    if isinstance(value, onnxruntime.OrtValue):
+        if value.is_tensor():
+            check_tensor(expected, numpy_name(value.data_type()), value.shape(), dims)
+        return value
+    if expected.dtype.endswith(")"):
+        return value  # a sequence, map or optional value, which onnxruntime checks
     if isinstance(value, np.generic):
         value = np.asarray(value)
     if not isinstance(value, np.ndarray):
@@ -73,4 +84,7 @@ def _checked(expected: NamedTensor, value: Any, dims: dict[str, int]) -> Any:
             f"`{printable(expected.name)}` must be a numpy array and is a {kind}", "wrap it in `numpy.asarray`"
         )
     check_tensor(expected, dtype_name(value), value.shape, dims)
+    if expected.dtype in _ONNX_ELEMENTS:
+        contiguous = np.ascontiguousarray(value)
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(contiguous, _ONNX_ELEMENTS[expected.dtype])
     return value

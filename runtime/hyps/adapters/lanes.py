@@ -74,7 +74,10 @@ class Lanes:
         """Return whether `learn` should be told of the request with these feeds, which goes the ordinary way."""
         if not self._is_possible:
             return False
-        shapes = tuple((np.shape(feeds[name]), getattr(feeds[name], "dtype", None)) for name in self._inputs)
+        arrays = [feeds[name] for name in self._inputs]
+        if not all(isinstance(array, np.ndarray) for array in arrays):
+            return False  # a sequence, a map, nothing at all
+        shapes = tuple((array.shape, array.dtype) for array in arrays)
         again, self._latest = shapes == self._latest, shapes
         return again
 

@@ -11,7 +11,9 @@ _ORT_NAMES = {
     "string": "string",
     "complex64": "complex64",
     "complex128": "complex128",
-    **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (4, 8, 16, 32, 64)},
+    **{f"float8_{kind}": f"float8{kind}" for kind in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz")},
+    "float8_e8m0fnu": "float8e8m0",
+    **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (2, 4, 8, 16, 32, 64)},
 }
 _NUMPY_NAMES = {ort: numpy for numpy, ort in _ORT_NAMES.items()}
 
@@ -41,9 +43,11 @@ def numpy_name(ort_type: str) -> str:
 
 
 def ort_type_name(dtype: str) -> str:
-    """Return onnxruntime's words for a tensor of numpy's `dtype`.
+    """Return onnxruntime's words for a tensor of numpy's `dtype`; those for what is no tensor stay as they are.
 
-    >>> ort_type_name("float32")
-    'tensor(float)'
+    >>> ort_type_name("float32"), ort_type_name("seq(tensor(float))")
+    ('tensor(float)', 'seq(tensor(float))')
     """
+    if dtype.endswith(")"):
+        return dtype
     return f"tensor({_ORT_NAMES.get(dtype, dtype)})"
