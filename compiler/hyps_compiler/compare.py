@@ -39,7 +39,12 @@ class Difference:
     @property
     def is_within_tolerance(self) -> bool:
         """Whether it is what another order of accumulation may do: 1e-5 of the largest value for float32."""
-        return self.is_identical or self.relative <= _TOLERANCES.get(self.dtype, 0.0)
+        return self.is_identical or self.relative <= self.tolerance
+
+    @property
+    def tolerance(self) -> float:
+        """The relative difference that another order of accumulation may make in this element type."""
+        return _TOLERANCES.get(self.dtype, 0.0)
 
     @property
     def is_unlike(self) -> bool:

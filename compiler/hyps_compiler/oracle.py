@@ -1,5 +1,6 @@
 """The uncut model as the judge of its plan: what it computes at every border, and at those of H-partitions."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import onnxruntime as ort
 from onnx import NodeProto, helper, numpy_helper
 
 from hyps.formats.plan import Plan, Shard
-from hyps_compiler.ort import open_session
-from hyps_compiler.subgraphs import Model, load_model
+from hyps_compiler.ort import Level, open_session
+from hyps_compiler.subgraphs import Model, Piece, load_model
+
+_UNTOLD = re.compile("bfloat16|float8|float4|int4|int2")
 
 _SLICE_BY_INPUTS = 10
 """The opset from which `Slice` takes its bounds as inputs."""
@@ -60,18 +63,27 @@ def with_parts(model: Model, parts: Mapping[str, tuple[str, Shard]]) -> Model:
 
 
 def expose(model: Model, names: Iterable[str]) -> ort.InferenceSession:
-    """Return a session, without graph optimizations, that tells the named tensors as well as the model's outputs."""
-    probe = model.folder / "borders.onnx"
-    probe.write_bytes(model.exposing(list(names)).SerializeToString())
-    try:
-        return open_session(probe, "none")
-    finally:
-        probe.unlink()
+    """Return a session, without graph optimizations, that tells the named tensors as well as the model's outputs.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+    """
+    return open_session(model.exposing(list(names)).SerializeToString(), "none", folder=model.folder)
+
+
+def open_piece(model: Model, piece: Piece, values: Mapping[str, Any], level: Level = "none") -> ort.InferenceSession:
+    """Return a session of a piece of the model whose inputs are like those in `values`.
+
+    Raises:
+        ModelError: onnxruntime refuses the piece.
+    """
+    proto = model.build(piece, values)
+    return open_session(proto.SerializeToString(), level, folder=model.folder, prepack=level == "default")
 
 
 def told(session: Any) -> set[str]:
-    """Return the outputs of a session that Python can be given; numpy has no bfloat16, for one."""
-    return {info.name for info in session.get_outputs() if "bfloat16" not in info.type and "float8" not in info.type}
+    """Return the outputs of a session that it can hand to numpy, which has no bfloat16, for one."""
+    return {info.name for info in session.get_outputs() if not _UNTOLD.search(info.type)}
 
 
 def _concats(path: Path) -> list[NodeProto]:

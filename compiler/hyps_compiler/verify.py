@@ -5,7 +5,7 @@ what the uncut model has there. A partition that differs on the model's own acti
 differs only in the plan's own run was given wrong inputs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,7 @@ def verify_plan(
     requests: Sequence[Feeds],
     *,
     answers: Sequence[Mapping[str, Any]] | None = None,
+    step: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Run plan and model on the same requests and compare.
 
@@ -138,10 +139,11 @@ def verify_plan(
         staged: the model in the form in which it was cut.
         requests: inputs to run, at least one.
         answers: what the plan answered in another process; None runs it here, without a budget.
+        step: called with the partition that is run next, for a progress display.
     """
     assert requests, "nothing would be compared"
     parts = _Parts(folder, plan, staged, requests)
-    parts.check()
+    parts.check(step)
     if answers is None:
         answers = _plan_answers(folder, plan, requests, parts.has_failed)
     outputs = _compare_outputs(source, requests, answers)
@@ -159,7 +161,7 @@ def must_be_identical(plan: Plan) -> frozenset[str]:
     None where half floats cross borders that onnxruntime did not make: the whole model keeps float32 between the nodes
     that it computes as float32, and a border rounds.
     """
-    if not can_be_identical(plan):
+    if not _can_be_identical(plan):
         return frozenset()
     touched: set[str] = set()
     clean: set[str] = set()
@@ -169,8 +171,13 @@ def must_be_identical(plan: Plan) -> frozenset[str]:
     return frozenset(clean)
 
 
-def can_be_identical(plan: Plan) -> bool:
-    """Return whether a V-partition must have the model's bits when it is given the model's activations."""
+def is_right(plan: Plan, part: Partition, difference: Difference) -> bool:
+    """Return whether what a partition makes of good inputs is right: a V-partition must have the model's bits."""
+    exact = part.kind == "vertical" and _can_be_identical(plan)
+    return difference.is_identical if exact else difference.is_within_tolerance
+
+
+def _can_be_identical(plan: Plan) -> bool:
     return plan.optimization != "none" or all(info.dtype != "float16" for info in plan.tensors.values())
 
 
@@ -193,19 +200,17 @@ class _Parts:
         self.same = [set(request) for request in requests]
         self.outputs: list[dict[str, Any]] = [{} for _ in requests]
         """What the plan answers in plain onnxruntime, of those outputs that are borders."""
+        self.has_failed = False
+        """Whether onnxruntime could not run a partition on what it was given."""
         self._worst: dict[str, Difference] = {}
         self._faults: list[Fault] = []
         self._last_use = {name: index for index, part in enumerate(plan.partitions) for name in part.inputs}
         self._answers = {tensor.name for tensor in plan.model.outputs}
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether onnxruntime could not run a partition."""
-        return any(fault.failure for fault in self._faults)
-
-    def check(self) -> None:
+    def check(self, step: Callable[[str], None]) -> None:
         """Run every partition on every request."""
         for index, part in enumerate(self.plan.partitions):
+            step(f"comparing partition {printable(part.id)}")
             session, refusal = _open(self.folder / part.file)
             found = [self._check_request(number, part, session, refusal) for number in range(len(self.own))]
             self._faults += [_worst_fault(faults)] if (faults := [fault for fault in found if fault]) else []
@@ -229,6 +234,7 @@ class _Parts:
         own, good, same = self.own[number], self.good[number], self.same[number]
         expected = {name: good[name] for name in part.outputs if name in good}
         made, failure = self._run(part, session, refusal, own)
+        self.has_failed |= bool(failure)
         found = _differences(expected, made, failure, number)
         for difference in found:
             _keep_worst(self._worst, difference)
@@ -240,7 +246,7 @@ class _Parts:
                 return None  # an input that the model does not have was not made: nothing can be said
             made, failure = self._run(part, session, refusal, known)
             found = _differences(expected, made, failure, number)
-        wrong = tuple(difference for difference in found if not self._is_right(part, difference))
+        wrong = tuple(difference for difference in found if not is_right(self.plan, part, difference))
         return Fault(part.id, wrong, failure) if wrong or failure else None
 
     def _run(
@@ -255,10 +261,6 @@ class _Parts:
             return run(session, part.outputs, {name: values[name] for name in part.inputs}), ""
         except ExecutionError as error:
             return {}, _reason(error)
-
-    def _is_right(self, part: Partition, difference: Difference) -> bool:
-        exact = part.kind == "vertical" and can_be_identical(self.plan)
-        return difference.is_identical if exact else difference.is_within_tolerance
 
     def _release(self, number: int, index: int, part: Partition) -> None:
         own = self.own[number]
@@ -282,8 +284,14 @@ def _open(path: Path) -> tuple[Any, str]:
 
 
 def _reason(error: HypsError) -> str:
-    """Return what onnxruntime says, without what the caller says of it."""
-    return error.message.split(": ", 1)[-1]
+    """Return what onnxruntime says, without what the caller says of it.
+
+    Raises:
+        HypsError: the error itself, where this machine is at fault and not the plan.
+    """
+    if error.code == "E_MEMORY":
+        raise error
+    return error.message.split(": ", 1)[-1].rstrip(".")
 
 
 def _differences(expected: Mapping[str, Any], made: Mapping[str, Any], failure: str, request: int) -> list[Difference]:
