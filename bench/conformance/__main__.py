@@ -43,7 +43,9 @@ def main(
     log: Path,
 ) -> None:
     """Cut every model of the suites (default: all) at every legal place, run in parts, compare with onnxruntime."""
-    effort = Effort(levels=levels or ("none", "portable", "native"), two_part=two_part, random_cuts=random_cuts, slices=slices)
+    effort = Effort(
+        levels=levels or ("none", "portable", "native"), two_part=two_part, random_cuts=random_cuts, slices=slices
+    )
     words = suites or tuple(SUITES)
     tasks = [task for task in iterate(words) if only is None or only in task[1]]
     if fresh:
@@ -77,7 +79,7 @@ def _tell(text: str) -> None:
 
 def summary(words: Iterable[str], done: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
     """Return the figures of each suite, every refusal and wrong answer with its reason, and the slowest models."""
-    rows = {}
+    rows: dict[str, dict[str, float]] = {}
     for word in words:
         records = [record for (suite, _), record in done.items() if suite == word]
         rows[word] = {
@@ -86,7 +88,7 @@ def summary(words: Iterable[str], done: dict[tuple[str, str], dict[str, Any]]) -
             **{status: sum(record["status"] == status for record in records) for status in STATUSES},
             "seconds": round(sum(record["seconds"] for record in records), 1),
         }
-    bad = {
+    bad: dict[str, list[dict[str, Any]]] = {
         status: [
             {"suite": suite, "model": name, **finding}
             for (suite, name), record in sorted(done.items())
@@ -102,7 +104,9 @@ def summary(words: Iterable[str], done: dict[tuple[str, str], dict[str, Any]]) -
 def table(words: Iterable[str], done: dict[tuple[str, str], dict[str, Any]]) -> str:
     """Return the table of suites, then reasons with how many models have them, then the slowest."""
     told = summary(words, done)
-    lines = [f"{'suite':18}{'models':>7}{'cuts':>8}{'identical':>10}{'tolerance':>10}{'refused':>8}{'wrong':>6}{'s':>8}"]
+    lines = [
+        f"{'suite':18}{'models':>7}{'cuts':>8}{'identical':>10}{'tolerance':>10}{'refused':>8}{'wrong':>6}{'s':>8}"
+    ]
     for word, row in told["suites"].items():
         shown = word if len(word) < 18 else "…" + word[-16:]
         counts = f"{row['identical']:10}{row['tolerance']:10}{row['refused']:8}{row['wrong']:6}{row['seconds']:8.0f}"
@@ -115,7 +119,10 @@ def table(words: Iterable[str], done: dict[tuple[str, str], dict[str, Any]]) -> 
             lines += ["", f"{status}:"]
         for reason, models in sorted(reasons.items(), key=lambda item: -len(item[1])):
             lines.append(f"  {len(models):4}  {reason}\n        {', '.join(sorted(models)[:2])}")
-    lines += ["", "slowest: " + ", ".join(f"{suite}/{name} {seconds:.0f} s" for suite, name, seconds in told["slowest"])]
+    lines += [
+        "",
+        "slowest: " + ", ".join(f"{suite}/{name} {seconds:.0f} s" for suite, name, seconds in told["slowest"]),
+    ]
     return "\n".join(lines)
 
 

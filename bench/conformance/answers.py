@@ -48,7 +48,7 @@ def is_same(left: Any, right: Any) -> bool:
     if isinstance(left, list) or isinstance(right, list):
         return _is_sequence(left, right) and all(map(is_same, left, right))
     if isinstance(left, Mapping) or isinstance(right, Mapping):
-        return left == right
+        return bool(left == right)
     if left is None or right is None:
         return left is right
     left, right = np.asarray(left), np.asarray(right)
@@ -96,14 +96,16 @@ def matches_stored(expected: Sequence[Any], actual: Mapping[str, Any], rtol: flo
 
 def _is_close(left: Any, right: Any, rtol: float, atol: float) -> bool:
     if isinstance(left, list | tuple):
-        return isinstance(right, list) and len(left) == len(right) and all(
-            _is_close(one, other, rtol, atol) for one, other in zip(left, right, strict=True)
+        return (
+            isinstance(right, list)
+            and len(left) == len(right)
+            and all(_is_close(one, other, rtol, atol) for one, other in zip(left, right, strict=True))
         )
     if left is None or right is None or isinstance(right, Mapping):
-        return left is right or left == right
+        return bool(left is right or left == right)
     left, right = np.asarray(left), np.asarray(right)
     if left.dtype.type.__module__ != "numpy":  # onnxruntime hands such out as raw bytes, or not at all
-        return left.shape == right.shape and left.tobytes() == right.tobytes()
+        return bool(left.shape == right.shape and left.tobytes() == right.tobytes())
     if left.shape != right.shape or left.dtype != right.dtype:
         return False
     if left.dtype.kind not in "fciub":

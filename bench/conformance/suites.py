@@ -88,9 +88,7 @@ def _onnx_data(kind: str, about: str) -> Suite:
         path = folder / name / "model.onnx"
         told = path.with_name("data.json")
         tolerances = json.loads(told.read_text()) if told.exists() else {}
-        return Model(
-            path, _stored_requests(path), rtol=tolerances.get("rtol", 1e-3), atol=tolerances.get("atol", 1e-7)
-        )
+        return Model(path, _stored_requests(path), rtol=tolerances.get("rtol", 1e-3), atol=tolerances.get("atol", 1e-7))
 
     return Suite(names, load, about)
 

@@ -88,7 +88,7 @@ class _Oracle:
     is_random: bool
 
 
-class OrtRefusal(Exception):
+class RefusedByOrtError(Exception):
     """Onnxruntime itself cannot run the whole model: there is nothing to compare with."""
 
 
@@ -105,7 +105,7 @@ def try_model(model: Model, effort: Effort, step: Callable[[str], None] = lambda
             if effort.product:
                 step("product")
                 _try_product(model, oracles, folder / "product", trial)
-        except OrtRefusal as refusal:
+        except RefusedByOrtError as refusal:
             trial.add("", "whole", "refused", f"{THEIRS}{refusal}")
     trial.seconds = round(time.perf_counter() - start, 3)
     return trial
@@ -117,7 +117,7 @@ def _ask_whole(model: Model, folder: Path, trial: Trial) -> list[_Oracle]:
         sessions = {level: answers.open_session(model.path, level) for level in answers.LEVELS}
         return [_ask(model, request, sessions, trial) for request in requests]
     except Exception as error:  # onnxruntime's errors have no common parent
-        raise OrtRefusal(_reason(error)) from error
+        raise RefusedByOrtError(_reason(error)) from error
 
 
 _PLACES = re.compile(r"\[ONNXRuntimeError\] : |Load model from \S+ failed:\s*|/\S+?\.(?:cc|h):\d+ |Name:\S* |'[^']*' ?")
@@ -136,9 +136,9 @@ def _made_up(model: Model, folder: Path) -> tuple[Request, ...]:
         staged = stage_model(open_source(model.path), folder, "none")
         measured = measure(staged.model, staged.path, shapes={}, feeds=None)
     except HypsError as error:
-        raise OrtRefusal(error.message) from error
+        raise RefusedByOrtError(error.message) from error
     if measured.feeds is None:
-        raise OrtRefusal(f"no request is stored, and none was found: {measured.problem}")
+        raise RefusedByOrtError(f"no request is stored, and none was found: {measured.problem}")
     return (Request(dict(measured.feeds)),)
 
 
@@ -183,9 +183,7 @@ def _try_level(
         _try_cut(sliced, division, oracles, level, cut, folder / "plan", trial)
 
 
-def _cuts(
-    graph: CutGraph, effort: Effort, rng: random.Random, *, grouped: bool
-) -> Iterator[tuple[str, list[int]]]:
+def _cuts(graph: CutGraph, effort: Effort, rng: random.Random, *, grouped: bool) -> Iterator[tuple[str, list[int]]]:
     """Yield what to call a way of cutting, and its borders."""
     legal = graph.legal_borders()
     held = sum(layer.weight_bytes for layer in graph.layers) + 1

@@ -180,7 +180,7 @@ def _input_and_file(declared: Sequence[NamedTensor], text: str) -> tuple[NamedTe
 
 
 def _random_arrays(declared: Sequence[NamedTensor], dims: dict[str, int]) -> dict[str, Array]:
-    from hyps_compiler.measure import random_array  # needs onnx, which reading a file does not
+    from hyps_compiler.values import random_array  # needs onnx, which reading a file does not
 
     arrays = {}
     for position, tensor in enumerate(declared):

@@ -60,6 +60,12 @@ def dtype_name(array: "np.ndarray[Any, Any]") -> str:
     return str(array.dtype.name if array.dtype.isnative else array.dtype.str)
 
 
+def as_ort_value(array: "np.ndarray[Any, Any]") -> "onnxruntime.OrtValue":
+    """Return an array of an element type that numpy itself lacks (bfloat16, float8) as onnxruntime takes it."""
+    contiguous = np.ascontiguousarray(array)
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(contiguous, _ONNX_ELEMENTS[array.dtype.name])
+
+
 def nbytes_of(value: Any) -> int:
     """Return the bytes that a value takes; sequences and maps are the sum of what is in them."""
     if isinstance(value, Mapping):
@@ -85,6 +91,5 @@ def _checked(expected: NamedTensor, value: Any, dims: dict[str, int]) -> Any:
         )
     check_tensor(expected, dtype_name(value), value.shape, dims)
     if expected.dtype in _ONNX_ELEMENTS:
-        contiguous = np.ascontiguousarray(value)
-        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(contiguous, _ONNX_ELEMENTS[expected.dtype])
+        return as_ort_value(value)
     return value

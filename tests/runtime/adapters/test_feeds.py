@@ -70,7 +70,7 @@ def test_strings_are_arrays_of_str_however_numpy_keeps_them() -> None:
 
 def test_what_numpy_cannot_express_is_left_to_onnxruntime() -> None:
     sequence = [np.zeros(2), np.zeros(3)]
-    assert Feeds([NamedTensor(name="q", dtype="seq", shape=None)]).checked({"q": sequence})["q"] is sequence
+    assert Feeds([NamedTensor(name="q", dtype="seq(tensor(double))", shape=None)]).checked({"q": sequence})["q"] is sequence
 
 
 def test_names_of_element_types() -> None:
