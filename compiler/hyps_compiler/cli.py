@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hyps.adapters.guard import limit_seconds, note_phase
 from hyps.errors import DependencyError, DifferenceError, UsageError, printable
 from hyps.formats.quantities import format_nbytes
-from hyps.terminal import COUNT, NBYTES, HypsGroup, progress, say, verbosity
+from hyps.terminal import COUNT, NBYTES, TIMEOUT, ContainedGroup, progress, say, verbosity
 
 if TYPE_CHECKING:
     from hyps_compiler.partition import Request
@@ -43,10 +44,21 @@ _PATH = _Place(path_type=Path)
 
 _SHAPES_HELP = "Shape of an input with open dimensions, as NAME:1x3x224x224; only for sizes, the plan keeps them open."
 _SIZE = re.compile("[1-9][0-9]{0,17}")
+_TIMEOUT_HELP = "Longest that onnxruntime may take to open the model, or to run it on one request, such as 30s or 2h."
 _CUT_HELP = "Where to cut: mandatory, pooling, strided, bottleneck, all, or tensor names; joined by commas."
 
+_timeout_option = click.option(
+    "--timeout",
+    type=TIMEOUT,
+    default="10m",
+    show_default=True,
+    expose_value=False,
+    callback=lambda _ctx, _param, seconds: limit_seconds(seconds),
+    help=_TIMEOUT_HELP,
+)
 
-@click.group(cls=HypsGroup, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=ContainedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Cut trained neural networks (ONNX) into partitions that fit the devices there are.
 
@@ -77,6 +89,7 @@ def main() -> None:
 @click.option("--inputs", type=_PATH, help="An .npz file with a request to verify on.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the plan with the model.")
 @click.option("--force", is_flag=True, help="Replace an existing plan folder.")
+@_timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and the checks as JSON.")
 def compile_command(
     model: str,
@@ -118,7 +131,7 @@ def compile_command(
     with progress("compiling", quiet=verbosity() < 0 or as_json) as bar:
 
         def step(text: str) -> None:
-            bar.label = text
+            bar.enter(text)
             if verbosity() > 0:
                 say(text)
 
@@ -136,6 +149,7 @@ def compile_command(
 )
 @click.option("--memory", type=NBYTES, help="Most memory one worker process may use: shows the mandatory split points.")
 @click.option("--input", "shapes", multiple=True, help=_SHAPES_HELP)
+@_timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def inspect(target: str, max_params: int | None, memory: int | None, shapes: tuple[str, ...], as_json: bool) -> None:
     """Show the layers and split points of a model, or the partitions of a plan.
@@ -166,6 +180,7 @@ def inspect(target: str, max_params: int | None, memory: int | None, shapes: tup
 @click.option("--model", required=True, help="The model that the plan was made from.")
 @click.option("--inputs", type=_PATH, help="An .npz file with a request.")
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Random requests to compare.")
+@_timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
 def verify(plan: Path, model: str, inputs: Path | None, samples: int, as_json: bool) -> int:
     """Compare PLAN with its model on every border and on the outputs.
@@ -198,6 +213,7 @@ def verify(plan: Path, model: str, inputs: Path | None, samples: int, as_json: b
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of onnxruntime.")
 @click.option("--connect", metavar="ENDPOINT", help="Send to a running worker, such as tcp://127.0.0.1:5757.")
 @click.option("--force", is_flag=True, help="Replace an existing output file.")
+@_timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print outputs' shapes and times as JSON.")
 def run(
     plan: Path | None,
@@ -226,6 +242,7 @@ def run(
         raise UsageError("give a plan folder or --connect, not both or neither", "see `hypsc run --help`")
     if connect is not None and (memory is not None or threads is not None):
         raise UsageError("--memory and --threads are the worker's own, not --connect's", "give them to `hyps-worker`")
+    note_phase("running the plan")
     answers = run_plan(plan, connect, inputs, output, memory_bytes=memory, threads=threads, force=force)
     _print_json(answers.summary()) if as_json else click.echo(show_answers(answers))
     if output is not None and not as_json and verbosity() >= 0:

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from hyps.adapters.guard import allowed_seconds, death
 from hyps.adapters.machine import cpu_family
 from hyps.errors import HypsError, InfeasibleError, printable
 from hyps.formats.plan import ModelInfo, Optimization, Partition, Plan, Prediction, Variant, encode_plan, plan_problems
@@ -201,11 +202,29 @@ def _run_under_budget(folder: Path, scratch: Path, feeds: Feeds) -> tuple[int | 
     request, answer = scratch / "request.npz", scratch / "answer.npz"
     write_npz(request, feeds)
     command = [sys.executable, "-m", "hyps_compiler.peak", *map(os.fspath, (folder, request, answer))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == InfeasibleError.exit_status:
-        message, hint = done.stderr.splitlines()[-2:]
+    timeout_s = allowed_seconds() or 0.0
+    command.append(str(timeout_s))
+    pipe = subprocess.PIPE
+    # its standard input stays open as long as this process lives, and it ends with that
+    with (
+        (scratch / "said").open("w+", errors="replace") as stderr,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, text=True) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            printed = process.stdout.read()
+            process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        stderr.seek(0)
+        said = stderr.read()
+    if process.returncode < 0:
+        raise death(-process.returncode, "measuring memory", timeout_s, said)
+    if process.returncode == InfeasibleError.exit_status:
+        message, hint = said.splitlines()[-2:]
         raise InfeasibleError(message, hint)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["it was killed, perhaps for memory"]
+    if process.returncode != 0:
+        lines = said.strip().splitlines() or ["it said nothing"]
         raise HypsError(f"the plan did not run in a process of its own: {printable(lines[-1], 200)}")
-    return int(done.stdout) or None, read_npz(answer)
+    return int(printed) or None, read_npz(answer)

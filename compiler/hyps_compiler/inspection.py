@@ -4,8 +4,6 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from hyps.errors import printable
 from hyps.formats.plan import Partition, Plan, SplitPoint
@@ -13,6 +11,7 @@ from hyps.formats.quantities import format_count, format_nbytes
 from hyps.terminal import table
 from hyps_compiler.frontend import open_model
 from hyps_compiler.measure import measure
+from hyps_compiler.output import scratch_folder
 from hyps_compiler.partition import Request, divide
 from hyps_compiler.stage import stage_model
 from hyps_passes.graph import MODEL, CutGraph
@@ -64,10 +63,10 @@ def inspect_model(model: str, request: Request, shapes: dict[str, tuple[int, ...
         ModelError: the model cannot be read or onnxruntime refuses it.
         InfeasibleError: a layer exceeds the limits of `request` and cannot be sliced.
     """
-    with TemporaryDirectory(prefix="hyps-") as folder:
-        stage = Path(folder) / "stage"
+    with scratch_folder() as folder:
+        stage = folder / "stage"
         stage.mkdir()
-        source = open_model(model, Path(folder))
+        source = open_model(model, folder)
         staged = stage_model(source, stage, "none", request.tensors)
         measured = measure(staged.model, staged.path, shapes=shapes, feeds=None)
         division = divide(staged.model, measured.sizes, staged.fused, request)

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime as ort
 
-from hyps.adapters.sessions import ORT_ERRORS, one_line
+from hyps.adapters.guard import guarded
+from hyps.adapters.sessions import ORT_ERRORS, is_out_of_memory, one_line
 from hyps.errors import ExecutionError, ModelError
 
 Level = Literal["none", "portable", "native", "default"]
@@ -19,6 +20,9 @@ _LEVELS = {
     "default": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 _EXTERNAL_FROM_BYTES = 1024
+_LESS_MEMORY = "free memory, or give the shapes of a smaller request with --input"
+
+ort.set_default_logger_severity(4)  # what it logs outside any session would go to stderr
 
 
 def open_session(
@@ -61,14 +65,17 @@ def open_session(
         )
     source = model if isinstance(model, bytes) else str(model)
     try:
-        return ort.InferenceSession(
-            source,
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=list(disabled) or None,
-            enable_fallback=0,
-        )
+        with guarded(folder if isinstance(model, bytes) else model.parent):
+            return ort.InferenceSession(
+                source,
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=list(disabled) or None,
+                enable_fallback=0,
+            )
     except ORT_ERRORS as error:
+        if is_out_of_memory(error):
+            raise ModelError("there is not enough memory to open the model", _LESS_MEMORY, "E_MEMORY") from error
         raise ModelError(
             f"onnxruntime refuses the model: {one_line(error)}",
             "the same model fails in onnxruntime without HyPS; export it again",
@@ -86,6 +93,9 @@ def run(
     """
     wanted = list(names)
     try:
-        return dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True))
+        with guarded():
+            return dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True))
     except ORT_ERRORS as error:
+        if is_out_of_memory(error):
+            raise ExecutionError("there is not enough memory to run the model", _LESS_MEMORY, "E_MEMORY") from error
         raise ExecutionError(f"onnxruntime cannot run the model on these inputs: {one_line(error)}") from error

@@ -6,8 +6,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 
+from hyps.adapters.guard import forget_scratch, note_scratch
 from hyps.errors import ModelError, OutputError, printable
 
 _ANOTHER = "give another place with `-o`"
@@ -21,9 +23,10 @@ class OutputFolder:
     Everything that is not published is removed on leaving, also what an earlier process that was killed left behind.
     """
 
-    def __init__(self, path: Path, *, force: bool) -> None:
-        """Take the place of the folder; `force` lets a plan that is there be replaced."""
+    def __init__(self, path: Path, *, force: bool, marker: str = "plan.json", holds: str = "a plan") -> None:
+        """Take the place of the folder; `force` lets one that `holds` the same be replaced, as its `marker` shows."""
         self._path, self._force = path, force
+        self._marker, self._holds = marker, holds
         self._absolute = self._scratch = path
 
     def __enter__(self) -> "OutputFolder":
@@ -38,6 +41,7 @@ class OutputFolder:
             _remove_stale(self._absolute)
             self._check_content()
             self._scratch = self._absolute.parent / f".{self._absolute.name}.tmp-{os.getpid()}"
+            note_scratch(self._scratch)
             self._scratch.mkdir()
         except OSError as error:
             raise _unwritable(self._path, error) from error
@@ -67,6 +71,7 @@ class OutputFolder:
         """
         old = self._scratch / "replaced"
         self._check_content()  # another process may have been faster
+        forget_scratch(self._scratch)  # it may hold the old plan for a moment, which the next run puts back
         try:
             if self._absolute.exists():
                 os.rename(self._absolute, old)
@@ -77,7 +82,7 @@ class OutputFolder:
             _put_back(old, self._absolute)
 
     def _check_content(self) -> None:
-        """Refuse to replace anything but an empty folder, or with `force` a plan."""
+        """Refuse to replace anything but an empty folder, or with `force` what this one is to hold."""
         path, shown = self._path, _shown(self._path)
         if not os.path.lexists(path):
             return
@@ -85,8 +90,8 @@ class OutputFolder:
             raise OutputError(f"{shown} exists and is no folder", _ANOTHER, code="E_EXISTS")
         if not any(path.iterdir()):
             return
-        if not (path / "plan.json").exists():
-            raise OutputError(f"{shown} exists and holds something else than a plan", _ANOTHER, code="E_EXISTS")
+        if not (path / self._marker).exists():
+            raise OutputError(f"{shown} exists and holds something else than {self._holds}", _ANOTHER, code="E_EXISTS")
         if not self._force:
             hint = "add --force to replace it, or give another folder with `-o`"
             raise OutputError(f"{shown} exists and is not empty", hint, code="E_EXISTS")
@@ -100,6 +105,7 @@ def output_file(path: Path) -> Iterator[Path]:
         OutputError: it cannot be written.
     """
     beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    note_scratch(beside)
     try:
         yield beside
         os.replace(beside, path)
@@ -107,6 +113,25 @@ def output_file(path: Path) -> Iterator[Path]:
         raise _unwritable(path, error) from error
     finally:
         beside.unlink(missing_ok=True)
+        forget_scratch(beside)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield an empty folder that is gone afterwards, however this process ends.
+
+    Raises:
+        OutputError: there is no place for one.
+    """
+    try:
+        folder = TemporaryDirectory(prefix="hyps-")
+    except OSError as error:
+        hint = "make room, or name a folder on another disk in the environment variable TMPDIR"
+        raise OutputError(f"no temporary folder can be made: {error.strerror or error}", hint) from error
+    note_scratch(Path(folder.name))
+    with folder as name:
+        yield Path(name)
+    forget_scratch(Path(name))
 
 
 def check_output_file(path: Path, *, force: bool) -> None:
@@ -189,10 +214,15 @@ def _put_back(old: Path, path: Path) -> None:
 
 
 def _is_alive(process: int) -> bool:
+    """Return whether the process runs; one that has ended, of which nobody has taken note yet, does not."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2]
+    except OSError:  # it ended just now, or the system has no such file
+        return True
+    return state.split()[:1] != ["Z"]

@@ -1,20 +1,28 @@
 """Runs one request of a plan under its budget, in this process alone, and prints the peak resident bytes."""
 
+import signal
 import sys
 from pathlib import Path
 
+from hyps.adapters.guard import become_expendable, limit_seconds
 from hyps.adapters.machine import peak_rss_nbytes
+from hyps.containment import die_with_writer
 from hyps.errors import HypsError
 from hyps.local import LocalRunner
 from hyps_compiler.arrays import read_npz, write_npz
 
 
 def main() -> None:
-    """Run the plan `argv[1]` on the request in `argv[2]` and write the outputs to `argv[3]`.
+    """Run the plan `argv[1]` on the request in `argv[2]` and write the outputs to `argv[3]`, in `argv[4]` seconds.
 
-    A refusal goes to stderr, its sentence and its hint on a line each, with its exit status.
+    A refusal goes to stderr, its sentence and its hint on a line each, with its exit status. The process ends when its
+    standard input is closed; a time of 0 is no limit.
     """
-    folder, request, answer = map(Path, sys.argv[1:])
+    die_with_writer(sys.stdin.fileno())
+    become_expendable()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    limit_seconds(float(sys.argv[4]) or None)
+    folder, request, answer = map(Path, sys.argv[1:4])
     try:
         with LocalRunner(folder) as runner:
             outputs = runner.run(read_npz(request))

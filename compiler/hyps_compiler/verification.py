@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from hyps.adapters import feeds
@@ -12,6 +11,7 @@ from hyps.errors import DifferenceError, ModelError, TensorError, printable
 from hyps_compiler.frontend import open_model
 from hyps_compiler.measure import Feeds, measure, sample_request
 from hyps_compiler.ort import open_session
+from hyps_compiler.output import scratch_folder
 from hyps_compiler.stage import stage_model
 from hyps_compiler.verify import Report, verify_plan
 from hyps_passes import ops
@@ -64,10 +64,10 @@ def verify_folder(folder: Path, model: str, inputs: Mapping[str, Any] | None, sa
     check_files(folder, plan)
     if inputs is not None:
         inputs = feeds.Feeds(plan.model.inputs).checked(inputs)
-    with TemporaryDirectory(prefix="hyps-") as scratch:
-        stage = Path(scratch) / "stage"
+    with scratch_folder() as scratch:
+        stage = scratch / "stage"
         stage.mkdir()
-        source = open_model(model, Path(scratch))
+        source = open_model(model, scratch)
         if [tensor.name for tensor in plan.model.outputs] != list(source.outputs):
             raise ModelError(
                 f"the plan was made from another model than `{printable(model)}`: their outputs have other names",

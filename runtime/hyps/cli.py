@@ -2,12 +2,12 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from hyps.formats.quantities import format_nbytes
-from hyps.terminal import NBYTES, HypsCommand, say
+from hyps.terminal import NBYTES, TIMEOUT, HypsCommand, say
 
 if TYPE_CHECKING:
     from hyps.engine import Engine
@@ -32,25 +32,50 @@ _TERMINATED = 143
     help="Most memory this process may have, like 256MB; what the plan was made for if not given.",
 )
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads for one partition; one per core if not given.")
+@click.option(
+    "--timeout",
+    type=TIMEOUT,
+    default="10m",
+    show_default=True,
+    help="Longest that one request may be computed, such as 30s or 2h; it is refused after that.",
+)
 @click.option("--device", default="", help="What clients are told this device is called.")
 @click.option("--insecure-lab", is_flag=True, help="Let other machines connect, without encryption or keys.")
-def worker(plan: str, bind: str, memory: int | None, threads: int | None, device: str, insecure_lab: bool) -> None:
+def worker(
+    plan: str,
+    bind: str,
+    memory: int | None,
+    threads: int | None,
+    timeout: float,
+    device: str,
+    insecure_lab: bool,
+) -> None:
     """Serve the plan in the folder PLAN until SIGTERM.
 
     Partitions that do not fit the memory are loaded for their turn and released. SIGTERM lets accepted requests finish;
     a second one stops at once.
     """
     from hyps.engine import Options
-    from hyps.worker import serve
+    from hyps.worker import StuckError, serve
 
     if insecure_lab:
         say("warning: whoever reaches this machine can use this worker and read what it is sent (--insecure-lab)")
-    options = Options(memory_bytes=memory, threads=threads, own_process=True)
-    is_whole = serve(plan, bind, options=options, device=device, allow_remote=insecure_lab, on_ready=_announce)
+    options = Options(memory_bytes=memory, threads=threads, own_process=True, timeout_s=timeout)
+    try:
+        is_whole = serve(plan, bind, options=options, device=device, allow_remote=insecure_lab, on_ready=_announce)
+    except StuckError as error:
+        say(f"{error.message}: starting anew")
+        _start_anew(error.address)
     if not is_whole:
         say("stopped at once; accepted requests were given up")
         sys.stderr.flush()
         os._exit(_TERMINATED)  # onnxruntime may still be computing in its thread, which an ordinary exit would crash
+
+
+def _start_anew(address: str) -> NoReturn:
+    """Become a new process with the same number, options and address: nothing else ends a stuck thread."""
+    sys.stderr.flush()
+    os.execv(sys.executable, [*sys.orig_argv, "--bind", address])
 
 
 def _announce(engine: "Engine", address: str) -> None:

@@ -1,5 +1,6 @@
 """A plan's partitions under one memory budget: the worker's core, sessions and a store of tensors, joined."""
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -10,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, assert_never
 
+from hyps.adapters.deadlines import Turn, Watchdog
 from hyps.adapters.feeds import nbytes_of
+from hyps.adapters.guard import deadline_error, guarded
 from hyps.adapters.lanes import Lanes, Leg, spec_of
 from hyps.adapters.machine import hold_memory_down, trim
 from hyps.adapters.plan_files import check_cpu, check_files, read_plan
@@ -49,6 +52,8 @@ _SLACK_NBYTES = 10 * 2**20
 
 _REMEMBERED_RUNS = 4096
 
+_ENDLESS: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -86,6 +91,8 @@ class Options:
     with many small partitions and more than one thread."""
     reserved_nbytes: int = 0
     """Part of the budget that is used for something else, such as a queue of requests."""
+    timeout_s: float | None = None
+    """Longest that the partitions may compute for one request; None: as long as they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +100,7 @@ class _Step:
     """A kept partition, ready to run."""
 
     id: str
-    run: Callable[[list[str], dict[str, Any]], list[Any]]
+    run: Callable[[list[str], dict[str, Any], Any], list[Any]]
     inputs: tuple[str, ...]
     outputs: list[str]
     drops: tuple[str, ...]
@@ -154,6 +161,7 @@ class Engine:
         self._numbers = itertools.count()
         self._one_batch = threading.Lock()
         self._is_closed = False
+        self._watchdog = None if options.timeout_s is None else Watchdog(options.timeout_s)
         if self._mode is Mode.MAPPED:
             hold_memory_down()
         for partition in self.kept:
@@ -165,23 +173,31 @@ class Engine:
     def close(self) -> None:
         """Release every partition; nothing can be run any more."""
         self._is_closed = True
+        if self._watchdog is not None:
+            self._watchdog.close()
         self._steps = []
         self._lanes = Lanes([], [], [])
         self._sessions.clear()
         trim()
+
+    def call_when_stuck(self, on_stuck: Callable[[int], None]) -> None:
+        """Have `on_stuck` called, by another thread, with the index of a request of `run_each` that cannot be ended."""
+        if self._watchdog is not None:
+            self._watchdog.call_when_stuck(on_stuck)
 
     def run_one(self, request: Request, on_activation: OnActivation | None = None) -> dict[str, Any]:
         """Return the outputs of one request by name.
 
         Raises:
             ExecutionError: onnxruntime failed in a partition.
+            DeadlineError: the request took longer than the engine's `timeout_s`.
             PlanError: it refuses a partition that is loaded for its turn.
             UsageError: the engine was closed.
         """
         if self._is_closed:
             raise UsageError("the plan was closed and cannot be run any more", "open it again")
         if not self.swapped:
-            return self._run_kept(request, on_activation)
+            return self._run_kept(request, 0, on_activation)
         outcomes: list[Outcome] = []
         self._run_in_turns([request], lambda _, outcome: outcomes.append(outcome), on_activation)
         if isinstance(outcomes[0], HypsError):
@@ -198,7 +214,7 @@ class Engine:
             return
         for index, request in enumerate(requests):
             try:
-                outcome: Outcome = self._run_kept(request, None)
+                outcome: Outcome = self._run_kept(request, index, None)
             except HypsError as error:
                 outcome = error
             on_done(index, outcome)
@@ -230,9 +246,22 @@ class Engine:
 
     # Everything kept: the order never changes, so that it is worked out once.
 
-    def _run_kept(self, request: Request, on_activation: OnActivation | None) -> dict[str, Any]:
+    def _run_kept(self, request: Request, index: int, on_activation: OnActivation | None) -> dict[str, Any]:
+        with self._turn(index, 0.0) as turn, guarded():
+            return self._run_steps(request, on_activation, turn)
+
+    def _turn(self, index: int, used_s: float) -> contextlib.AbstractContextManager[Turn | None]:
+        return _ENDLESS if self._watchdog is None else self._watchdog.watch(index, used_s)
+
+    def _failure(self, partition: str, error: Exception, turn: Turn | None) -> HypsError:
+        if turn is not None and turn.is_over and self._watchdog is not None:
+            return deadline_error(partition, self._watchdog.timeout_s)
+        return execution_error(partition, error)
+
+    def _run_steps(self, request: Request, on_activation: OnActivation | None, turn: Turn | None) -> dict[str, Any]:
+        options = None if turn is None else turn.options
         is_plain = request.outputs is None and on_activation is None
-        answer = self._lanes.run(request.feeds) if is_plain else None
+        answer = self._lanes.run(request.feeds, options) if is_plain else None
         if answer is not None:
             return answer
         seen = None
@@ -243,9 +272,9 @@ class Engine:
         for step in steps:
             start = time.perf_counter()
             try:
-                made = step.run(step.outputs, {name: store[name] for name in step.inputs})
+                made = step.run(step.outputs, {name: store[name] for name in step.inputs}, options)
             except ORT_ERRORS as error:
-                raise execution_error(step.id, error) from error
+                raise self._failure(step.id, error, turn) from error
             step.run_s.append(time.perf_counter() - start)
             store.update(zip(step.outputs, made, strict=True))
             if on_activation is not None:
@@ -340,13 +369,17 @@ class Engine:
     def _execute(self, request: str, partition: str, batch: "_Batch") -> list[Instruction]:
         names = self._partitions[partition]
         store = self._store[request]
+        feeds = {name: store[name] for name in names.inputs}
         start = time.perf_counter()
-        try:
-            made = self._sessions[partition].run(list(names.outputs), {name: store[name] for name in names.inputs})
-        except ORT_ERRORS as error:
-            batch.failure = execution_error(partition, error)
-            return self._core.handle(ExecuteFailed(request, partition, batch.failure.message))
-        self.timings[partition].run_s.append(time.perf_counter() - start)
+        with self._turn(batch.indices[request], batch.used_s.get(request, 0.0)) as turn, guarded():
+            try:
+                made = self._sessions[partition].run(list(names.outputs), feeds, turn and turn.options)
+            except ORT_ERRORS as error:
+                batch.failure = self._failure(partition, error, turn)
+                return self._core.handle(ExecuteFailed(request, partition, batch.failure.message))
+        seconds = time.perf_counter() - start
+        batch.used_s[request] = batch.used_s.get(request, 0.0) + seconds
+        self.timings[partition].run_s.append(seconds)
         store.update(zip(names.outputs, made, strict=True))
         if batch.on_activation is not None:
             for name, value in zip(names.outputs, made, strict=True):
@@ -371,6 +404,8 @@ class _Batch:
     on_activation: OnActivation | None
     failure: HypsError | None = None
     """The latest refusal: the core's `Fail` follows it at once."""
+    used_s: dict[str, float] = field(default_factory=dict)
+    """Seconds that each request has been computed for."""
 
     def end(self, request: str, outcome: Outcome) -> None:
         self.on_done(self.indices[request], outcome)

@@ -52,6 +52,12 @@ class ExecutionError(HypsError):
     default_code = "E_EXECUTION"
 
 
+class DeadlineError(ExecutionError):
+    """One run of the model took longer than it was given; a worker that does not answer is a PeerError."""
+
+    default_code = "E_DEADLINE"
+
+
 class OutputError(HypsError):
     """The result cannot be written where it was asked for."""
 

@@ -31,6 +31,7 @@ class LocalRunner:
         variant: str | None = None,
         check: bool = True,
         own_process: bool = False,
+        timeout_s: float | None = None,
     ) -> None:
         """Open the plan in `folder`.
 
@@ -44,12 +45,14 @@ class LocalRunner:
             check: whether to compare every file with its digest first.
             own_process: whether no other onnxruntime session is ever made in this process, whose threads all partitions
                 may then share: faster with many small partitions and more than one thread.
+            timeout_s: the longest that the partitions may compute for one request; None: as long as they do. One
+                operator that takes long by itself is not broken off, only what follows it.
 
         Raises:
             PlanError: the plan is missing, wrong, altered, or made for another CPU.
             InfeasibleError: one partition alone needs more than the budget; names the smallest that would do.
         """
-        options = Options(memory_bytes, threads, exact, variant, check, own_process)
+        options = Options(memory_bytes, threads, exact, variant, check, own_process, timeout_s=timeout_s)
         self._engine = open_engine(folder, options, plan)
         self._feeds = Feeds(self.plan.model.inputs)
 
@@ -129,6 +132,7 @@ class LocalRunner:
         Raises:
             TensorError: a name, element type or shape is not as the plan declares.
             ExecutionError: onnxruntime failed in a partition.
+            DeadlineError: it took longer than the runner's `timeout_s`.
         """
         return self._engine.run_one(self._request(feeds, output_names), on_activation)
 

@@ -9,7 +9,17 @@ from typing import Any
 from hyps.adapters.feeds import Feeds
 from hyps.adapters.frames import Buffer, check_frames, from_frames, to_frames
 from hyps.adapters.transport import Client, ZmqClient
-from hyps.errors import BusyError, ExecutionError, HypsError, PeerError, PlanError, TensorError, UsageError, printable
+from hyps.errors import (
+    BusyError,
+    DeadlineError,
+    ExecutionError,
+    HypsError,
+    PeerError,
+    PlanError,
+    TensorError,
+    UsageError,
+    printable,
+)
 from hyps.formats.messages import (
     PROTOCOL_VERSION,
     Cancel,
@@ -27,7 +37,9 @@ from hyps.formats.signature import check_outputs
 
 _MAX_ANSWER_NBYTES = 2**31
 _CONNECT_S, _BEAT_S, _SILENCE_S, _BUSY_S = 5.0, 1.0, 10.0, 30.0
-_ERRORS: Mapping[str, type[HypsError]] = {kind.default_code: kind for kind in (ExecutionError, PlanError, TensorError)}
+_ERRORS: Mapping[str, type[HypsError]] = {
+    kind.default_code: kind for kind in (DeadlineError, ExecutionError, PlanError, TensorError)
+}
 
 
 def connect(address: str) -> "RemoteRunner":

@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 
 import click
 
+from hyps.adapters.guard import note_phase
 from hyps.errors import HypsError, InternalError, UsageError, printable
-from hyps.formats.quantities import parse_count, parse_nbytes
+from hyps.formats.quantities import parse_count, parse_nbytes, parse_seconds
 
 _VERBOSE, _QUIET = "hyps.verbose", "hyps.quiet"
 _DELAY_S, _FRAME_S = 2.0, 0.2
@@ -91,16 +92,36 @@ class HypsGroup(HypsCommand, click.Group):
         return super().resolve_command(ctx, args)
 
 
+class ContainedGroup(HypsGroup):
+    """A group that, called as a program, does its work in a child: what kills the child ends in one line as well.
+
+    `main` works in this process, as tests and other programs want it.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as the program that the user started, and leave the process."""
+        from hyps.containment import contain
+
+        words = _options_of(sys.argv[1:])
+
+        def on_death(error: HypsError, said: str) -> int:
+            if "--debug" in words and said:
+                click.echo(said, err=True)
+            return _report(error, debug=False, as_json="--json" in words)
+
+        return contain(lambda: super(ContainedGroup, self).__call__(*args, **kwargs), on_death, _stopped_status)
+
+
 class _Quantity(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
     """An option's value read by one of the parsers of `formats.quantities`."""
 
-    def __init__(self, name: str, parse: Callable[[str], int]) -> None:
+    def __init__(self, name: str, parse: Callable[[str], float]) -> None:
         self.name = name
         self._parse = parse
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number that `value` names; a number is itself."""
-        if isinstance(value, int):
+        if isinstance(value, (int, float)):
             return value
         try:
             return self._parse(value)
@@ -114,6 +135,20 @@ NBYTES = _Quantity("size", parse_nbytes)
 
 COUNT = _Quantity("count", parse_count)
 """A click type for counts: `30M`."""
+
+_LONGEST_S = 1e8
+"""Three years: a longer time is as good as none, and more than the system's timers take."""
+
+
+def _parse_timeout(text: str) -> float:
+    seconds = parse_seconds(text)
+    if seconds <= 0:
+        raise UsageError(f"time `{text}` is not above zero", "leave the option out, or give a long time such as 24h")
+    return min(seconds, _LONGEST_S)
+
+
+TIMEOUT = _Quantity("duration", _parse_timeout)
+"""A click type for the longest that something may take: `30s`, `5m`."""
 
 
 def verbosity() -> int:
@@ -133,8 +168,14 @@ class Progress:
 
     def __init__(self, label: str, total: int | None) -> None:
         self.label, self._total = label, total
+        note_phase(label)
         self._done, self._drawn = 0, 0
         self._ended = threading.Event()
+
+    def enter(self, phase: str) -> None:
+        """Say that something else is being done from now on."""
+        self.label = phase
+        note_phase(phase)
 
     def update(self, steps: int = 1) -> None:
         """Count `steps` more of the total as done."""
@@ -271,14 +312,19 @@ class _Stopped(BaseException):
 
 @contextlib.contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """Raise `_Stopped` on SIGTERM and SIGHUP, so that half-written output is cleaned up on the way out."""
+    """Raise `_Stopped` on SIGINT, SIGTERM and SIGHUP, so that half-written output is cleaned up on the way out."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    caught = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    plain = (signal.SIG_DFL, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    caught = [number for number, handler in before.items() if handler in plain]
+    stopped_by = []
 
     def stop(signum: int, _frame: object) -> NoReturn:
-        signal.signal(signum, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+        for number in caught:
+            signal.signal(number, signal.SIG_IGN)  # another one must not interrupt the cleaning up
+        stopped_by.append(signum)
         raise _Stopped(signum)
 
     for number in caught:
@@ -287,12 +333,17 @@ def _signals_as_exceptions() -> Iterator[None]:
         yield
     finally:
         for number in caught:
-            signal.signal(number, signal.SIG_DFL)
+            if not stopped_by:  # else this process is leaving, and says so only once
+                signal.signal(number, before[number])
+
+
+def _options_of(words: Sequence[str]) -> list[str]:
+    return list(words[: words.index("--")]) if "--" in words else list(words)
 
 
 def _reported(run: Callable[[], Any], words: Sequence[str]) -> int:
     """Run a command; return its exit status, whatever happened having been said."""
-    options = list(words[: words.index("--")]) if "--" in words else list(words)
+    options = _options_of(words)
     try:
         result = run()
         sys.stdout.flush()

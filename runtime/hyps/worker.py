@@ -18,7 +18,7 @@ from hyps.adapters.plan_files import read_plan
 from hyps.adapters.transport import MAX_PARTS, Delivery, Server, ZmqServer
 from hyps.core.admission import Admission, ServiceState, Verdict
 from hyps.engine import Engine, Options, Outcome, Request, open_engine
-from hyps.errors import HypsError, InternalError, PeerError, printable
+from hyps.errors import BusyError, DeadlineError, HypsError, InternalError, PeerError, printable
 from hyps.formats.messages import (
     MAX_HEADER_NBYTES,
     PROTOCOL_VERSION,
@@ -43,6 +43,7 @@ MAX_REQUESTS = 64
 _UNBOUNDED_QUEUE_NBYTES = 256 * 2**20
 _POLL_S = 1.0
 _DRAIN_LINGER_S = 2.0
+_RESTART_S = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +64,18 @@ class _Ended:
     seconds: float
 
 
+class StuckError(DeadlineError):
+    """A request went on and on although its time was over.
+
+    Attributes:
+        address: where the worker served.
+    """
+
+    def __init__(self, address: str) -> None:
+        super().__init__("a request cannot be ended, so that this process can serve no more", "start the worker anew")
+        self.address = address
+
+
 class Service:
     """A plan behind a server: `run` returns when it was told to leave and all that it had accepted is answered.
 
@@ -80,6 +93,15 @@ class Service:
         self._numbers = itertools.count()
         self._is_told_to_leave = False
         self._is_stopped = False
+        self._batch: dict[int, _Job] = {}
+        """What is being computed and not done yet, by its index in the batch."""
+        self._stuck: _Job | None = None
+        engine.call_when_stuck(self._note_stuck)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a request could not be ended, so that nothing can be computed in this process any more."""
+        return self._stuck is not None
 
     def leave(self) -> None:
         """Accept nothing more, finish what was accepted; told twice, stop at once. For any thread or signal handler."""
@@ -91,6 +113,9 @@ class Service:
         computer = threading.Thread(target=self._compute, name="compute", daemon=True)
         computer.start()
         while self._admission.state is not ServiceState.GONE and not self._is_stopped:
+            if self._stuck is not None:
+                self._give_up(self._stuck)
+                return False
             delivery = self._server.receive(_POLL_S)
             if delivery is not None:
                 self._on_delivery(delivery)
@@ -203,7 +228,21 @@ class Service:
         if not self._server.send(peer, [encode(message), *frames]):
             logger.info("a client left before its answer, or does not read")
 
-    # The thread that computes.
+    def _give_up(self, stuck: _Job) -> None:
+        """Answer all that was accepted: one request did not end, the others may be sent again."""
+        logger.info("a request does not end; %d others are sent back", len(self._jobs) - 1)
+        hint = "it is in an operator or a loop that does not end: do not send it again"
+        late = DeadlineError("the request took longer than the worker's --timeout, and could not be ended", hint)
+        again = BusyError("the worker starts anew", "send the request again", retry_after_s=_RESTART_S)
+        for job in self._jobs.values():
+            if not job.is_cancelled:
+                self._say(job.peer, _failed(job.name, late if job is stuck else again))
+
+    # The thread that computes, and the one that watches it.
+
+    def _note_stuck(self, index: int) -> None:
+        self._stuck = self._batch.get(index)
+        self._server.wake()
 
     def _compute(self) -> None:
         is_last = False
@@ -228,7 +267,7 @@ class Service:
         return False
 
     def _run_jobs(self, jobs: Sequence[_Job]) -> None:
-        unfinished = dict(enumerate(jobs))
+        self._batch = unfinished = dict(enumerate(jobs))
         start_s = time.monotonic()
 
         def on_done(index: int, outcome: Outcome) -> None:
@@ -291,6 +330,7 @@ def serve(
     `on_ready` is called with the engine and the address once clients can connect.
 
     Raises:
+        StuckError: a request cannot be ended; all have been answered, and only a new process can serve on.
         UsageError: `bind` is no address, or one that other machines reach.
         PeerError: the address is taken.
         PlanError, InfeasibleError: see `open_engine`.
@@ -305,7 +345,9 @@ def serve(
         with _leaving_on_signals(service):
             on_ready(engine, server.address)
             is_whole = service.run()
-            server.close(linger_s=_DRAIN_LINGER_S if is_whole else 0.0)
+            server.close(linger_s=_DRAIN_LINGER_S if is_whole or service.is_stuck else 0.0)
+        if service.is_stuck:
+            raise StuckError(server.address)
         if is_whole:
             engine.close()
     return is_whole
@@ -330,4 +372,5 @@ def _fixed_nbytes(plan: Plan, tensor: NamedTensor) -> int | None:
 
 
 def _failed(request: str, error: HypsError) -> Failed:
-    return Failed(request, error.code, printable(error.message, 1000), printable(error.hint, 1000))
+    retry_s = error.retry_after_s if isinstance(error, BusyError) else None
+    return Failed(request, error.code, printable(error.message, 1000), printable(error.hint, 1000), retry_s)

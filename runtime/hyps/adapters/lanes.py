@@ -55,17 +55,21 @@ class Lanes:
         self._is_possible = len(legs) > 1
         self._lock = threading.Lock()
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the model's outputs by name; None where there is no lane for such a request now."""
+    def run(self, feeds: Mapping[str, Any], options: Any = None) -> dict[str, Any] | None:
+        """Return the model's outputs by name; None where there is no lane for such a request now.
+
+        `options` are an `onnxruntime.RunOptions`, by which the run may be ended.
+        """
         if not self._lock.acquire(blocking=False):
             return None
         try:
             lane = self._lane
             if lane is None or not lane.fits(feeds):
                 return None
-            return lane.run(feeds)
+            return lane.run(feeds, options)
         except ORT_ERRORS:
-            self._lane, self._is_possible = None, False  # the ordinary way says what is wrong, if anything is
+            if options is None or not options.terminate:
+                self._lane, self._is_possible = None, False  # the ordinary way says what is wrong, if anything is
             return None
         finally:
             self._lock.release()
@@ -133,7 +137,7 @@ class Lane:
             for name, spec in self._fed.items()
         )
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Array], options: Any = None) -> dict[str, Array]:
         """Return the model's outputs by name; an output that is an input is the array that was fed.
 
         Raises:
@@ -146,13 +150,13 @@ class Lane:
             bind(name, values[name])
         start = time.perf_counter()
         for run, binding, run_s in self._steps:
-            run(binding)
+            run(binding, options)
             end = time.perf_counter()
             run_s.append(end - start)
             start = end
         return {name: arrays[name] for name in self._answer}
 
-    def _bind(self, leg: Leg) -> tuple[Callable[[Any], None], Any, deque[float]]:
+    def _bind(self, leg: Leg) -> tuple[Callable[[Any, Any], None], Any, deque[float]]:
         binding = leg.session.io_binding()
         for names, bind in ((leg.inputs, binding.bind_ortvalue_input), (leg.outputs, binding.bind_ortvalue_output)):
             for name in names:

@@ -6,6 +6,8 @@ import os
 import platform
 from pathlib import Path
 
+from hyps.adapters.cgroups import group_memory
+
 _CPU_FLAGS = ("avx", "avx2", "avx512f", "asimd", "sve")
 """What onnxruntime's choice of layout depends on: x86 first, then ARM."""
 
@@ -47,6 +49,34 @@ def rss_nbytes() -> int | None:
 def peak_rss_nbytes() -> int | None:
     """Return the most bytes that this process has had resident; None where `/proc` does not tell."""
     return _status_nbytes("VmHWM")
+
+
+def data_nbytes() -> int | None:
+    """Return the bytes of private memory that this process may write to, used or not; what RLIMIT_DATA bounds."""
+    return _status_nbytes("VmData")
+
+
+def available_nbytes() -> int | None:
+    """Return the memory that this process can still take: the machine's, or its cgroup's where that has less.
+
+    None where the system does not tell. Swap counts, and so does what the system holds of files and would drop.
+    """
+    machine = meminfo()
+    if "MemAvailable" not in machine:
+        return None
+    free = machine["MemAvailable"] + machine.get("SwapFree", 0)
+    group = group_memory()
+    return free if group is None else min(free, group.available_nbytes)
+
+
+def meminfo() -> dict[str, int]:
+    """Return the bytes that the system tells of its memory by name, such as `MemTotal`; empty where it does not."""
+    found = {}
+    for line in _lines("/proc/meminfo"):
+        name, _, value = line.partition(":")
+        if value.endswith(" kB"):
+            found[name] = int(value.split()[0]) * 1024
+    return found
 
 
 def hold_memory_down() -> None:

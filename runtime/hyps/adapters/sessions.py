@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
+from hyps.adapters.guard import guarded
 from hyps.adapters.machine import core_count, rss_nbytes, trim
 from hyps.errors import ExecutionError, HypsError, PlanError, printable
 from hyps.formats.plan import Optimization
@@ -85,11 +86,15 @@ class Sessions:
         return rss_nbytes() or 0
 
     def _create(self, source: str | bytes, options: Any, shown: str) -> Session:
+        weights = Path(source).parent if isinstance(source, str) else None
         try:
-            return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-        except MemoryError as error:
-            raise PlanError(f"partition file `{shown}` does not fit in memory", _LESS_MEMORY, "E_MEMORY") from error
+            with guarded(weights):
+                return onnxruntime.InferenceSession(
+                    source, options, providers=["CPUExecutionProvider"], enable_fallback=0
+                )
         except ORT_ERRORS as error:
+            if is_out_of_memory(error):
+                raise PlanError(f"partition file `{shown}` does not fit in memory", _LESS_MEMORY, "E_MEMORY") from error
             raise PlanError(f"onnxruntime refuses the partition file `{shown}`: {one_line(error)}") from error
 
     def _options(self, mode: Mode, optimization: Optimization) -> Any:
@@ -125,11 +130,18 @@ _LESS_MEMORY = "give `--memory`, or compile with a smaller `--memory`"
 
 def execution_error(partition: str, error: Exception) -> HypsError:
     """Return the refusal that stands for what onnxruntime raised while `partition` ran."""
-    text = one_line(error)
-    if isinstance(error, MemoryError) or "Failed to allocate memory" in text:
+    if is_out_of_memory(error):
         message = f"partition `{printable(partition)}` ran out of memory"
         return ExecutionError(message, "use smaller inputs or smaller partitions", code="E_MEMORY")
-    return ExecutionError(f"partition `{printable(partition)}` failed: {text}")
+    return ExecutionError(f"partition `{printable(partition)}` failed: {one_line(error)}")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether onnxruntime means that it could not get the memory it wanted."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
+_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 
 
 def one_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ from hyps.errors import UsageError
 
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60.0, "h": 3600.0}
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "m": 60.0, "min": 60.0, "h": 3600.0}
 _NEXT_UNIT = 0.9995  # from here on three digits round up to 1 of the next unit
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµ/]*)\s*")
 
@@ -55,15 +55,15 @@ def parse_bytes_per_s(text: str) -> float:
 
 
 def parse_seconds(text: str) -> float:
-    """Return the seconds that `text` names: `28ms` is 0.028, `1.5` is 1.5.
+    """Return the seconds that `text` names: `28ms` is 0.028, `1.5` is 1.5, `5m` is 300.
 
     Raises:
         UsageError: `text` is no time.
     """
-    number, unit = _split(text, "time", "28ms, 1.5s or 2min")
+    number, unit = _split(text, "time", "28ms, 1.5s or 5m")
     scale = _SECONDS.get(unit.lower() or "s")
     if scale is None:
-        raise _unreadable(text, "time", "28ms, 1.5s or 2min")
+        raise _unreadable(text, "time", "28ms, 1.5s or 5m")
     return number * scale
 
 

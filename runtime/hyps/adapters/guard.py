@@ -1,0 +1,184 @@
+"""What one call of onnxruntime may take in a process that is ready to die of it: seconds, and bytes of memory.
+
+A command of `hypsc` does its work in a child (see `hyps.containment`), and so no call can outlast the alarm, which the
+system itself delivers, nor take more memory than there is. In any other process everything here does nothing.
+"""
+
+import contextlib
+import math
+import mmap
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyps.adapters.machine import available_nbytes, data_nbytes
+from hyps.errors import DeadlineError, ExecutionError, HypsError, printable
+from hyps.formats.quantities import format_seconds
+
+_PAGE_NBYTES = 64 * 1024
+_TEXT = "utf-8"
+_SEPARATOR = "\0"
+_FRESH_S = 1.0
+_MORE_TIME = "give more time with --timeout, such as --timeout 1h; a loop in the model may have no end"
+_LESS_MEMORY = "free memory, or use a smaller model or smaller inputs"
+
+
+class Page:
+    """Memory that the working process shares with the one that watches it: what it does, and what it must not leave.
+
+    Attributes:
+        phase: what is being done, such as `measuring tensors`.
+        timeout_s: the alarm's seconds; 0 without.
+        scratch: files and folders that are worth nothing once the process has died.
+    """
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _PAGE_NBYTES)
+        self.phase, self.timeout_s = "", 0.0
+        self.scratch: list[str] = []
+
+    def write(self) -> None:
+        """Let the other process read what the attributes hold; scratch beyond the page's end is left out."""
+        text = _SEPARATOR.join((self.phase, str(self.timeout_s), *self.scratch))
+        data = text.encode(_TEXT, "surrogateescape")[: _PAGE_NBYTES - 8]
+        self._memory[: len(data) + 8] = len(data).to_bytes(8, "little") + data
+
+    def read(self) -> None:
+        """Set the attributes to what the other process wrote last."""
+        end = 8 + int.from_bytes(self._memory[:8], "little")
+        parts = self._memory[8:end].decode(_TEXT, "surrogateescape").split(_SEPARATOR)
+        if len(parts) >= 2:
+            self.phase, self.timeout_s, self.scratch = parts[0], float(parts[1]), parts[2:]
+
+
+@dataclass(slots=True)
+class _Process:
+    """What holds for this process, as its timers and limits do: the one such state there is."""
+
+    is_expendable: bool = False
+    timeout_s: float | None = None
+    page: Page | None = None
+    ceiling_nbytes: float = math.inf
+    """The limit on its memory that it was started with."""
+    bounded_s: float = -math.inf
+    """When its memory was last bounded, on the monotonic clock."""
+
+
+_process = _Process()
+
+
+def become_expendable(page: Page | None = None) -> None:
+    """Let every later call of onnxruntime be the end of this process; `page` is what its watcher reads."""
+    _process.is_expendable, _process.page = True, page
+    soft = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    _process.ceiling_nbytes = math.inf if soft == resource.RLIM_INFINITY else soft
+
+
+def limit_seconds(timeout_s: float | None) -> None:
+    """End this process with SIGALRM if one later call of onnxruntime takes longer; None: no limit."""
+    _process.timeout_s = timeout_s
+    if _process.page is not None:
+        _process.page.timeout_s = timeout_s or 0.0
+        _process.page.write()
+
+
+def allowed_seconds() -> float | None:
+    """Return what `limit_seconds` was told last."""
+    return _process.timeout_s
+
+
+def note_phase(text: str) -> None:
+    """Tell the watcher what is being done."""
+    if _process.page is not None:
+        _process.page.phase = text
+        _process.page.write()
+
+
+def note_scratch(path: Path) -> None:
+    """Have the watcher remove a file or folder if this process dies."""
+    if _process.page is not None:
+        _process.page.scratch.append(str(path.absolute()))
+        _process.page.write()
+
+
+def forget_scratch(path: Path) -> None:
+    """Take back what `note_scratch` said."""
+    if _process.page is not None:
+        _process.page.scratch.remove(str(path.absolute()))
+        _process.page.write()
+
+
+def guarded(weights: Path | None = None) -> contextlib.AbstractContextManager[None]:
+    """Bound the seconds and the memory of what is done within; calls do not nest.
+
+    Memory is what the machine has available, so that a tensor too large for it is refused, not the whole process
+    killed; it is measured anew after a second. Weights that are mapped from files take none of it, and yet the system
+    counts them: `weights` is the folder from which they may be.
+    """
+    return _bounded(weights) if _process.is_expendable else _FREE
+
+
+_FREE: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _bounded(weights: Path | None) -> Iterator[None]:
+    if weights is not None or time.monotonic() - _process.bounded_s > _FRESH_S:
+        _bound_memory(weights)
+    if _process.timeout_s is not None:
+        signal.setitimer(signal.ITIMER_REAL, _process.timeout_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def death(signum: int, phase: str, timeout_s: float, said: str = "") -> HypsError:
+    """Return what a process that was guarded died of.
+
+    Args:
+        signum: the signal that ended it.
+        phase: what it was doing; may be empty.
+        timeout_s: the seconds that one call could take.
+        said: what the libraries left on stderr.
+    """
+    doing = f" while {phase}" if phase else ""
+    name = signal.Signals(signum).name if signum in set(signal.Signals) else f"signal {signum}"
+    if signum == signal.SIGALRM:
+        return DeadlineError(f"onnxruntime took longer than --timeout {format_seconds(timeout_s)}{doing}", _MORE_TIME)
+    if signum == signal.SIGKILL:
+        text = f"the process was killed ({name}){doing}, perhaps because memory ran out"
+        return ExecutionError(text, _LESS_MEMORY, code="E_KILLED")
+    if "bad_alloc" in said or "Memory allocation" in said:
+        return ExecutionError(f"memory ran out{doing}", _LESS_MEMORY, code="E_MEMORY")
+    text = f"onnxruntime crashed ({name}){doing}"
+    return ExecutionError(
+        text, "the model crashes onnxruntime itself: export it again, or report it there", "E_CRASHED"
+    )
+
+
+def deadline_error(partition: str, timeout_s: float) -> DeadlineError:
+    """Return the refusal of a request that took longer than it may; it was in `partition` when it was ended."""
+    text = f"the request took longer than {format_seconds(timeout_s)}, in partition `{printable(partition)}`"
+    return DeadlineError(text, _MORE_TIME)
+
+
+def _bound_memory(weights: Path | None) -> None:
+    """Set the most private memory to what is available on top of what is used."""
+    used, available = data_nbytes(), available_nbytes()
+    if used is None or available is None:
+        return
+    mapped = 0 if weights is None else _file_nbytes(weights)
+    limit = min(used + available + mapped, _process.ceiling_nbytes)
+    resource.setrlimit(resource.RLIMIT_DATA, (int(limit), resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    _process.bounded_s = time.monotonic()
+
+
+def _file_nbytes(folder: Path) -> int:
+    try:
+        return sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
+    except OSError:  # whoever opens it says what is wrong
+        return 0
