@@ -45,6 +45,7 @@ _PATH = _Place(path_type=Path)
 _SHAPES_HELP = "Shape of an input with open dimensions, as NAME:1x3x224x224; only for sizes, the plan keeps them open."
 _SIZE = re.compile("[1-9][0-9]{0,17}")
 _TIMEOUT_HELP = "Longest that onnxruntime may take to open the model, or to run it on one request, such as 30s or 2h."
+_TENSOR_HELP = "Most memory one tensor that the model computes may take; weights may be larger."
 _CUT_HELP = "Where to cut: mandatory, pooling, strided, bottleneck, all, or tensor names; joined by commas."
 
 _timeout_option = click.option(
@@ -71,6 +72,11 @@ def main() -> None:
     """
 
 
+_max_tensor_option = click.option(
+    "--max-tensor-bytes", "max_tensor", type=NBYTES, default="2GiB", show_default=True, help=_TENSOR_HELP
+)
+
+
 @main.command(name="compile")
 @click.argument("model")
 @click.option("-o", "--output", required=True, type=_PATH, help="The plan folder to make.")
@@ -88,6 +94,7 @@ def main() -> None:
 @click.option("--input", "shapes", multiple=True, help=_SHAPES_HELP)
 @click.option("--inputs", type=_PATH, help="An .npz file with a request to verify on.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the plan with the model.")
+@_max_tensor_option
 @click.option("--force", is_flag=True, help="Replace an existing plan folder.")
 @_timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and the checks as JSON.")
@@ -102,6 +109,7 @@ def compile_command(
     shapes: tuple[str, ...],
     inputs: Path | None,
     no_verify: bool,
+    max_tensor: int,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -127,6 +135,7 @@ def compile_command(
         feeds=_read_npz(inputs) if inputs else None,
         verify=not no_verify,
         force=force,
+        max_tensor_nbytes=max_tensor,
     )
     with progress("compiling", quiet=verbosity() < 0 or as_json) as bar:
 
@@ -149,9 +158,17 @@ def compile_command(
 )
 @click.option("--memory", type=NBYTES, help="Most memory one worker process may use: shows the mandatory split points.")
 @click.option("--input", "shapes", multiple=True, help=_SHAPES_HELP)
+@_max_tensor_option
 @_timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def inspect(target: str, max_params: int | None, memory: int | None, shapes: tuple[str, ...], as_json: bool) -> None:
+def inspect(
+    target: str,
+    max_params: int | None,
+    memory: int | None,
+    shapes: tuple[str, ...],
+    max_tensor: int,
+    as_json: bool,
+) -> None:
     """Show the layers and split points of a model, or the partitions of a plan.
 
     \b
@@ -171,7 +188,8 @@ def inspect(target: str, max_params: int | None, memory: int | None, shapes: tup
         _print_json(msgspec.to_builtins(plan)) if as_json else click.echo(inspection.show_plan(plan))
         return
     with progress("inspecting", quiet=verbosity() < 0 or as_json):
-        view = inspection.inspect_model(target, _request(max_params, memory, "mandatory", None), _parse_shapes(shapes))
+        request = _request(max_params, memory, "mandatory", None)
+        view = inspection.inspect_model(target, request, _parse_shapes(shapes), max_tensor_nbytes=max_tensor)
     _print_json(msgspec.to_builtins(view)) if as_json else click.echo(inspection.show_model(view))
 
 

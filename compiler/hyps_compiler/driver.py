@@ -19,9 +19,11 @@ from hyps.formats.quantities import format_nbytes
 from hyps_compiler import emit
 from hyps_compiler.arrays import read_npz, write_npz
 from hyps_compiler.frontend import open_model
+from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import Feeds, Measured, measure
 from hyps_compiler.output import OutputFolder
 from hyps_compiler.partition import BASE_BYTES, Division, Request, divide
+from hyps_compiler.snapshot import unchanged
 from hyps_compiler.source import Source
 from hyps_compiler.stage import Staged, stage_model
 from hyps_compiler.verify import Report, verify_plan
@@ -45,6 +47,8 @@ class Options:
     """A request to verify on; None makes one."""
     verify: bool = True
     force: bool = False
+    max_tensor_nbytes: int = MOST_TENSOR_NBYTES
+    """Most bytes that one tensor may take that the model computes; its weights may be larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +88,13 @@ def compile_model(
     with OutputFolder(output, force=options.force) as target:
         work = target.scratch("work")
         step("reading the model")
-        source = open_model(model, work)
+        source = open_model(model, work, max_tensor_nbytes=options.max_tensor_nbytes)
         reserve = 0
         for attempt in range(_MEMORY_TRIES):
             plan_folder = target.scratch(f"plan{attempt}")
-            compiled = _compile_once(source, target.scratch(f"stage{attempt}"), plan_folder, options, reserve, step)
+            stage = target.scratch(f"stage{attempt}")
+            with unchanged(source.stamps):
+                compiled = _compile_once(source, stage, plan_folder, options, reserve, step)
             over = (compiled.peak_bytes or 0) - (options.request.memory_bytes or 0)
             if compiled.peak_bytes is None or over <= 0:
                 step("putting the plan in place")
@@ -109,7 +115,13 @@ def _compile_once(
     request = options.request
     staged = stage_model(source, stage, options.optimization, request.tensors)
     step("measuring tensors")
-    measured = measure(staged.model, staged.path, shapes=options.shapes, feeds=options.feeds)
+    measured = measure(
+        staged.model,
+        staged.path,
+        shapes=options.shapes,
+        feeds=options.feeds,
+        max_tensor_nbytes=options.max_tensor_nbytes,
+    )
     _require_sizes(request, measured)
     step("cutting")
     if request.memory_bytes is not None:

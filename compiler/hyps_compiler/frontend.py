@@ -6,23 +6,26 @@ from pathlib import Path
 
 from hyps.errors import ModelError, printable
 from hyps_compiler.convert import can_convert, convert
+from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.source import Source, files_digest, open_source
 
 ZOO = "zoo:"
 
 
-def open_model(model: str | Path, work: Path) -> Source:
+def open_model(model: str | Path, work: Path, *, max_tensor_nbytes: int = MOST_TENSOR_NBYTES) -> Source:
     """Return the checked ONNX file of a model; what must be made first is made in `work`.
+
+    A tensor that the model computes may take `max_tensor_nbytes`.
 
     Raises:
         ModelError: there is no such model or file, or it cannot be read.
     """
     for accepts, load in LOADERS:
         if accepts(str(model)):
-            source = open_source(load(str(model), work))
+            source = open_source(load(str(model), work), max_tensor_nbytes=max_tensor_nbytes)
             # two conversions of one model differ in the names they make up, so that the original tells what it is
             return replace(source, sha256=files_digest(_files(Path(model)))) if Path(model).exists() else source
-    return open_source(Path(model))
+    return open_source(Path(model), max_tensor_nbytes=max_tensor_nbytes)
 
 
 def _files(path: Path) -> list[Path]:

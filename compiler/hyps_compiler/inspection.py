@@ -10,6 +10,7 @@ from hyps.formats.plan import Partition, Plan, SplitPoint
 from hyps.formats.quantities import format_count, format_nbytes
 from hyps.terminal import table
 from hyps_compiler.frontend import open_model
+from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import measure
 from hyps_compiler.output import scratch_folder
 from hyps_compiler.partition import Request, divide
@@ -56,8 +57,12 @@ class ModelView:
     """Why sizes are unknown; empty when all are known."""
 
 
-def inspect_model(model: str, request: Request, shapes: dict[str, tuple[int, ...]]) -> ModelView:
+def inspect_model(
+    model: str, request: Request, shapes: dict[str, tuple[int, ...]], *, max_tensor_nbytes: int = MOST_TENSOR_NBYTES
+) -> ModelView:
     """Return the layers of a model, its own nodes grouped by what onnxruntime would fuse, and its split points.
+
+    A tensor that the model computes may take `max_tensor_nbytes`.
 
     Raises:
         ModelError: the model cannot be read or onnxruntime refuses it.
@@ -66,9 +71,9 @@ def inspect_model(model: str, request: Request, shapes: dict[str, tuple[int, ...
     with scratch_folder() as folder:
         stage = folder / "stage"
         stage.mkdir()
-        source = open_model(model, folder)
+        source = open_model(model, folder, max_tensor_nbytes=max_tensor_nbytes)
         staged = stage_model(source, stage, "none", request.tensors)
-        measured = measure(staged.model, staged.path, shapes=shapes, feeds=None)
+        measured = measure(staged.model, staged.path, shapes=shapes, feeds=None, max_tensor_nbytes=max_tensor_nbytes)
         division = divide(staged.model, measured.sizes, staged.fused, request)
         graph = division.graph
         inputs = [value.nbytes for value in graph.made_by.get(MODEL, ())]

@@ -1,6 +1,7 @@
 """Types and shapes of every tensor: onnxruntime's own inference where it can tell, one run of the model where not."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from hyps.adapters.feeds import Feeds as FeedsCheck
-from hyps.errors import ExecutionError, HypsError, TensorError, printable
+from hyps.errors import ExecutionError, HypsError, ModelError, TensorError, printable
 from hyps.formats.dtypes import numpy_name
 from hyps.formats.plan import NamedTensor
 from hyps_compiler.irfile import ORT_TYPE
+from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.ort import open_session, run
+from hyps_compiler.sizes import SizeError, check_array, check_sizes
 from hyps_compiler.source import read_proto
 
 Array = np.ndarray[Any, Any]
@@ -48,7 +51,13 @@ class Measured:
 
 
 def measure(
-    model: ir.Model, path: Path, *, shapes: Mapping[str, tuple[int, ...]], feeds: Feeds | None, seed: int = 0
+    model: ir.Model,
+    path: Path,
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    feeds: Feeds | None,
+    seed: int = 0,
+    max_tensor_nbytes: int = MOST_TENSOR_NBYTES,
 ) -> Measured:
     """Give every value of the staged model its type and symbolic shape, and find concrete sizes.
 
@@ -58,32 +67,35 @@ def measure(
         shapes: shapes of inputs that the user gave.
         feeds: a request the user gave, or None to make one.
         seed: of the made request's random values.
+        max_tensor_nbytes: most bytes that a tensor may take; nothing larger is computed to find out.
 
     Raises:
         ModelError: onnxruntime refuses the model.
         TensorError: a given shape or request does not fit the model's inputs.
         ExecutionError: the user's request cannot be run.
+        SizeError: every request makes a tensor that is too large.
     """
     session = _typed_session(path)
     _annotate(model, path, session)
     inputs = session.get_inputs()
     _check_given(inputs, shapes, feeds)
-    requests = (
-        [_checked(inputs, feeds)]
-        if feeds
-        else [_request(inputs, shapes, first, rest, seed) for first, rest in _tries(inputs, shapes)]
-    )
     problem: HypsError | None = None
-    for request in requests:
+    for first, rest in _tries(inputs, shapes)[: 1 if feeds else None]:
         try:
-            sizes, dims = _sizes(path, session, request)
-        except ExecutionError as error:
+            _check_inputs(inputs, shapes, first, rest, max_tensor_nbytes)
+            request = _checked(inputs, feeds) if feeds else _request(inputs, shapes, first, rest, seed)
+        except SizeError as error:
+            problem = error
+            continue
+        try:
+            sizes, dims = _sizes(path, session, request, max_tensor_nbytes)
+        except (ExecutionError, SizeError) as error:
             problem = error
             continue
         _settle_ranks(model, sizes)
         return Measured(sizes, dims, request)
     assert problem is not None
-    if feeds or shapes:
+    if feeds or shapes or isinstance(problem, SizeError):
         raise problem
     return Measured(_static_sizes(session), {}, None, problem.message)
 
@@ -110,13 +122,19 @@ def random_array(dtype: str, shape: tuple[int, ...], rng: np.random.Generator) -
     return (rng.integers(0, 2, shape) if kind.kind in "iub" else rng.standard_normal(shape)).astype(kind)
 
 
-def _typed_session(path: Path) -> ort.InferenceSession:
+def _typed_session(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> ort.InferenceSession:
     """Return a session of the model in which every value is an output, so that onnxruntime tells its type.
+
+    That is its type at any request, or at one of `shapes`.
 
     What the model itself says of inner values and outputs is left out: it may be stale (a batch of 1 where the input's
     is open), which onnxruntime forgives in a whole model, but not at the input of a partition.
     """
     proto = read_proto(path)
+    for value in proto.graph.input:
+        if value.name in (shapes or {}) and value.type.HasField("tensor_type"):
+            kind = value.type.tensor_type.elem_type
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, list((shapes or {})[value.name])))
     del proto.graph.value_info[:]
     inputs = {value.name for value in proto.graph.input}
     for output in proto.graph.output:
@@ -240,16 +258,8 @@ def _request(
     inputs: list[Any], shapes: Mapping[str, tuple[int, ...]], first: int, rest: int, seed: int
 ) -> dict[str, Array]:
     """Return seeded random inputs; a dimension's name keeps one size throughout."""
-    dims = _bindings(inputs, shapes)
     request = {}
-    for position, info in enumerate(inputs):
-        shape = []
-        for axis, size in enumerate(info.shape):
-            if isinstance(size, str):
-                dims.setdefault(size, first if axis == 0 and len(info.shape) > 1 else rest)
-            default = first if axis == 0 and len(info.shape) > 1 else rest
-            shape.append(size if isinstance(size, int) else dims.get(size, default))
-        given = shapes.get(info.name, tuple(shape))
+    for position, (info, given) in enumerate(_input_shapes(inputs, shapes, first, rest)):
         dtype = numpy_dtype(info.type)
         if dtype is None:
             raise ExecutionError(f"no values can be made up for input `{printable(info.name)}` of type `{info.type}`")
@@ -268,6 +278,33 @@ def _shapes(request: Feeds) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def _input_shapes(
+    inputs: list[Any], shapes: Mapping[str, tuple[int, ...]], first: int, rest: int
+) -> Iterator[tuple[Any, tuple[int, ...]]]:
+    dims = _bindings(inputs, shapes)
+    for info in inputs:
+        shape = []
+        for axis, size in enumerate(info.shape):
+            if isinstance(size, str):
+                dims.setdefault(size, first if axis == 0 and len(info.shape) > 1 else rest)
+            default = first if axis == 0 and len(info.shape) > 1 else rest
+            shape.append(size if isinstance(size, int) else dims.get(size, default))
+        yield info, shapes.get(info.name, tuple(shape))
+
+
+def _check_inputs(
+    inputs: list[Any], shapes: Mapping[str, tuple[int, ...]], first: int, rest: int, max_tensor_nbytes: int
+) -> None:
+    for info, shape in _input_shapes(inputs, shapes, first, rest):
+        check_array(info.name, shape, numpy_dtype(info.type), max_tensor_nbytes)
+
+
+def _check_outputs(session: ort.InferenceSession, max_tensor_nbytes: int) -> None:
+    for info in session.get_outputs():
+        if all(isinstance(size, int) and size >= 0 for size in info.shape):
+            check_array(info.name, info.shape, numpy_dtype(info.type), max_tensor_nbytes)
+
+
 def _bindings(inputs: list[Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     pairs = [
         (declared, size)
@@ -278,7 +315,7 @@ def _bindings(inputs: list[Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[
 
 
 def _sizes(
-    path: Path, session: ort.InferenceSession, request: Feeds
+    path: Path, session: ort.InferenceSession, request: Feeds, max_tensor_nbytes: int
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
     """Return each tensor's concrete shape under the request, by arithmetic where possible, else by running."""
     inputs = session.get_inputs()
@@ -291,6 +328,7 @@ def _sizes(
                 assumed[f"{info.name}:{axis}"] = shapes[info.name][axis]
     sizes = dict(shapes)
     unknown = []
+    _check_outputs(session, max_tensor_nbytes)
     for info in session.get_outputs():
         if numpy_dtype(info.type) is None:
             continue
@@ -301,6 +339,11 @@ def _sizes(
             unknown.append(info.name)
     scalars = [info.name for info in session.get_outputs() if numpy_dtype(info.type) is not None and info.shape == []]
     doubtful = dict.fromkeys((*unknown, *scalars))
+    check_sizes(read_proto(path), max_tensor_nbytes, shapes)
+    if dims or assumed:
+        with contextlib.suppress(ModelError):  # an `If` may have a branch for other shapes than these: running tells
+            session = _typed_session(path, shapes)
+        _check_outputs(session, max_tensor_nbytes)
     if dims or assumed or doubtful:
         sizes.update(_observed(path, tuple(doubtful), request))
     return sizes, assumed

@@ -7,8 +7,9 @@ onnxruntime would follow number by number to learn a shape.
 
 import logging
 from collections import ChainMap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, inliner
 
@@ -38,16 +39,25 @@ _FOLLOW_WEIGHTS = frozenset({"Cast", "CastLike", "Constant", "DequantizeLinear"}
 """What these make is as large as a weight in the file, at a few bytes for each of its elements."""
 
 
-def check_sizes(model: ModelProto, max_tensor_nbytes: int) -> None:
-    """Refuse a model with a tensor, other than its weights, that would be too large at any request.
+class SizeError(ModelError):
+    """The model asks for more memory than it may; one that is too large as a file or has too many nodes does not."""
 
-    The model must have passed `check_model`. Sizes that depend on the request are not known here.
+    default_code = "E_LIMIT"
+
+
+def check_sizes(model: ModelProto, max_tensor_nbytes: int, shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+    """Refuse a model with a tensor, other than its weights, that would be too large.
+
+    Args:
+        model: one that has passed `check_model`.
+        max_tensor_nbytes: most bytes that a tensor may take.
+        shapes: of a request's inputs; without them, and where shapes depend on values, sizes are not known.
 
     Raises:
-        ModelError: as said, or that computes more than that from constants alone, or a list of more numbers from shapes
-            than any model needs (`E_LIMIT`).
+        SizeError: as said, or that computes more than that from constants alone, or a list of more numbers from shapes
+            than any model needs.
     """
-    light = _without_weights(model)
+    light = _without_weights(model, shapes or {})
     _sort(light)
     if light.functions:
         light = _inlined(light)
@@ -62,37 +72,50 @@ def check_sizes(model: ModelProto, max_tensor_nbytes: int) -> None:
                 check_nbytes(name, dims, kind, max_tensor_nbytes)
     made = _made_of_constants(shaped.graph, set(weights), ChainMap())
     if made > max_tensor_nbytes:
-        raise over_limit("what the model computes from constants alone", made, max_tensor_nbytes)
+        raise _over_limit("what the model computes from constants alone", made, max_tensor_nbytes)
 
 
 def check_nbytes(name: str, dims: Sequence[int], data_type: int, max_tensor_nbytes: int) -> None:
     """Refuse a tensor that is too large; strings have no size.
 
     Raises:
-        ModelError: as said (`E_LIMIT`).
+        SizeError: as said.
     """
     nbytes = shape_nbytes(dims, data_type)
     if nbytes is not None and nbytes > max_tensor_nbytes:
-        raise over_limit(f"tensor `{printable(name)}` of shape {shape(dims)}", nbytes, max_tensor_nbytes)
+        raise _over_limit(f"tensor `{printable(name)}` of shape {shape(dims)}", nbytes, max_tensor_nbytes)
 
 
-def over_limit(what: str, nbytes: int, max_tensor_nbytes: int) -> ModelError:
+def check_array(name: str, dims: Sequence[int], dtype: str | None, max_tensor_nbytes: int) -> None:
+    """Refuse an array of numpy's `dtype` that is too large; strings, and what has no dtype, have no size.
+
+    Raises:
+        SizeError: as said.
+    """
+    if dtype is not None and dtype != "string":
+        check_nbytes(name, dims, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), max_tensor_nbytes)
+
+
+def _over_limit(what: str, nbytes: int, max_tensor_nbytes: int) -> SizeError:
     """Return the refusal of something too large; the hint is the limit that would let it pass."""
     enough = -(-nbytes // 10**6)
-    return ModelError(
+    return SizeError(
         f"{what} needs {format_nbytes(nbytes)}, more than the limit of {format_nbytes(max_tensor_nbytes)}",
         f"if the model is trusted and there is memory for it, give --max-tensor-bytes {enough}MB",
-        "E_LIMIT",
     )
 
 
-def _without_weights(model: ModelProto) -> ModelProto:
+def _without_weights(model: ModelProto, shapes: Mapping[str, Sequence[int]]) -> ModelProto:
     """Return the model without what could only mislead or weigh: long weights, declared types of what nodes make."""
     light = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     graph = light.graph
     graph.name = "light"
     graph.node.extend(model.graph.node)
     graph.input.extend(model.graph.input)
+    for value in graph.input:
+        if value.name in shapes and value.type.HasField("tensor_type"):
+            kind = value.type.tensor_type.elem_type
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, list(shapes[value.name])))
     given = {value.name for value in graph.input}
     graph.output.extend(ValueInfoProto(name=value.name) for value in model.graph.output if value.name not in given)
     for tensor in model.graph.initializer:
@@ -158,11 +181,10 @@ def _check_lists(graph: GraphProto, lengths: ChainMap[str, int], outer: _Shapes)
             dims, _ = told.get(node.output[0], ((length,), 0))
             lengths[node.output[0]] = min(length, count_elements(dims))
             if lengths[node.output[0]] > _MOST_LISTED and len(dims) == 1:
-                raise ModelError(
+                raise SizeError(
                     f"node `{printable(node.name or node.output[0])}` lists up to {length} numbers that follow from"
                     f" shapes and constants, more than the limit of {_MOST_LISTED}",
                     "it cannot be a model that someone trained: do not use it",
-                    "E_LIMIT",
                 )
         for nested in graphs_in(node):
             _check_lists(nested, lengths, told)

@@ -36,7 +36,8 @@ def check_model(model: ModelProto, shown: str) -> None:
     _check_versions(model, shown)
     _check_operators(model)
     _check_calls(model)
-    for body in (model.graph, *model.functions):  # graphs for training also use names of the model's
+    outermost: list[Body] = [model.graph, *model.functions]  # graphs for training also use names of the model's
+    for body in outermost:
         _check_names(body, set(), _inside(body))
 
 
@@ -68,7 +69,7 @@ def _check_versions(model: ModelProto, shown: str) -> None:
     if not model.opset_import:
         raise ModelError(f"{shown} does not say of which opset its operators are", _EXPORT_AGAIN, "E_VERSION")
     newest = onnx.defs.onnx_opset_version()
-    opsets = [opset for holder in (model, *model.functions) for opset in holder.opset_import]
+    opsets = [*model.opset_import, *(opset for function in model.functions for opset in function.opset_import)]
     asked = max((opset.version for opset in opsets if opset.domain in ("", "ai.onnx")), default=0)
     if asked > newest:
         raise ModelError(
