@@ -198,27 +198,42 @@ def inspect(
 @click.option("--model", required=True, help="The model that the plan was made from.")
 @click.option("--inputs", type=_PATH, help="An .npz file with a request.")
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Random requests to compare.")
+@click.option("--reduce", "reduce_to", type=_PATH, help="If they differ, write a minimal reproduction there.")
+@click.option("--force", is_flag=True, help="Replace an existing reproduction.")
 @_timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
-def verify(plan: Path, model: str, inputs: Path | None, samples: int, as_json: bool) -> int:
+def verify(
+    plan: Path,
+    model: str,
+    inputs: Path | None,
+    samples: int,
+    reduce_to: Path | None,
+    force: bool,
+    as_json: bool,
+) -> int:
     """Compare PLAN with its model on every border and on the outputs.
+
+    Where they differ it names the first border that does, the partitions that are wrong by themselves, and the layer
+    and node at which that begins; the exit status is then 4.
 
     \b
     Examples:
       hypsc verify plan/ --model model.onnx
       hypsc verify plan/ --model model.onnx --samples 10 --json
+      hypsc verify plan/ --model model.onnx --reduce difference/
     """
     _require_compiler()
-    from hyps_compiler import reporting
+    from hyps_compiler import findings
     from hyps_compiler.verification import verify_folder
 
-    with progress("verifying", quiet=verbosity() < 0 or as_json):
-        verification = verify_folder(plan, model, _read_npz(inputs) if inputs else None, samples)
+    request = _read_npz(inputs) if inputs else None
+    with progress("verifying", quiet=verbosity() < 0 or as_json) as bar:
+        verification = verify_folder(plan, model, request, samples, reduce_to=reduce_to, force=force, step=bar.enter)
     if as_json:  # one document, whether they agree or not
-        _print_json(reporting.verified_json(verification))
+        _print_json(findings.verified_json(verification))
         return _say_difference(verification.difference())
     if verbosity() >= 0:
-        click.echo(reporting.show_verified(verification))
+        click.echo(findings.show_verified(verification))
     verification.check()
     return 0
 

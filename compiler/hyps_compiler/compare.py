@@ -60,6 +60,8 @@ class Difference:
         """Return the difference as the end of a sentence that begins with the tensor."""
         if self.problem:
             return self.problem
+        if self.largest and self.relative == math.inf:
+            return f"differs by {self.largest:.2g} where the model has only zeros"
         return f"differs by {self.relative:.2g} of its largest value"
 
 

@@ -181,7 +181,7 @@ class _Inside:
             return self._joined(node)
         found = _changes(node, maker) if shard is None else []
         found += _changed_inputs(self._model, node, self._oracle, maker, shard, self._rows())
-        return tuple(found[:_SHOWN_CHANGES])
+        return tuple(dict.fromkeys(found))[:_SHOWN_CHANGES]
 
     def _joined(self, node: NodeProto) -> tuple[str, ...]:
         """Return in what a merge is other than the plan says: it is no node of the model."""

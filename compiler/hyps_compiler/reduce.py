@@ -165,8 +165,9 @@ class _Reducer:
         """Join partitions that follow each other as long as the difference stays: those borders do not matter."""
         index = 0
         while index + 1 < len(self.parts):
-            joined = (*self.parts[:index], merged(self.parts[index : index + 2]), *self.parts[index + 2 :])
-            if self._try(joined, self.target, self.given):
+            one = merged(*self.parts[index : index + 2])
+            joined = self.parts if one is None else (*self.parts[:index], one, *self.parts[index + 2 :])
+            if one is not None and self._try(joined, self.target, self.given):
                 self.parts = joined
             else:
                 index += 1

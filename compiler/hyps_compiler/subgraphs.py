@@ -92,21 +92,29 @@ class Model:
         return numpy_helper.to_array(self.weights[name], str(self.folder))
 
 
-def merged(models: Collection[Model]) -> Model:
-    """Return models of one folder, each fed by the earlier ones, as one; what several hold is taken once."""
+def merged(first: Model, second: Model) -> Model | None:
+    """Return two models of one folder, the second fed by the first, as one; None where a name means two things.
+
+    What both hold, such as a shared weight or a copy of a constant, is taken once.
+    """
+    if first.folder != second.folder:
+        return None
     proto = ModelProto()
-    for index, model in enumerate(models):
-        if not index:
-            proto.CopyFrom(model.proto)
-            continue
-        made = {name for node in proto.graph.node for name in node.output}
-        held = {tensor.name for tensor in proto.graph.initializer}
-        proto.graph.node.extend(n for n in model.proto.graph.node if not made.intersection(filter(None, n.output)))
-        proto.graph.initializer.extend(t for t in model.proto.graph.initializer if t.name not in held)
-        fed = made | {value.name for value in proto.graph.input}
-        proto.graph.input.extend(value for value in model.proto.graph.input if value.name not in fed)
-        proto.graph.output.extend(model.proto.graph.output)
-    return Model(proto, next(iter(models)).folder)
+    proto.CopyFrom(first.proto)
+    for name, node in second.makers.items():
+        if name in first.makers and first.makers[name] != node:
+            return None
+    for name, weight in second.weights.items():
+        if name in first.weights and first.weights[name] != weight:
+            return None
+    if first.sparse or second.sparse:
+        return None
+    held = {*first.makers, *(value.name for value in first.proto.graph.input)}
+    proto.graph.node.extend(n for n in second.proto.graph.node if not held.intersection(filter(None, n.output)))
+    proto.graph.initializer.extend(t for t in second.proto.graph.initializer if t.name not in first.weights)
+    proto.graph.input.extend(value for value in second.proto.graph.input if value.name not in held)
+    proto.graph.output.extend(second.proto.graph.output)
+    return Model(proto, first.folder)
 
 
 def reads(node: NodeProto) -> Iterator[str]:

@@ -235,3 +235,8 @@ def test_differences_beyond_what_floats_hold_make_no_warning() -> None:
     assert compare("t", huge, -huge).largest == math.inf
     tiny = np.array([5e-324])
     assert compare("t", tiny, np.array([1.0])).relative == math.inf
+
+
+def test_a_difference_from_zeros_is_told_as_it_is() -> None:
+    assert str(compare("t", ONES * 0, changed(ONES * 0, 0.5))) == "differs by 0.5 where the model has only zeros"
+    assert str(compare("t", ONES * 2, changed(ONES * 2, 0.5))) == "differs by 0.25 of its largest value"

@@ -8,7 +8,7 @@ from onnx import helper
 
 from hyps.errors import DifferenceError, ModelError, PlanError, TensorError
 from hyps_compiler import compile as compile_plan
-from hyps_compiler.reporting import show_verified, verified_json
+from hyps_compiler.findings import show_verified, verified_json
 from hyps_compiler.verification import verify_folder
 from model_fixtures import floats, model_of, save
 

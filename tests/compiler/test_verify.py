@@ -149,3 +149,148 @@ def test_an_output_beyond_the_tolerance_is_measured_against_onnxruntimes_own_noi
     assert report.own_noise["y"] < 1e-5
     quiet = Report((), report.outputs, {"y": report.outputs[0].relative}, frozenset())
     assert quiet.problems() == []
+
+
+@pytest.mark.parametrize("request_", [ALL, Request(max_params=400)], ids=["whole layers", "shards"])
+def test_every_output_of_every_partition_is_compared_with_the_model(request_: Request, tmp_path: Path) -> None:
+    case = Case(tmp_path, request_)
+    report = case.verify()
+    made = [name for part in case.plan.partitions for name in part.outputs]
+    assert [border.tensor for border in report.borders] == made
+    assert report.not_compared == ()
+    assert report.made_by == {name: part.id for part in case.plan.partitions for name in part.outputs}
+    assert report.faults == ()
+    assert all(border.elements for border in report.borders)
+
+
+@pytest.mark.parametrize("request_", [ALL, Request(max_params=400)], ids=["whole layers", "shards"])
+def test_whichever_partition_is_wrong_is_named_and_no_other(request_: Request, tmp_path: Path) -> None:
+    """A verification that skips a partition, or compares what it made with itself, misses one of them."""
+    case = Case(tmp_path, request_)
+    tried = 0
+    for number, part in enumerate(case.plan.partitions):
+        file = case.folder / part.file
+        right = file.read_bytes()
+        if not onnx.load(file).graph.initializer:
+            continue
+        case.change(number, "w", 0.125)
+        report = case.verify()
+        assert [fault.partition for fault in report.faults] == [part.id]
+        assert report.faults[0].outputs[0].tensor in part.outputs
+        first = report.first()
+        assert first is not None
+        assert report.made_by[first.tensor] == part.id
+        file.write_bytes(right)
+        tried += 1
+    assert tried >= 3
+    assert case.verify().problems() == []
+
+
+def test_partitions_that_are_wrong_independently_are_all_named(tmp_path: Path) -> None:
+    case = Case(tmp_path, ALL)
+    case.change(0, "w1", 0.25)
+    case.change(2, "w3", 0.25)
+    report = case.verify()
+    assert [fault.partition for fault in report.faults] == ["p000", "p002"]
+    assert all(not border.is_identical for border in report.borders)
+
+
+def test_a_partition_behind_a_wrong_one_is_judged_on_good_inputs(tmp_path: Path) -> None:
+    case = Case(tmp_path, ALL)
+    case.change(0, "w1", 0.25)
+    report = case.verify()
+    assert len([border for border in report.borders if not border.is_identical]) == 3
+    assert [fault.partition for fault in report.faults] == ["p000"]
+
+
+def test_a_wrong_bit_behind_slices_is_found_though_the_border_is_within_its_tolerance(tmp_path: Path) -> None:
+    """A V-partition must have the model's bits on the model's activations, whatever lies before it."""
+    case = Case(tmp_path, Request(max_params=400))
+    last = len(case.plan.partitions) - 1
+    assert case.plan.partitions[last].kind == "vertical"
+    case.change(last, "w3", 1e-7)
+    report = case.verify()
+    assert report.first() is None
+    assert [fault.partition for fault in report.faults] == [case.plan.partitions[last].id]
+    assert len(report.problems()) == 1
+    assert "on the uncut model's own activations: `y` differs by" in report.problems()[0]
+
+
+def test_a_partition_that_onnxruntime_refuses_is_named(tmp_path: Path) -> None:
+    case = Case(tmp_path, ALL)
+    file = case.folder / case.plan.partitions[1].file
+    proto = onnx.load(file)
+    proto.graph.node[0].op_type = "Gone"
+    onnx.save(proto, file)
+    report = case.verify()
+    (fault,) = report.faults
+    assert fault.partition == "p001"
+    assert "Gone" in fault.failure
+    assert [border.is_identical for border in report.borders] == [True, False, False]
+    assert report.borders[1].problem.startswith("was not made: ")
+    assert "lacks a tensor" in report.borders[2].problem
+    assert [problem for problem in report.problems() if problem.startswith("partition `p001` fails")]
+    assert report.outputs[0].problem == "is missing"
+
+
+def test_a_partition_that_fails_while_it_runs_is_named(tmp_path: Path) -> None:
+    case = Case(tmp_path, ALL)
+    file = case.folder / case.plan.partitions[1].file
+    proto = onnx.load(file)
+    for name, sizes in (("sevens", [-1, 7]), ("thirties", [-1, 30])):
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), name))
+    source = proto.graph.node[0].input[0]
+    proto.graph.node[0].input[0] = "back"
+    proto.graph.node.insert(0, helper.make_node("Reshape", ["bent", "thirties"], ["back"]))
+    proto.graph.node.insert(0, helper.make_node("Reshape", [source, "sevens"], ["bent"]))
+    onnx.save(proto, file)
+    (fault,) = case.verify().faults
+    assert fault.partition == "p001"
+    assert "reshape" in fault.failure
+
+
+def test_the_worst_request_is_named(tmp_path: Path) -> None:
+    case = Case(tmp_path, ALL)
+    case.change(0, "w1", 0.25)
+    zeros = {"x": np.zeros((1, 8), np.float32)}
+    report = verify_plan(case.folder, case.plan, case.source, case.staged, [zeros, X, zeros])
+    assert {border.request for border in report.borders} == {1}
+    assert {output.request for output in report.outputs} == {1}
+    assert report.faults[0].request == 1
+
+
+def test_a_plan_of_another_model_is_told_apart_where_only_preparation_differs(tmp_path: Path) -> None:
+    """The plan is right for the staged model, and that is not the model: all borders agree, and no output does."""
+    case = Case(tmp_path, ALL)
+    other = three_layers()
+    (weight,) = (tensor for tensor in other.graph.initializer if tensor.name == "w3")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 2, "w3"))
+    case.source = open_source(save(other, tmp_path / "other.onnx"))
+    report = case.verify()
+    assert report.first() is None
+    assert report.faults == ()
+    assert [problem[:10] for problem in report.problems()] == ["output `y`"]
+    reasons = report.reasons["y"]
+    assert reasons.preparation == pytest.approx(0.5, rel=1e-3)
+    assert reasons.running is not None
+    assert reasons.running < 1e-5
+    assert reasons.optimization < 1e-5
+
+
+def test_how_a_worker_runs_the_partitions_is_told_apart(tmp_path: Path) -> None:
+    case = Case(tmp_path, ALL)
+    report = case.verify(answers=[{"y": np.ones((2, 5), np.float32)}])
+    assert report.first() is None
+    reasons = report.reasons["y"]
+    assert reasons.running is not None
+    assert reasons.running > 0.1
+    assert reasons.preparation == 0.0
+
+
+@pytest.mark.parametrize("answer", [{}, {"y": np.zeros((2, 6), np.float32)}, {"y": np.zeros((2, 5), np.float64)}])
+def test_an_answer_of_another_kind_is_no_noise(answer: Any, tmp_path: Path) -> None:
+    case = Case(tmp_path, ALL)
+    report = case.verify(answers=[answer])
+    assert report.outputs[0].is_unlike
+    noisy = Report((), report.outputs, {"y": np.inf}, frozenset())
+    assert noisy.problems()
