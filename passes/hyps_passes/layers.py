@@ -91,6 +91,9 @@ class _Groups:
 
     successors: list[set[int]]
     predecessors: list[set[int]]
+    holds_pooling: list[bool]
+    """Of each group, whether a node of it pools; so below."""
+    holds_shard: list[bool]
     members: list[list[int]] = field(init=False)
     group: list[int] = field(init=False)
 
@@ -108,6 +111,8 @@ class _Groups:
             self.group[node] = first
         self.members[first] = sorted(self.members[first] + self.members[second])
         self.members[second] = []
+        self.holds_pooling[first] |= self.holds_pooling[second]
+        self.holds_shard[first] |= self.holds_shard[second]
         for forward, backward in ((self.successors, self.predecessors), (self.predecessors, self.successors)):
             for other in forward[second]:
                 backward[other].discard(second)
@@ -143,6 +148,7 @@ class _Builder:
         self.fused = fused
         self.grouped = grouped
         self.constants = constant_nodes(model.graph)
+        self.outputs = {id(value) for value in model.graph.outputs}
         self.nodes = [node for node in model.graph if node not in self.constants]
         self.position = {node: index for index, node in enumerate(self.nodes)}
         self.reads = [self._variable_inputs(node) for node in self.nodes]
@@ -175,7 +181,12 @@ class _Builder:
     def _new_groups(self, partition: list[set[int]]) -> _Groups:
         group = {node: index for index, members in enumerate(partition) for node in members}
         size = len(self.nodes)
-        groups = _Groups([set() for _ in range(size)], [set() for _ in range(size)])
+        groups = _Groups(
+            [set() for _ in range(size)],
+            [set() for _ in range(size)],
+            [ops.is_pooling(node) for node in self.nodes],
+            [SHARD in node.meta for node in self.nodes],
+        )
         for index, values in enumerate(self.reads):
             for value in values:
                 producer = self.position.get(value.producer())  # type: ignore[arg-type]  # None is simply absent
@@ -221,7 +232,7 @@ class _Builder:
         left, right = groups.group[first], groups.group[second]
         if left == right:
             return True
-        if any(self.nodes[member].meta.get(SHARD) for g in (left, right) for member in groups.members[g]):
+        if groups.holds_shard[left] or groups.holds_shard[right]:
             return False
         if self._reaches_over_cut(groups, left, right) or not groups.can_merge(left, right):
             return False
@@ -262,7 +273,7 @@ class _Builder:
                 continue
             producers = sorted({p for p in map(self._producer, self.reads[index]) if p is not None}, reverse=True)
             for producer in producers[:1] if view else producers:
-                pools = any(ops.is_pooling(self.nodes[member]) for member in groups.members[groups.group[producer]])
+                pools = groups.holds_pooling[groups.group[producer]]
                 if not pools and self._try_merge(groups, producer, index):
                     break
 
@@ -375,7 +386,7 @@ class _Builder:
             nbytes=tensor_nbytes(value, self.shapes),
             producer=producer,
             consumers=tuple(sorted(consumers)),
-            is_output=any(value is output for output in self.graph.outputs),
+            is_output=id(value) in self.outputs,
             can_cross=_can_cross(value),
         )
 
