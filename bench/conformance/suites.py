@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -221,7 +222,7 @@ def _onnxscript_makers() -> dict[str, Callable[[], Any]]:
         if path.stem != "__init__" and "import torch" not in path.read_text():
             module = importlib.import_module(f"{_ONNXSCRIPT_MODELS}.{path.stem}")
             makers.update({name: make for name, make in vars(module).items() if "test" in name and callable(make)})
-    return {name: make for name, make in makers.items() if not isinstance(make, type) and name not in _TOO_LARGE}
+    return {name: make for name, make in makers.items() if isinstance(make, FunctionType) and name not in _TOO_LARGE}
 
 
 def _load_onnxscript(name: str, scratch: Path) -> Model:
