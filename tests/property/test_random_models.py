@@ -1,207 +1,147 @@
 """Truths about cutting, over random models; the oracle is onnxruntime on the whole model."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, numpy_helper
 
-from cut_fixtures import Cut, Feeds, cut_model, distance, emit_cut, is_same, plain_session, stage, whole_answer
+from cut_fixtures import cut_model, emit_cut, stage
+from generated.answers import answer_of, gap, is_accepted, is_equal
+from generated.checks import check_answers, check_cover, check_cut, check_open_dims, requests
+from generated.grown import with_fixed_weights
+from hyps.errors import TensorError
 from hyps.formats.plan import Optimization
+from hyps.local import LocalRunner
+from hyps_compiler.driver import Options, compile_model
+from hyps_compiler.partition import Request
 from hyps_passes.graph import CutGraph
 from hyps_passes.layers import build_cut_graph
 from hyps_passes.rewrites.slice_dense import DenseLayer, SliceDense, find_dense
 from hyps_passes.searches.split_points import shard_borders
-from model_fixtures import BATCH, RECIPES, Grown, chooser, grow, operators, passes_checker, save
+from model_fixtures import RECIPES, Choose, Grown, chooser, floats, grow, model_of, save
 
-OPSETS = (11, 13, 17, 21)
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+OPSETS = (7, 9, 11, 13, 15, 17, 19, 21, 23, 26)
+"""From the oldest to the newest that onnxruntime runs."""
+LEVELS: tuple[Optimization, ...] = ("none", "portable", "native")
+FEW = settings(max_examples=32, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(FEW, max_examples=500)
 
 
 @st.composite
-def grown_models(draw: st.DrawFn) -> Grown:
+def grown_models(draw: st.DrawFn, most_steps: int = 14) -> Grown:
     """Draw a random model."""
     opset = draw(st.sampled_from(OPSETS))
-    return grow(lambda count: draw(st.integers(0, count - 1)), steps=draw(st.integers(1, 14)), opset=opset)
+    steps = draw(st.integers(1, most_steps))
+    return grow(lambda count: draw(st.integers(0, count - 1)), steps=steps, opset=opset, recipes=RECIPES)
 
 
 def some_borders(data: st.DataObject) -> Callable[[CutGraph], Sequence[int]]:
     return lambda graph: [border for border in graph.legal_borders() if data.draw(st.booleans(), f"cut {border}")]
 
 
-# what must hold of every cut
+@contextmanager
+def saved(grown: Grown) -> Iterator[tuple[Path, Path]]:
+    """Write the model and give a folder and the model's path; a model that onnxruntime refuses is discarded."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        path = grown.save(folder)
+        is_refused = not is_accepted(grown, path)
+        event("refused by onnxruntime" if is_refused else "accepted by onnxruntime")
+        assume(not is_refused)
+        yield folder, path
 
 
-def check_cut(cut: Cut, grown: Grown) -> None:
-    """Check all that can be seen in the files, then what they compute."""
-    files = [onnx.load(cut.folder / part.file, load_external_data=False) for part in cut.partitions]
-    staged = onnx.load(cut.staged.path, load_external_data=False)
-    check_cover(staged.graph, [file.graph for file in files])
-    check_dataflow(cut, [file.graph for file in files], staged.graph)
-    check_weights(cut, files)
-    for part, file in zip(cut.partitions, files, strict=True) if passes_checker(grown.model) else ():
-        if has_ranks(file.graph):
-            onnx.checker.check_model(str(cut.folder / part.file), full_check=True)
-    check_answers(cut, grown)
-
-
-def check_cover(whole: GraphProto, parts: Sequence[GraphProto]) -> None:
-    """Every node is in one partition; those that compute from weights alone in each that needs them."""
-    constants = constant_outputs(whole)
-    nodes = {output_name(node): node for node in whole.node}
-    found = Counter(output_name(node) for part in parts for node in part.node)
-    assert set(found) <= set(nodes)
-    assert all(found[name] == 1 for name in nodes if name not in constants)
-    for part in parts:
-        read = {name for node in part.node for name in reads(node)} | {value.name for value in part.output}
-        assert all(read & set(node.output) for node in part.node if output_name(node) in constants)
-        assert all(nodes[output_name(node)].op_type == node.op_type for node in part.node)
-
-
-def check_dataflow(cut: Cut, parts: Sequence[GraphProto], whole: GraphProto) -> None:
-    """A partition takes just what it reads and gives just what others read, and what it takes was made before it."""
-    wanted = {value.name for value in whole.output}
-    known = {value.name for value in whole.input}
-    all_reads = [{name for node in part.node for name in reads(node)} for part in parts]
-    for index, (part, plan) in enumerate(zip(parts, cut.partitions, strict=True)):
-        made = {name for node in part.node for name in node.output if name}
-        weights = {tensor.name for tensor in part.initializer}
-        elsewhere = set().union(*(names for other, names in enumerate(all_reads) if other != index)) | wanted
-        local = {name for node in part.node if output_name(node) in constant_outputs(whole) for name in node.output}
-        assert set(plan.inputs) == all_reads[index] - made - weights
-        assert set(plan.outputs) == (made & elsewhere) - (local - wanted)
-        assert set(plan.inputs) <= known
-        assert not set(plan.outputs) & known
-        assert [value.name for value in part.input] == list(plan.inputs)
-        assert weights <= all_reads[index]
-        known.update(plan.outputs)
-    assert wanted <= known
-
-
-def check_weights(cut: Cut, files: Sequence[ModelProto]) -> None:
-    """Each partition has its own weights and no others, bit for bit; together they are the model's."""
-    whole = onnx.load(cut.staged.path)
-    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in whole.graph.initializer}
-    found: dict[str, Any] = {}
-    for file, part in zip(files, cut.partitions, strict=True):
-        loaded = onnx.load(cut.folder / part.file)
-        mine = {tensor.name: numpy_helper.to_array(tensor) for tensor in loaded.graph.initializer}
-        assert sum(value.nbytes for value in mine.values()) == part.weight_bytes
-        assert {tensor.name for tensor in file.graph.initializer} == set(mine)
-        found.update(mine)
-    assert set(found) == set(values)
-    assert all(is_same(value, found[name]) for name, value in values.items())
-
-
-def check_answers(cut: Cut, grown: Grown, tolerance: float = 0.0) -> None:
-    """The partitions compute what the whole computes, for other batch sizes too, and their shapes stay open."""
-    is_open = any(BATCH in tensor.shape for tensor in grown.inputs)
-    shapes: list[dict[str, tuple[int, ...]]] = []
-    for batch in (2, 3) if is_open else (2,):
-        feeds = grown.feeds(batch)
-        expected, actual = whole_answer(grown.model.SerializeToString(), feeds), cut.run(feeds)
-        for name, value in expected.items():
-            assert is_same(value, actual[name]) if not tolerance else distance(value, actual[name]) <= tolerance, name
-        shapes.append({name: value.shape for name, value in actual.items()})
-    for part in cut.partitions if is_open else ():
-        session = plain_session(cut.folder / part.file)
-        for info in (*session.get_inputs(), *session.get_outputs()):
-            sizes = zip(info.shape, shapes[0][info.name], shapes[1][info.name], strict=bool(info.shape))
-            assert not any(isinstance(dim, int) and small != large for dim, small, large in sizes), info.name
-
-
-def has_ranks(graph: GraphProto) -> bool:
-    """Return whether all ranks are known; some depend on the request, which ONNX has no words for."""
-    return all(value.type.tensor_type.HasField("shape") for value in (*graph.input, *graph.output))
-
-
-def output_name(node: NodeProto) -> str:
-    return next(name for name in node.output if name)
-
-
-def reads(node: NodeProto) -> set[str]:
-    """Return all outer names that the node reads, nested graphs included."""
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            names |= free_names(attribute.g)
-    return names
-
-
-def free_names(graph: GraphProto) -> set[str]:
-    bound = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    free: set[str] = set()
-    for node in graph.node:
-        free |= reads(node) - bound
-        bound |= set(node.output)
-    return free | ({value.name for value in graph.output} - bound)
-
-
-def constant_outputs(graph: GraphProto) -> set[str]:
-    """Return the first output names of nodes that compute from weights alone."""
-    fixed = {tensor.name for tensor in graph.initializer}
-    wanted = {value.name for value in graph.output}
-    found = set()
-    for node in graph.node:
-        if reads(node) <= fixed and not set(node.output) & wanted:
-            fixed |= set(node.output)
-            found.add(output_name(node))
-    return found
-
-
-# the tests
-
-
-def cut_at_every_node(grown: Grown, folder: Path) -> Cut:
-    return cut_model(save(grown.model, folder / "model.onnx"), folder / "cut", grouped=False, feeds=grown.feeds())
+# what is checked of a model
 
 
 def check_every_node(grown: Grown) -> None:
-    with TemporaryDirectory() as folder:
-        cut = cut_at_every_node(grown, Path(folder))
-        assert len(cut.partitions) == len(cut.graph.layers)
-        check_cut(cut, grown)
+    with saved(grown) as (folder, path):
+        cut = cut_model(path, folder / "cut", grouped=False, feeds=grown.feeds())
+        assert len(cut.partitions) == max(1, len(cut.graph.legal_borders()) + 1)
+        check_cut(cut, grown, path)
 
 
 def check_some_layers(grown: Grown, borders: Callable[[CutGraph], Sequence[int]]) -> None:
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        path = save(grown.model, folder / "model.onnx")
-        check_cut(cut_model(path, folder / "cut", borders, feeds=grown.feeds()), grown)
+    with saved(grown) as (folder, path):
+        check_cut(cut_model(path, folder / "cut", borders, feeds=grown.feeds()), grown, path)
+
+
+def check_two_parts(grown: Grown, most: int, choose: Choose) -> None:
+    """Cut in two at each legal border, or at `most` of them."""
+    with saved(grown) as (folder, path):
+        staged, measured = stage(path, folder / "stage", "none", grown.feeds())
+        graph = build_cut_graph(staged.model, measured.sizes, fused=staged.fused, grouped=bool(choose(2)))
+        borders = graph.legal_borders()
+        while len(borders) > most:
+            del borders[choose(len(borders))]
+        for border in borders:
+            cut = emit_cut(staged, measured, graph, folder / f"plan{border}", [border])
+            assert len(cut.partitions) == 2
+            check_cut(cut, grown, path)
 
 
 def check_optimized(grown: Grown, borders: Callable[[CutGraph], Sequence[int]], level: Optimization) -> None:
-    """Parts of an optimized model give bit for bit what the optimized whole gives."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        path = save(grown.model, folder / "model.onnx")
-        cut = cut_model(path, folder / "cut", borders, optimization=level, feeds=grown.feeds())
+    """Parts of an optimized model give bit for bit what the optimized whole gives, and that is the model's answer."""
+    with saved(grown) as (folder, path):
+        cut = cut_model(path, folder / "cut", borders, grouped=False, optimization=level, feeds=grown.feeds())
         staged = onnx.load(cut.staged.path, load_external_data=False).graph
-        check_cover(staged, [onnx.load(cut.folder / part.file).graph for part in cut.partitions])
-        expected, actual = whole_answer(cut.staged.path, grown.feeds()), cut.run(grown.feeds())
-        assert all(is_same(value, actual[name]) for name, value in expected.items())
-        plain = whole_answer(path, grown.feeds())
-        assert all(distance(value, actual[name]) < 1e-3 for name, value in plain.items())
+        check_cover(
+            staged, [onnx.load(cut.folder / part.file, load_external_data=False).graph for part in cut.partitions]
+        )
+        runs = []
+        for _, feeds in requests(grown, path):
+            expected, actual = answer_of(cut.staged.path, feeds), cut.run(feeds)
+            assert all(is_equal(value, actual[name]) for name, value in expected.items())
+            runs.append(actual)
+        check_open_dims(cut, runs)
+        check_noise(grown, path, runs[0])
 
 
-def check_shards(grown: Grown, choose: Callable[[int], int]) -> None:
+def check_noise(grown: Grown, path: Path, answer: dict[str, Any]) -> None:
+    """The answer differs from the plain model's by no more than onnxruntime's own optimizations move it."""
+    feeds = grown.feeds()
+    plain = answer_of(path, feeds)
+    optimized = answer_of(with_fixed_weights(path), feeds, optimized=True)
+    for name, value in plain.items():
+        noise = gap(value, optimized[name])
+        assert gap(value, answer[name]) <= max(1e-4, 2 * noise), name
+
+
+def check_runner(grown: Grown, level: Optimization, cuts: tuple[str, ...]) -> None:
+    """The product's own way: compiled, then run by its runner, exact and as fast as it can."""
+    with saved(grown) as (folder, path):
+        options = Options(request=Request(cuts=cuts), optimization=level, feeds=grown.feeds(), verify=False)
+        compile_model(path, folder / "plan", options)
+        staged, _ = stage(path, folder / "stage", level, grown.feeds())
+        with LocalRunner(folder / "plan", exact=True, threads=1) as parts:
+            for _, feeds in requests(grown, path):
+                expected, actual = answer_of(staged.path, feeds), parts.run(feeds)
+                for name, value in expected.items():
+                    close = level == "none" and name in grown.rounded
+                    assert gap(value, actual[name]) <= 1e-2 if close else is_equal(value, actual[name]), name
+        with LocalRunner(folder / "plan", threads=1) as parts:
+            answer = parts.run(grown.feeds())
+        if not grown.rounded:
+            check_noise(grown, path, answer)
+
+
+def check_shards(grown: Grown, choose: Choose) -> None:
     """Slice any dense layer into any number of shards; then cut there and at every other layer."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        staged, measured = stage(save(grown.model, folder / "model.onnx"), folder / "stage", "none", grown.feeds())
+    with saved(grown) as (folder, path):
+        staged, measured = stage(path, folder / "stage", "none", grown.feeds())
         graph = build_cut_graph(staged.model, measured.sizes, fused=staged.fused)
         layers = [(layer.name, find_dense(layer)) for layer in graph.layers]
         dense = [(layer, found) for layer, found in layers if isinstance(found, DenseLayer)]
         assume(bool(dense))
         layer, found = dense[choose(len(dense))]
-        count = 2 + choose(found.rows - 1)
+        count = 2 + choose(min(found.rows, 120) - 1)
         fused = staged.fused - {str(value.name) for value in found.product.inputs if value is not None}
         SliceDense(layer, count).apply(staged.model, found, measured.sizes)
         graph = build_cut_graph(staged.model, measured.sizes, fused=fused)
@@ -211,7 +151,10 @@ def check_shards(grown: Grown, choose: Callable[[int], int]) -> None:
         assert [shard.index for shard in shards] == list(range(count))
         tiled = [row for shard in shards for row in range(*shard.range)]
         assert tiled == list(range(found.rows))
-        check_answers(cut, grown, 1e-5)
+        check_answers(cut, grown, path, 1e-5)
+
+
+# the tests
 
 
 @FEW
@@ -233,9 +176,27 @@ def test_every_layer_a_partition(grown: Grown) -> None:
 
 
 @FEW
+@given(grown_models(), st.data())
+def test_two_parts_at_any_border(grown: Grown, data: st.DataObject) -> None:
+    check_two_parts(grown, 3, lambda count: data.draw(st.integers(0, count - 1)))
+
+
+@FEW
 @given(grown_models(), st.data(), st.sampled_from(["portable", "native"]))
 def test_cuts_of_optimized_models(grown: Grown, data: st.DataObject, level: Optimization) -> None:
     check_optimized(grown, some_borders(data), level)
+
+
+@FEW
+@given(grown_models(), st.sampled_from(["portable", "native"]))
+def test_every_node_of_optimized_models(grown: Grown, level: Optimization) -> None:
+    check_optimized(grown, CutGraph.legal_borders, level)
+
+
+@FEW
+@given(grown_models(), st.sampled_from(LEVELS), st.sampled_from(["all", "pooling", "bottleneck"]))
+def test_the_products_own_runner(grown: Grown, level: Optimization, cut: str) -> None:
+    check_runner(grown, level, (cut,))
 
 
 @FEW
@@ -244,48 +205,61 @@ def test_shards_of_any_dense_layer(grown: Grown, data: st.DataObject) -> None:
     check_shards(grown, lambda count: data.draw(st.integers(0, count - 1)))
 
 
+@pytest.mark.xfail(reason="the second output is made by an Identity, which takes no maps", strict=True)
+def test_a_value_that_is_no_tensor_may_be_an_output_twice(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("ZipMap", ["x"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2])
+    model = model_of([node], [floats("x", 2, 3)], [onnx.ValueInfoProto(name="z")] * 2)
+    model.opset_import.add(domain="ai.onnx.ml", version=1)
+    path = save(model, tmp_path / "model.onnx")
+    feeds = {"x": np.ones((2, 3), dtype=np.float32)}
+    cut = cut_model(path, tmp_path / "cut", feeds=feeds)
+    assert is_equal(answer_of(path, feeds)["z"], cut.run(feeds)["z"])
+
+
+@settings(FEW, max_examples=15)
+@given(st.integers(0, 500))
+def test_a_given_default_is_used_or_refused(seed: int) -> None:
+    """An initializer that is an input may be overridden by a request: never is the given value just ignored."""
+    grown = grow(chooser(seed), steps=6, opset=OPSETS[seed % len(OPSETS)])
+    weights = {t.name: t for t in grown.model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    names = [value.name for value in grown.model.graph.input if value.name in weights]
+    assume(bool(names) and grown.model.ir_version >= 4)
+    with saved(grown) as (folder, path):
+        options = Options(request=Request(cuts=("all",)), optimization="none", feeds=grown.feeds(), verify=False)
+        compile_model(path, folder / "plan", options)
+        feeds = {**grown.feeds(), names[0]: np.full(list(weights[names[0]].dims), 0.75, dtype=np.float32)}
+        with LocalRunner(folder / "plan", exact=True, threads=1) as parts:
+            if names[0] not in {given.name for given in parts.inputs}:
+                with pytest.raises(TensorError, match=f"no input `{names[0]}`"):
+                    parts.run(feeds)
+                return
+            answer = parts.run(feeds)
+        assert all(is_equal(value, answer[name]) for name, value in answer_of(path, feeds).items())
+
+
 @pytest.mark.slow
 @MANY
 @given(grown_models(), st.data(), st.sampled_from(["portable", "native"]))
 def test_all_of_it_with_many_more_examples(grown: Grown, data: st.DataObject, level: Optimization) -> None:
+    choose: Choose = lambda count: data.draw(st.integers(0, count - 1))  # noqa: E731
     check_every_node(grown)
     check_some_layers(grown, some_borders(data))
+    check_two_parts(grown, 12, choose)
     check_optimized(grown, some_borders(data), level)
-    check_shards(grown, lambda count: data.draw(st.integers(0, count - 1)))
+    check_runner(grown, level, ("all",))
+    check_shards(grown, choose)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(200))
 def test_large_random_models(seed: int) -> None:
     choose = chooser(seed)
-    grown = grow(choose, steps=40, opset=OPSETS[seed % 4])
+    grown = grow(choose, steps=40, opset=OPSETS[seed % len(OPSETS)], recipes=RECIPES)
+    with TemporaryDirectory() as folder:
+        if not is_accepted(grown, grown.save(Path(folder))):
+            pytest.skip("onnxruntime refuses this model")
     check_every_node(grown)
     check_some_layers(grown, lambda graph: [border for border in graph.legal_borders() if choose(2)])
-    check_optimized(grown, CutGraph.legal_borders, "portable")
-
-
-def test_the_generator_reaches_all_it_is_for() -> None:
-    """What the properties above hold of: at least these operators, and every oddity of real models."""
-    models = [grow(chooser(seed), steps=14, opset=OPSETS[seed % 4]) for seed in range(100)]
-    reached = set().union(*(operators(grown.model) for grown in models))
-    wanted = """
-        Add AveragePool BatchNormalization Cast Clip Concat Conv DequantizeLinear Erf Flatten Gather Gemm
-        GlobalAveragePool HardSigmoid If LSTM LeakyRelu Loop MatMul MaxPool Mul QuantizeLinear ReduceMean Relu Reshape
-        Scan Shape Sigmoid Softmax Split SplitToSequence Tanh TopK Transpose Unsqueeze Where
-    """
-    assert set(wanted.split()) <= reached
-    assert {recipe for grown in models for recipe in grown.recipes} == set(RECIPES)
-    assert len({oddity for grown in models for oddity in grown.oddities}) == 4
-    assert {grown.model.ir_version for grown in models} == {3, 4, 8}
-
-
-def test_onnxruntime_takes_what_the_generator_makes() -> None:
-    for seed in range(60):
-        grown = grow(chooser(seed), steps=14, opset=OPSETS[seed % 4])
-        plain_session(grown.model.SerializeToString(), optimized=True).run(None, grown.feeds())
-
-
-def test_feeds_depend_on_the_batch() -> None:
-    grown = next(made for made in (grow(chooser(seed), steps=3) for seed in range(9)) if BATCH in made.inputs[0].shape)
-    feeds: list[Feeds] = [grown.feeds(batch) for batch in (2, 3)]
-    assert [made["input0"].shape[0] for made in feeds] == [2, 3]
+    check_two_parts(grown, 1000, choose)
+    check_optimized(grown, CutGraph.legal_borders, LEVELS[1 + seed % 2])
+    check_runner(grown, LEVELS[seed % 3], ("all",))
