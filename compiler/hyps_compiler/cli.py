@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hyps.adapters.guard import limit_seconds, note_phase
+from hyps.dependencies import check_safe
 from hyps.errors import DependencyError, DifferenceError, UsageError, printable
 from hyps.formats.quantities import format_nbytes
 from hyps.terminal import COUNT, NBYTES, TIMEOUT, ContainedGroup, progress, say, verbosity
@@ -124,7 +125,7 @@ def compile_command(
       hypsc compile model.onnx -o plan/ --cut pooling,bottleneck
       hypsc compile model.onnx -o plan/ --cut all --optimize native
     """
-    _require_compiler()
+    _require_compiler("onnx", "onnxruntime")
     from hyps_compiler import reporting
     from hyps_compiler.driver import Options, compile_model
 
@@ -177,7 +178,7 @@ def inspect(
       hypsc inspect zoo:vgg16 --max-params 30M
       hypsc inspect plan/ --json
     """
-    _require_compiler()
+    _require_compiler("onnx", "onnxruntime")
     import msgspec
 
     from hyps.adapters.plan_files import read_plan
@@ -222,7 +223,7 @@ def verify(
       hypsc verify plan/ --model model.onnx --samples 10 --json
       hypsc verify plan/ --model model.onnx --reduce difference/
     """
-    _require_compiler()
+    _require_compiler("onnx", "onnxruntime")
     from hyps_compiler import findings
     from hyps_compiler.verification import verify_folder
 
@@ -268,7 +269,7 @@ def run(
       hypsc run plan/ -i cat.jpg
       hypsc run --connect tcp://127.0.0.1:5757 -i batch.npz -o answers.npz
     """
-    _require_compiler()
+    _require_compiler("onnxruntime")
     from hyps_compiler.running import run_plan, show_answers
 
     if (plan is None) == (connect is None):
@@ -296,7 +297,7 @@ def convert(source: Path, output: Path, opset: int | None, shapes: tuple[str, ..
       hypsc convert model.keras -o model.onnx
       hypsc convert saved_model/ -o model.onnx --input image:1x224x224x3
     """
-    _require_compiler()
+    _require_compiler("onnx")
     from hyps.errors import ModelError, OutputError
     from hyps_compiler.convert import can_convert
     from hyps_compiler.convert import convert as convert_model
@@ -315,17 +316,37 @@ def convert(source: Path, output: Path, opset: int | None, shapes: tuple[str, ..
     say(f"wrote {printable(str(output))}, {format_nbytes(output.stat().st_size)}")
 
 
-def _require_compiler() -> None:
-    """Refuse at once where only the light runtime is installed.
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def doctor(as_json: bool) -> int:
+    """Show what this machine can do, what is installed, and what is in the way.
+
+    The exit status is 1 where a package is older than it may be.
+
+    \b
+    Examples:
+      hypsc doctor
+      hypsc doctor --json
+    """
+    from hyps import doctor as checks
+
+    diagnosis = checks.examine()
+    _print_json(checks.as_json(diagnosis)) if as_json else click.echo(checks.show(diagnosis))
+    return diagnosis.exit_status
+
+
+def _require_compiler(*unsafe: str) -> None:
+    """Refuse at once where only the light runtime is installed, or an old version of one of the packages `unsafe`.
 
     Raises:
-        DependencyError: with the line that installs the rest.
+        DependencyError: with the line that installs what is needed.
     """
     missing = [name for name in ("onnx", "onnx_ir", "networkx") if importlib.util.find_spec(name) is None]
     if missing:
         raise DependencyError(
             f"the compiler needs {', '.join(missing)}, which is not installed", 'pip install "hyps[compiler]"'
         )
+    check_safe(*unsafe)
 
 
 def _request(max_params: int | None, memory: int | None, cut: str, partitions: int | None) -> "Request":

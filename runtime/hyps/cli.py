@@ -21,6 +21,15 @@ Examples:
 _TERMINATED = 143
 
 
+def _show_doctor(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from hyps import doctor
+
+        diagnosis = doctor.examine([""])
+        click.echo(doctor.show(diagnosis))
+        ctx.exit(diagnosis.exit_status)
+
+
 @click.command(cls=HypsCommand, epilog=_EXAMPLES)
 @click.argument("plan", type=click.Path())
 @click.option(
@@ -40,6 +49,14 @@ _TERMINATED = 143
     help="Longest that one request may be computed, such as 30s or 2h; it is refused after that.",
 )
 @click.option("--device", default="", help="What clients are told this device is called.")
+@click.option(
+    "--doctor",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_doctor,
+    help="Show what this machine can do and what is in the way, and leave.",
+)
 @click.option("--insecure-lab", is_flag=True, help="Let other machines connect, without encryption or keys.")
 def worker(
     plan: str,
@@ -55,6 +72,9 @@ def worker(
     Partitions that do not fit the memory are loaded for their turn and released. SIGTERM lets accepted requests finish;
     a second one stops at once.
     """
+    from hyps.dependencies import check_safe
+
+    check_safe("onnxruntime")
     from hyps.engine import Options
     from hyps.worker import StuckError, serve
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import re
+import resource
 import signal
 import sys
 import threading
@@ -402,7 +403,7 @@ def _as_hyps_error(error: Exception) -> HypsError:
         return error
     if isinstance(error, click.ClickException):
         converted = _from_click(error)
-    elif isinstance(error, MemoryError):
+    elif isinstance(error, MemoryError) or _lacks_address_space(error):
         converted = HypsError(
             "there is not enough memory", "give `--memory`, or use smaller partitions", code="E_MEMORY"
         )
@@ -410,6 +411,12 @@ def _as_hyps_error(error: Exception) -> HypsError:
         converted = InternalError(f"{type(error).__name__}: {error}")
     converted.__cause__ = error
     return converted
+
+
+def _lacks_address_space(error: Exception) -> bool:
+    """Return whether a limit on the address space is the likely cause: libraries that run into it say all sorts."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return limit != resource.RLIM_INFINITY and isinstance(error, (ImportError, RuntimeError, SystemError))
 
 
 def _from_click(error: click.ClickException) -> HypsError:

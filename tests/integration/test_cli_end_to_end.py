@@ -20,7 +20,7 @@ import hyps_models
 from command_fixtures import SCRIPTS, Finished, run_command, snapshot, started
 from hyps.formats.plan import Plan, decode_plan
 
-COMMANDS = ("compile", "convert", "inspect", "run", "verify")
+COMMANDS = ("compile", "convert", "doctor", "inspect", "run", "verify")
 
 
 def done(argv: Sequence[str | bytes], folder: Path) -> Finished:

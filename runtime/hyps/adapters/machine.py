@@ -18,12 +18,20 @@ _SMALL_NBYTES = 64 * 1024
 @functools.cache
 def cpu_family() -> str:
     """Return the kind of CPU that a `native` plan is tied to, such as `x86_64+avx+avx2+avx512f`."""
-    flags: set[str] = set()
-    for line in _lines("/proc/cpuinfo"):
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            flags.update(value.split())
+    flags = cpu_facts()[1]
     return "+".join([platform.machine(), *(flag for flag in _CPU_FLAGS if flag in flags)])
+
+
+def cpu_facts() -> tuple[str, frozenset[str]]:
+    """Return the processor's name, empty where the system does not tell, and what it can do in the system's words."""
+    name, flags = "", set()
+    for line in _lines("/proc/cpuinfo"):
+        key, _, value = (part.strip() for part in line.partition(":"))
+        if key in ("flags", "Features"):
+            flags.update(value.split())
+        elif key in ("model name", "Model"):
+            name = value
+    return name, frozenset(flags)
 
 
 def core_count() -> int:

@@ -141,7 +141,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
-_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
+_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation", "Cannot allocate memory")
 
 
 def one_line(error: Exception) -> str:
