@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ SCRIPTS = Path(sys.executable).parent
 """Where the commands of this environment lie."""
 
 _LEFT_S = 2.0
+_HASHED_NBYTES = 10**9
+"""Files above this are made of holes, and reading these takes longer than what is tested."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,10 @@ class Finished:
     stdout: str
     stderr: str
     seconds: float
+    cpu_s: float
+    """Seconds that it and its children computed."""
     peak_bytes: int
-    """Most that it was seen to have resident."""
+    """Most that it and its children were seen to have resident, each at its worst."""
     has_orphans: bool
     """Whether a process that it started still ran a moment later."""
 
@@ -63,15 +68,15 @@ class Running:
     def finish(self, timeout_s: float = 20.0) -> Finished:
         """Wait for the end, which must come in time."""
         deadline_s = self._start_s + timeout_s
-        peak_bytes = 0
+        peaks: Counter[int] = Counter()
         while True:
-            peak_bytes = max(peak_bytes, _peak_bytes(self.process.pid))
-            pid, state = os.waitpid(self.process.pid, os.WNOHANG)
+            peaks |= _peaks(self.process.pid)
+            pid, state, used = os.wait4(self.process.pid, os.WNOHANG)
             if pid:
                 break
             if time.monotonic() > deadline_s:
                 raise TimeoutError(f"still running after {timeout_s} s: {self.process.args!r}")
-            time.sleep(0.005)
+            time.sleep(0.02)
         seconds = time.monotonic() - self._start_s
         self.process.returncode = os.waitstatus_to_exitcode(state)
         return Finished(
@@ -79,7 +84,8 @@ class Running:
             stdout=self._stdout.read_text(),
             stderr=self._stderr.read_text(),
             seconds=seconds,
-            peak_bytes=peak_bytes,
+            cpu_s=used.ru_utime + used.ru_stime,
+            peak_bytes=peaks.total(),
             has_orphans=_is_left(self.process.pid),
         )
 
@@ -122,6 +128,8 @@ def snapshot(folder: Path) -> dict[str, str]:
             continue
         if path.is_symlink():
             found[relative] = f"link to {os.readlink(path)}"
+        elif path.is_file() and path.stat().st_size > _HASHED_NBYTES:
+            found[relative] = f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
         elif path.is_file():
             found[relative] = hashlib.sha256(path.read_bytes()).hexdigest()
         else:
@@ -133,13 +141,16 @@ def _script(name: str | bytes) -> str | bytes:
     return str(SCRIPTS / name) if isinstance(name, str) and (SCRIPTS / name).exists() else name
 
 
-def _peak_bytes(pid: int) -> int:
-    """Return the most that a process has had resident since it began; what `wait4` tells has its parent's in it."""
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
+def _peaks(session: int) -> "Counter[int]":
+    """Return the most that each process of a session has had resident; what `wait4` tells has its parent's in it."""
+    found: Counter[int] = Counter()
+    for process in psutil.pids():
+        with suppress(OSError):
+            if os.getsid(process) == session:
+                status = Path(f"/proc/{process}/status").read_text()
+                if "VmHWM:" in status:  # a process that has ended has none
+                    found[process] = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    return found
 
 
 def _is_left(session: int) -> bool:

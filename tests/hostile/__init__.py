@@ -1,0 +1,1 @@
+"""What strangers may hand to the commands: one table of cases, for the tests and for the benchmark."""
