@@ -20,6 +20,8 @@ _LEVELS = {
     "default": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 _EXTERNAL_FROM_BYTES = 1024
+_MOST_FOLDED_NBYTES = 2**30
+"""onnxruntime's own default of 1.31, which it may change: a constant larger than this is computed at each run."""
 _LESS_MEMORY = "free memory, or give the shapes of a smaller request with --input"
 
 ort.set_default_logger_severity(4)  # what it logs outside any session would go to stderr
@@ -51,6 +53,7 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = _LEVELS[level]
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(_MOST_FOLDED_NBYTES))
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if folder is not None:
