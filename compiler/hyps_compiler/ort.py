@@ -35,6 +35,7 @@ def open_session(
     save_as: Path | None = None,
     disabled: Sequence[str] = (),
     prepack: bool = False,
+    lossless: bool = False,
 ) -> ort.InferenceSession:
     """Return a session on the CPU whose weights stay in their files where they are external data.
 
@@ -46,6 +47,8 @@ def open_session(
         disabled: names of onnxruntime's optimizers to leave out.
         prepack: whether weights are copied into the layout of the kernels, as onnxruntime does by default: it moves the
             last bits of a product.
+        lossless: whether products with weights that were quantized by blocks are computed in float32; by default
+            onnxruntime fuses them into kernels that quantize the other factor too.
 
     Raises:
         ModelError: onnxruntime refuses the model.
@@ -56,6 +59,8 @@ def open_session(
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(_MOST_FOLDED_NBYTES))
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if lossless:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     if save_as is not None:

@@ -69,7 +69,9 @@ def stage_model(source: Source, folder: Path, optimization: Optimization, keep: 
         return Staged(staged, path, _fused_values(path, folder, staged) - set(keep))
     fused = folder / "optimized.onnx"
     model_or_bytes, data_folder = _fusible(source, keep)
-    open_session(model_or_bytes, optimization, folder=data_folder, save_as=fused)
+    # onnxruntime leaves weights alone that a request may override; where we fuse them, it must not cost accuracy
+    lossless = bool(source.initializer_inputs)
+    open_session(model_or_bytes, optimization, folder=data_folder, save_as=fused, lossless=lossless)
     optimized = read_proto(fused)
     make_canonical(optimized, source.made)
     fused.write_bytes(optimized.SerializeToString(deterministic=True))

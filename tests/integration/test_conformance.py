@@ -18,6 +18,7 @@ from conformance import answers, trial
 from conformance.pool import run_all
 from conformance.suites import Model, Request, load_suite
 from conformance.trial import THEIRS, Effort, as_record, try_model
+from hyps_compiler.emit import emit_partitions
 
 EFFORT = Effort(two_part=6, random_cuts=1, slices=2, product=False)
 EVERY = 20
@@ -62,10 +63,8 @@ def test_a_sound_model_is_identical_however_it_is_cut(tmp_path: Path) -> None:
 
 
 def test_a_wrong_weight_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    emit = trial.emit_partitions
-
     def damaged(model: Any, division: Any, folder: Path) -> Any:
-        partitions = emit(model, division, folder)
+        partitions = emit_partitions(model, division, folder)
         path = folder / partitions[-1].file
         proto = onnx.load(path)
         weight = numpy_helper.to_array(proto.graph.initializer[0]) * np.float32(1.001)
@@ -81,10 +80,8 @@ def test_a_wrong_weight_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_part_that_does_not_load_is_wrong_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    emit = trial.emit_partitions
-
     def damaged(model: Any, division: Any, folder: Path) -> Any:
-        partitions = emit(model, division, folder)
+        partitions = emit_partitions(model, division, folder)
         (folder / partitions[0].file).write_bytes(b"no model")
         return partitions
 

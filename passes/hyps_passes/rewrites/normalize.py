@@ -66,20 +66,18 @@ def _release_captures(node: ir.Node) -> None:
 
 
 def _give_outputs_a_node(graph: ir.Graph) -> None:
-    """An output that is an initializer, or that stands twice, gets an `Identity` of its own."""
-    seen: set[int] = set()
+    """An output that is an initializer gets an `Identity` of its own; a value may be an output twice."""
+    made: dict[int, ir.Value] = {}
     for index, value in enumerate(graph.outputs):
-        if id(value) in seen or value.is_initializer():
+        if id(value) in made:
+            graph.outputs[index] = made[id(value)]
+        elif value.is_initializer():
             name = str(value.name)
             node = ir.Node("", "Identity", [value], name=f"{name}.output{index}")
             node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
-            if value.is_initializer():
-                graph.initializers.pop(name)
-                value.name = f"{name}.weight"
-                graph.initializers.add(value)
-                node.outputs[0].name = name
-            else:
-                node.outputs[0].name = f"{name}.again{index}"
+            graph.initializers.pop(name)
+            value.name = f"{name}.weight"
+            graph.initializers.add(value)
+            node.outputs[0].name = name
             graph.append(node)
-            graph.outputs[index] = node.outputs[0]
-        seen.add(id(graph.outputs[index]))
+            graph.outputs[index] = made[id(value)] = node.outputs[0]

@@ -105,6 +105,8 @@ class Sessions:
         already_laid_out = optimization == "native"
         optimize = mode is Mode.FAST and not already_laid_out
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        # By default onnxruntime would quantize what is multiplied with weights that are quantized by blocks.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
         if mode is Mode.MAPPED:
             options.add_session_config_entry("session.disable_prepacking", "1")
             options.enable_cpu_mem_arena = False  # it grows by powers of two: up to twice what is needed
