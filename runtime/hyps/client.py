@@ -57,6 +57,7 @@ class InferenceSession:
         *,
         memory: int | str | None = None,
         threads: int | None = None,
+        timeout_s: float | None = None,
     ) -> None:
         """Open a plan folder, or connect to a worker at an address such as `tcp://127.0.0.1:5757`.
 
@@ -67,6 +68,8 @@ class InferenceSession:
             memory: the most memory this process may have resident, in bytes or written like `256MB`; None: the budget
                 the plan was made for. A worker has its own.
             threads: threads for one partition; None: one per core.
+            timeout_s: the longest that a plan's partitions may compute for one request; None: as long as they do. A
+                worker has its own.
 
         Raises:
             PlanError: the plan cannot be used.
@@ -79,9 +82,9 @@ class InferenceSession:
         nbytes = parse_nbytes(memory) if isinstance(memory, str) else memory
         self._runner: LocalRunner | RemoteRunner
         if "://" in target:
-            self._runner = _connect(target, nbytes, threads)
+            self._runner = _connect(target, nbytes, threads, timeout_s)
         else:
-            self._runner = _open(target, nbytes, threads or _threads_of(sess_options))
+            self._runner = _open(target, nbytes, threads or _threads_of(sess_options), timeout_s)
         self._output_names = [tensor.name for tensor in self._runner.outputs]
 
     def run(
@@ -92,6 +95,7 @@ class InferenceSession:
         Raises:
             TensorError: a name, element type or shape is not as the model declares.
             ExecutionError: onnxruntime failed.
+            DeadlineError: it took longer than it may.
             BusyError: the worker had no room for half a minute.
             PeerError: the worker is gone.
         """
@@ -127,17 +131,17 @@ class InferenceSession:
         self.close()
 
 
-def _open(folder: str, memory_bytes: int | None, threads: int | None) -> "LocalRunner":
+def _open(folder: str, memory_bytes: int | None, threads: int | None, timeout_s: float | None) -> "LocalRunner":
     from hyps.local import LocalRunner  # brings onnxruntime, which a client of a worker does without
 
-    return LocalRunner(folder, memory_bytes=memory_bytes, threads=threads)
+    return LocalRunner(folder, memory_bytes=memory_bytes, threads=threads, timeout_s=timeout_s)
 
 
-def _connect(address: str, memory_bytes: int | None, threads: int | None) -> "RemoteRunner":
+def _connect(address: str, memory_bytes: int | None, threads: int | None, timeout_s: float | None) -> "RemoteRunner":
     from hyps.remote import connect
 
-    if memory_bytes is not None or threads is not None:
-        raise UsageError("`memory` and `threads` are the worker's own", "give them to `hyps-worker`")
+    if memory_bytes is not None or threads is not None or timeout_s is not None:
+        raise UsageError("`memory`, `threads` and `timeout_s` are the worker's own", "give them to `hyps-worker`")
     return connect(address)
 
 

@@ -44,7 +44,8 @@ def contain(work: Callable[[], Any], on_death: Callable[[HypsError, str], int], 
         _set_up_child(page, said, ours)
         return work()
     os.close(ours)  # `alive` stays open for as long as this process lives
-    sys.exit(_watch(child, page, said, on_death, on_stop))
+    status = _watch(child, page, said, on_death, on_stop)
+    os._exit(status)  # this process has nothing to tidy, which would take as long as the child took for it
 
 
 def die_with_writer(reader: int) -> None:

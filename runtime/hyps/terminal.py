@@ -21,6 +21,7 @@ from hyps.formats.quantities import parse_count, parse_nbytes, parse_seconds
 _VERBOSE, _QUIET = "hyps.verbose", "hyps.quiet"
 _DELAY_S, _FRAME_S = 2.0, 0.2
 _MESSAGE_CHARS = 1000
+_ONLY_TELLING = frozenset(("-h", "--help", "--version"))
 
 
 class HypsCommand(click.Command):
@@ -101,14 +102,17 @@ class ContainedGroup(HypsGroup):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run as the program that the user started, and leave the process."""
-        from hyps.containment import contain
-
         words = _options_of(sys.argv[1:])
+        if not words or _ONLY_TELLING.intersection(words):
+            return super().__call__(*args, **kwargs)
+        from hyps.containment import contain
 
         def on_death(error: HypsError, said: str) -> int:
             if "--debug" in words and said:
                 click.echo(said, err=True)
-            return _report(error, debug=False, as_json="--json" in words)
+            with contextlib.suppress(BrokenPipeError):  # nobody reads what it says
+                _report(error, debug=False, as_json="--json" in words)
+            return error.exit_status
 
         return contain(lambda: super(ContainedGroup, self).__call__(*args, **kwargs), on_death, _stopped_status)
 

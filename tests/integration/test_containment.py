@@ -3,6 +3,8 @@
 import os
 import platform
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,6 +106,23 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_request_without_end_is_one_sentence(asked: Path, argv: tuple[str, ...]) -> None:
     assert refused((*argv, "--timeout", "500ms"), asked).error.endswith("[E_DEADLINE]")
+
+
+@pytest.mark.parametrize(("seconds", "closes", "status"), [("0", True, -signal.SIGIO), ("0.3", False, -signal.SIGALRM)])
+def test_the_process_that_measures_memory_ends_in_time_and_with_its_parent(
+    asked: Path, seconds: str, closes: bool, status: int
+) -> None:
+    command = [sys.executable, "-m", "hyps_compiler.peak", "out", "endless.npz", "answer.npz", seconds]
+    with subprocess.Popen(command, cwd=asked, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        try:
+            if closes:
+                time.sleep(1.0)
+                assert process.poll() is None
+                process.stdin.close()
+            assert process.wait(WORDS_S) == status
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="module")

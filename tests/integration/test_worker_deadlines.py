@@ -78,3 +78,13 @@ def test_a_worker_that_is_stuck_starts_anew_and_those_who_waited_are_answered(tm
     assert isinstance(outcomes["stuck"], DeadlineError)
     assert outcomes["waiting"] == 4
     assert (finished.status, finished.has_orphans) == (0, False)
+
+
+def test_a_session_here_has_a_deadline_of_its_own(tmp_path: Path) -> None:
+    folder = plan_of(tmp_path, empty_body=False)
+    with hyps.InferenceSession(folder / "plan", threads=1, timeout_s=0.3) as session:
+        for _ in range(3):
+            assert session.run(None, feeds(3))[0].sum() == 4
+        with pytest.raises(DeadlineError):
+            session.run(None, feeds(2**62))
+        assert session.run(None, feeds(3))[0].sum() == 4

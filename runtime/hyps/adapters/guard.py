@@ -11,10 +11,8 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from hyps.adapters.machine import available_nbytes, data_nbytes
 from hyps.errors import DeadlineError, ExecutionError, HypsError, printable
 from hyps.formats.quantities import format_seconds
 
@@ -54,17 +52,15 @@ class Page:
             self.phase, self.timeout_s, self.scratch = parts[0], float(parts[1]), parts[2:]
 
 
-@dataclass(slots=True)
 class _Process:
     """What holds for this process, as its timers and limits do: the one such state there is."""
 
-    is_expendable: bool = False
-    timeout_s: float | None = None
-    page: Page | None = None
-    ceiling_nbytes: float = math.inf
-    """The limit on its memory that it was started with."""
-    bounded_s: float = -math.inf
-    """When its memory was last bounded, on the monotonic clock."""
+    def __init__(self) -> None:
+        self.is_expendable = False
+        self.timeout_s: float | None = None
+        self.page: Page | None = None
+        self.ceiling_nbytes = math.inf  # the limit on its memory that it was started with
+        self.bounded_s = -math.inf  # when its memory was last bounded, on the monotonic clock
 
 
 _process = _Process()
@@ -168,6 +164,8 @@ def deadline_error(partition: str, timeout_s: float) -> DeadlineError:
 
 def _bound_memory(weights: Path | None) -> None:
     """Set the most private memory to what is available on top of what is used."""
+    from hyps.adapters.machine import available_nbytes, data_nbytes  # `--help` does without
+
     used, available = data_nbytes(), available_nbytes()
     if used is None or available is None:
         return
