@@ -1,10 +1,10 @@
 """A request's arrays against the plan's declarations; quick where all is as declared."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from hyps.errors import TensorError, printable
 from hyps.formats.dtypes import ITEM_NBYTES, numpy_name
@@ -60,10 +60,17 @@ def dtype_name(array: "np.ndarray[Any, Any]") -> str:
     return str(array.dtype.name if array.dtype.isnative else array.dtype.str)
 
 
-def as_ort_value(array: "np.ndarray[Any, Any]") -> "onnxruntime.OrtValue":
+def as_ort_value(array: "np.ndarray[Any, Any]") -> Any:
     """Return an array of an element type that numpy itself lacks (bfloat16, float8) as onnxruntime takes it."""
+    import onnxruntime  # a client of a worker, whose requests are checked here too, has no use for it
+
     contiguous = np.ascontiguousarray(array)
     return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(contiguous, _ONNX_ELEMENTS[array.dtype.name])
+
+
+def _is_ort_value(value: Any) -> bool:
+    module = sys.modules.get("onnxruntime")  # without it there are none
+    return module is not None and isinstance(value, module.OrtValue)
 
 
 def nbytes_of(value: Any) -> int:
@@ -76,7 +83,7 @@ def nbytes_of(value: Any) -> int:
 
 
 def _checked(expected: NamedTensor, value: Any, dims: dict[str, int]) -> Any:
-    if isinstance(value, onnxruntime.OrtValue):
+    if _is_ort_value(value):
         if value.is_tensor():
             check_tensor(expected, numpy_name(value.data_type()), value.shape(), dims)
         return value
