@@ -96,7 +96,13 @@ def shape_nbytes(dims: Sequence[int], data_type: int) -> int | None:
     """Return the bytes of a tensor; None for strings and unknown types."""
     if data_type not in _DTYPES or data_type in (TensorProto.STRING, TensorProto.UNDEFINED):
         return None
-    return -(-count_elements(dims) * ir.DataType(data_type).bitwidth // 8)
+    return -(-count_elements(dims) * _stored_bits(data_type) // 8)
+
+
+def _stored_bits(data_type: int) -> int:
+    """Return the bits of one element in a file: those of 4 and 2 bits share a byte, those of 6 bits do not."""
+    bits = ir.DataType(data_type).bitwidth
+    return 8 if bits == 6 else bits
 
 
 def count_elements(dims: Sequence[int]) -> int:
@@ -120,9 +126,8 @@ def _listed(tensor: TensorProto) -> tuple[str, int, int]:
     """Return the field in which the tensor lists its values, how many entries that has, and how many it needs."""
     field, each = _LONG_FIELDS.get(tensor.data_type, ("int32_data", 1))
     needed = count_elements(tensor.dims) * each
-    bits = ir.DataType(tensor.data_type).bitwidth if tensor.data_type != TensorProto.STRING else 8
-    if bits < 8:
-        needed = -(-needed * bits // 8)
+    if tensor.data_type != TensorProto.STRING and _stored_bits(tensor.data_type) < 8:
+        needed = -(-needed * _stored_bits(tensor.data_type) // 8)
     return field, len(getattr(tensor, field)), needed
 
 

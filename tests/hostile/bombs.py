@@ -61,6 +61,17 @@ def doubling_list(folder: Path) -> None:
     proto(lambda: largest(helper.make_node("Shape", ["x"], ["t0"]), *nodes, cast))(folder)
 
 
+def computed(folder: Path) -> None:
+    """Write a model that works out the shape of a large tensor."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["n"]),
+        helper.make_node("Mul", ["n", "k"], ["side"]),
+        helper.make_node("Concat", ["side", "side"], ["s"], axis=0),
+        helper.make_node("Expand", ["x", "s"], ["e"]),
+    ]
+    proto(lambda: largest(*nodes, weights={"k": whole(2**15)}))(folder)
+
+
 def chosen(make: Callable[[], GraphProto]) -> Build:
     """Write a model with a graph in an `If`."""
     return proto(
@@ -233,6 +244,8 @@ BOMBS = [
     Case("many constants", many_constants, COMPILE, 1, "E_LIMIT", "constants alone needs 26", "--max-tensor-bytes"),
     Case("doubling list", doubling_list, COMPILE, 1, "E_LIMIT", "lists up to 2097152 numbers"),
     Case("doubling list, inspected", doubling_list, ("hypsc", "inspect", "model.onnx"), 1, "E_LIMIT", "lists up to"),
+    Case("computed shape", computed, COMPILE, 1, "E_LIMIT", "of shape 32768 x 32768 needs 4.29 GB"),
+    Case("computed shape, unfused", computed, (*COMPILE, "--optimize", "none"), 1, "E_LIMIT", "of shape 32768 x 32768"),
     Case("nested", chosen(nested_expand), COMPILE, 1, "E_LIMIT", "`e`"),
     Case(
         "function",
