@@ -10,11 +10,12 @@ from onnx import ModelProto, helper, numpy_helper
 
 from hyps.errors import DifferenceError
 from hyps.formats.plan import Optimization, Plan
+from hyps_compiler.compare import Difference
 from hyps_compiler.driver import Options, compile_model
 from hyps_compiler.partition import Request
 from hyps_compiler.source import open_source
 from hyps_compiler.stage import stage_model
-from hyps_compiler.verify import Report, verify_plan
+from hyps_compiler.verify import Fault, Report, verify_plan
 from model_fixtures import floats, model_of, save
 
 X = {"x": np.random.default_rng(1).standard_normal((2, 8)).astype(np.float32)}
@@ -116,6 +117,28 @@ def test_behind_slices_the_order_of_addition_may_differ_but_no_more(tmp_path: Pa
     sliced = next(index for index, part in enumerate(case.plan.partitions) if part.kind == "horizontal")
     case.change(sliced, "w", 0.1)
     assert case.verify().problems()
+
+
+def off_by(tensor: str, relative: float) -> Difference:
+    return Difference(tensor, False, relative, relative, "float32")
+
+
+@pytest.mark.parametrize(
+    ("relative", "tensor", "faults", "right"),
+    [
+        (5e-5, "behind", (), True),
+        (2e-3, "behind", (), False),
+        (5e-5, "behind", (Fault("p1", (off_by("slice", 2e-5),)),), False),
+        (1e-7, "before", (), False),
+    ],
+)
+def test_the_last_bits_of_a_slice_may_be_spread_by_what_lies_behind(
+    relative: float, tensor: str, faults: tuple[Fault, ...], right: bool
+) -> None:
+    found = off_by(tensor, relative)
+    report = Report((found,), (found,), {}, frozenset({"before"}), faults)
+    assert report.is_right(found) is right
+    assert any(problem.startswith("border") for problem in report.problems()) is not right
 
 
 def test_a_partition_swapped_for_another_is_found(tmp_path: Path) -> None:
