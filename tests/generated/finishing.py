@@ -80,9 +80,8 @@ def _strange_outputs(grower: "Grower", outputs: list[ValueInfoProto]) -> None:
         grower.nodes.append(helper.make_node("Constant", [], [name], value=three))
         outputs.append(Tensor(name, (3,)).info)
         grower.features.add("a constant is an output")
-    tensors = [info for info in outputs if info.type.HasField("tensor_type")]
-    if tensors and grower.choose(8) == 0:
-        outputs.append(tensors[grower.choose(len(tensors))])
+    if outputs and grower.choose(8) == 0:
+        outputs.append(outputs[grower.choose(len(outputs))])
         grower.features.add("a value is an output twice")
     if not outputs:
         first = grower.values[0]

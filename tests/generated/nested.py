@@ -15,7 +15,7 @@ Made = list[Tensor]
 def _if(g: Grower) -> Made:
     """Branches that capture outer values, one of them two levels deep; both name their insides alike."""
     x = g.any()
-    y, z = g.same(x), g.same(x)
+    y, z = g.same(x), _inner_only(g, x)
     condition = g.flag(x)
     inner = helper.make_node(
         "If",
@@ -70,7 +70,7 @@ def _two_outputs(g: Grower) -> Made:
 def _loop(g: Grower) -> Made:
     """A loop that captures outer values, one of them from a nested loop."""
     x = g.any()
-    y, z = g.same(x), g.same(x)
+    y, z = g.same(x), _inner_only(g, x)
     inner = helper.make_graph(
         [helper.make_node("Add", ["state", z.name], ["next"]), helper.make_node("Identity", ["go"], ["still"])],
         "inner",
@@ -193,6 +193,11 @@ def _scan(g: Grower) -> Made | None:
         scan_output_axes=[1],
     )
     return [last, all_]
+
+
+def _inner_only(g: Grower, x: Tensor) -> Tensor:
+    """Return a value like x that nothing reads but the innermost graph: what captures by halves does not see it."""
+    return g.op("Cos", [x.name], x.shape)
 
 
 def branch(nodes: Sequence[NodeProto], output: str) -> GraphProto:

@@ -30,7 +30,7 @@ from model_fixtures import RECIPES, Choose, Grown, chooser, floats, grow, model_
 OPSETS = (7, 9, 11, 13, 15, 17, 19, 21, 23, 26)
 """From the oldest to the newest that onnxruntime runs."""
 LEVELS: tuple[Optimization, ...] = ("none", "portable", "native")
-FEW = settings(max_examples=32, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=75, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(FEW, max_examples=500)
 
 
