@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from hyps.adapters.guard import allowed_seconds, death
@@ -62,7 +63,9 @@ class Compiled:
     """None where it was not verified; `unverified` says why."""
     unverified: str
     peak_bytes: int | None
-    """Measured in a process of its own under `--memory`; None without."""
+    """Measured in a process of its own under `--memory`; None without, and where the request is no set of arrays."""
+    fixed_inputs: tuple[str, ...] = ()
+    """Inputs with a default value that a request could replace before; now they have it for good."""
 
 
 def compile_model(
@@ -135,8 +138,9 @@ def _compile_once(
     (folder / "plan.json").write_bytes(encode_plan(plan))
     unverified = _reason_not_to_verify(staged, measured, options)
     report, peak, answers = None, None, None
-    if options.request.memory_bytes is not None and measured.feeds is not None:
+    if options.request.memory_bytes is not None and _is_storable(measured.feeds):
         step("measuring memory")
+        assert measured.feeds is not None
         peak, answer = _run_under_budget(folder, stage, measured.feeds)
         answers = [answer]
     if not unverified:
@@ -144,7 +148,12 @@ def _compile_once(
         assert measured.feeds is not None
         report = verify_plan(folder, plan, source, staged.path, [measured.feeds], answers=answers)
         report.check()
-    return Compiled(plan, folder, division, report, unverified, peak)
+    return Compiled(plan, folder, division, report, unverified, peak, source.initializer_inputs)
+
+
+def _is_storable(feeds: Mapping[str, Any] | None) -> bool:
+    """Return whether another process can be given the request: a sequence or a map fits in no .npz file."""
+    return feeds is not None and all(isinstance(value, np.ndarray) for value in feeds.values())
 
 
 def _require_sizes(request: Request, measured: Measured) -> None:

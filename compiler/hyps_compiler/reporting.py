@@ -18,6 +18,10 @@ def show_compiled(compiled: Compiled) -> str:
     if compiled.peak_bytes is not None:
         budget = format_nbytes(compiled.plan.memory_bytes or 0)
         lines.append(f"memory:   {format_nbytes(compiled.peak_bytes)} resident at most in one request, of {budget}")
+    if compiled.fixed_inputs:
+        shown = ", ".join(printable(name, 20) for name in compiled.fixed_inputs[:2])
+        more = ", ..." if len(compiled.fixed_inputs) > 2 else ""
+        lines.append(f"fixed:    inputs with a default value keep it ({len(compiled.fixed_inputs)}): {shown}{more}")
     return "\n".join([*lines, f"wrote:    {folder}"])
 
 
@@ -29,6 +33,7 @@ def compiled_json(compiled: Compiled) -> dict[str, Any]:
         "verification": report_json(compiled.report) if compiled.report else None,
         "unverified": compiled.unverified,
         "peak_bytes": compiled.peak_bytes,
+        "fixed_inputs": list(compiled.fixed_inputs),
     }
 
 

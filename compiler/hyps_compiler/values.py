@@ -21,6 +21,8 @@ _FOREIGN_DTYPES = {
     **{f"float8{kind}": f"float8_{kind}" for kind in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz")},
     "float8e8m0": "float8_e8m0fnu",
 }
+_ELEMENT_SHAPE = (3,)
+"""Of the tensors of a sequence: onnxruntime does not tell which shape they are to have."""
 _MADE_OF = re.compile(r"(tensor|seq|optional|map)\((.*)\)")
 
 
@@ -55,7 +57,7 @@ def random_value(ort_type: str, shape: tuple[int, ...], rng: np.random.Generator
     match = _MADE_OF.fullmatch(ort_type)
     kind, inner = match.groups() if match else ("", "")
     if kind == "seq":
-        return [random_value(inner, shape, rng) for _ in range(2)]
+        return [random_value(inner, shape or _ELEMENT_SHAPE, rng) for _ in range(2)]
     if kind == "optional":
         return random_value(inner, shape, rng)
     if kind == "map":

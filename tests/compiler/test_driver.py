@@ -19,6 +19,7 @@ from hyps.local import LocalRunner
 from hyps_compiler import emit
 from hyps_compiler.driver import LOCAL, Compiled, Options, compile_model
 from hyps_compiler.partition import Request
+from hyps_compiler.reporting import show_compiled
 from model_fixtures import chooser, floats, grow, model_of, save
 
 RNG = np.random.default_rng(0)
@@ -208,6 +209,31 @@ def test_a_cut_at_a_tensor_inside_a_fusion(level: Optimization, tmp_path: Path) 
     if level != "native":  # there it travels in the kernels' own layout, under another name
         assert plan.partitions[0].outputs == ("c",)
     assert [tensor.name for tensor in plan.model.outputs] == ["y"]
+
+
+@pytest.mark.parametrize("level", ["none", "portable"])
+def test_inputs_with_a_default_value_are_fixed_and_named(level: Optimization, tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.full((2, 2), 3, np.float32), "w")
+    model = model_of(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], [floats("x", 1, 2), floats("w", 2, 2)], [floats("y", 1, 2)]
+    )
+    model.graph.initializer.append(weight)
+    found = compiled(tmp_path, model, optimization=level)
+    assert found.fixed_inputs == ("w",)
+    assert [tensor.name for tensor in found.plan.model.inputs] == ["x"]
+    assert "inputs with a default value keep it (1): w" in show_compiled(found)
+
+
+def test_a_budget_for_a_request_that_no_file_holds(tmp_path: Path) -> None:
+    sequence = helper.make_sequence_type_proto(helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [3]))
+    model = model_of(
+        [helper.make_node("ConcatFromSequence", ["q"], ["y"], axis=0)],
+        [helper.make_value_info("q", sequence)],
+        [floats("y", "n")],
+    )
+    found = compiled(tmp_path, model, request=Request(memory_bytes=10**9))
+    assert found.peak_bytes is None
+    assert found.report is not None
 
 
 def test_an_existing_plan_is_kept_unless_forced(tmp_path: Path) -> None:

@@ -184,10 +184,10 @@ def test_inspect_json_of_a_plan_is_the_plan(place: Path) -> None:
 
 def test_compile_json_has_stable_keys(place: Path, tmp_path: Path) -> None:
     value = told(["hypsc", "compile", str(place / "digits.onnx"), "-o", "plan", "--memory", "1GB"], here_of(tmp_path))
-    assert set(value) == {"folder", "plan", "verification", "unverified", "peak_bytes"}
+    assert set(value) == {"folder", "plan", "verification", "unverified", "peak_bytes", "fixed_inputs"}
     assert (value["folder"], value["unverified"]) == ("plan", "")
     assert value["plan"] == json.loads((tmp_path / "here" / "plan" / "plan.json").read_bytes())
-    assert set(value["verification"]) == {"borders", "outputs", "problems"}
+    assert set(value["verification"]) == {"borders", "outputs", "problems", "not_compared"}
     assert set(value["verification"]["borders"][0]) == {"tensor", "identical", "largest", "relative", "dtype"}
     assert 30_000_000 < value["peak_bytes"] < 10**9
 
