@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -151,10 +152,10 @@ def test_what_a_killed_compile_left_is_removed_by_the_next(tmp_path: Path) -> No
     assert sorted(os.listdir(here)) == ["model.onnx", "plan"]
 
 
-def wait_until_working(here: Path, running: Running) -> None:
-    """Wait until the command has made its folder of work."""
+def wait_until_working(here: Path, running: Running, inside: str = "") -> None:
+    """Wait until the command has made its folder of work, or one in it."""
     for _ in range(2000):
-        if any(name.startswith(".plan.tmp-") for name in os.listdir(here)):
+        if any((path / inside).exists() for path in here.glob(".plan.tmp-*")):
             return
         time.sleep(0.005)
     raise AssertionError(f"no folder of work: {running.stderr_so_far()}")
@@ -176,11 +177,55 @@ def test_the_smallest_memory_that_is_told_is_enough(tmp_path: Path) -> None:
     assert answered.status == 0, answered.stderr
 
 
+@pytest.mark.parametrize("changed", ["model.onnx", pytest.param("w.bin", marks=pytest.mark.slow)])
+def test_a_model_that_changes_while_it_is_compiled_makes_no_plan(tmp_path: Path, changed: str) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    large_model(here / "model.onnx", layers=8, width=1024)
+    onnx.save(onnx.load(here / "model.onnx"), here / "model.onnx", save_as_external_data=True, location="w.bin")
+    with started(["hypsc", "compile", "model.onnx", "-o", "plan", "--cut", "all"], here) as running:
+        wait_until_working(here, running, "stage0")
+        with (here / changed).open("r+b") as file:
+            first = file.read(1)
+            file.seek(0)
+            file.write(first)  # the same byte: what has been written to may have been read half
+        finished = running.finish()
+    assert finished.status == 1
+    assert f"`{changed}` changed while it was read [E_CHANGED]" in finished.error
+    assert sorted(os.listdir(here)) == ["model.onnx", "w.bin"]
+
+
+def test_files_that_the_plan_does_not_name_are_never_read(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    small_model(here)
+    compiling = ["hypsc", "compile", "model.onnx", "-o", "plan", "--cut", "all"]
+    assert run_command(compiling, here).status == 0
+    answer = ["hypsc", "run", "plan", "-o", "y.npz"]
+    assert run_command(answer, here).status == 0
+    before = (here / "y.npz").read_bytes()
+    parts = here / "plan" / "partitions"
+    (parts / "a000.onnx").write_bytes(b"no model")
+    (parts / "p000.onnx.data").symlink_to("/etc/passwd")
+    os.mkfifo(parts / "zzz.onnx")  # whoever opens it waits for ever
+    (here / "plan" / "report.html").write_text("a report that was put beside it")
+    assert run_command([*answer, "--force"], here).status == 0
+    assert (here / "y.npz").read_bytes() == before
+    verified = run_command(["hypsc", "verify", "plan", "--model", "model.onnx"], here)
+    assert (verified.status, verified.stderr) == (0, "")
+    assert run_command(["hypsc", "inspect", "plan"], here).status == 0
+
+
 STRANGE_NAMES = ["a\x1b[31mb\nc", "../../etc/passwd", "nul\0", "\u202egnp.exe"]
 
 
 @pytest.mark.parametrize(
-    "names", [STRANGE_NAMES, pytest.param(["n" * 5_000_000, "m"], marks=pytest.mark.slow)], ids=["strange", "long"]
+    "names",
+    [
+        STRANGE_NAMES,
+        pytest.param([f"{'p' * 100_000}{i}" for i in range(4)], marks=pytest.mark.slow),
+        pytest.param(["n" * 5_000_000, "m"], marks=pytest.mark.slow),
+    ],
+    ids=["strange", "equal beginnings", "long"],
 )
 def test_strange_names_compile_and_are_never_printed_raw(tmp_path: Path, names: list[str]) -> None:
     here = tmp_path / "here"
