@@ -20,6 +20,7 @@ from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.ort import open_session, run
 from hyps_compiler.sizes import SizeError, check_array, check_sizes
 from hyps_compiler.source import read_proto
+from hyps_compiler.values import numpy_dtype, random_value
 
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]
@@ -29,11 +30,6 @@ _TRIES: tuple[tuple[int, int], ...] = ((1, 64), (1, 224), (1, 32), (1, 8), (1, 1
 
 _RANK_CHANGERS = frozenset({"If", "OptionalGetElement", "Reshape", "SequenceAt", "Squeeze"})
 """Where onnxruntime cannot tell the rank of what these make, it may depend on the request."""
-
-_NUMPY_DTYPES = frozenset(
-    {"float32", "float64", "float16", "bool", "string"}
-    | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ def measure(
         try:
             _check_inputs(inputs, shapes, first, rest, max_tensor_nbytes)
             request = _checked(inputs, feeds) if feeds else _request(inputs, shapes, first, rest, seed)
-        except SizeError as error:
+        except (ExecutionError, SizeError) as error:
             problem = error
             continue
         try:
@@ -103,23 +99,6 @@ def measure(
 def sample_request(session: ort.InferenceSession, request: Feeds, seed: int) -> dict[str, Array]:
     """Return a request of the same shapes with other random values."""
     return _request(session.get_inputs(), _shapes(request), 1, 1, seed)
-
-
-def numpy_dtype(ort_type: str) -> str | None:
-    """Return numpy's name of an onnxruntime type, or `string`; None for what numpy has no tensors of."""
-    if not ort_type.startswith("tensor("):
-        return None
-    element = ort_type.removeprefix("tensor(").removesuffix(")")
-    name = {"float": "float32", "double": "float64"}.get(element, element)
-    return name if name in _NUMPY_DTYPES else None
-
-
-def random_array(dtype: str, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Return values that most models take: normal floats, and integers of 0 and 1, which are valid indices."""
-    if dtype == "string":
-        return np.full(shape, "a", dtype=object)
-    kind = np.dtype(dtype)
-    return (rng.integers(0, 2, shape) if kind.kind in "iub" else rng.standard_normal(shape)).astype(kind)
 
 
 def _typed_session(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> ort.InferenceSession:
@@ -256,14 +235,11 @@ def _tries(inputs: list[Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[tu
 
 def _request(
     inputs: list[Any], shapes: Mapping[str, tuple[int, ...]], first: int, rest: int, seed: int
-) -> dict[str, Array]:
+) -> dict[str, Any]:
     """Return seeded random inputs; a dimension's name keeps one size throughout."""
     request = {}
     for position, (info, given) in enumerate(_input_shapes(inputs, shapes, first, rest)):
-        dtype = numpy_dtype(info.type)
-        if dtype is None:
-            raise ExecutionError(f"no values can be made up for input `{printable(info.name)}` of type `{info.type}`")
-        request[info.name] = random_array(dtype, given, np.random.default_rng([seed, position]))
+        request[info.name] = random_value(info.type, given, np.random.default_rng([seed, position]))
     return request
 
 
