@@ -11,7 +11,7 @@ from typing import Any
 
 from common import machine, write_results
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # before this folder, which has a `hostile` too
 
 from hostile.case import Case, check, run_case
 from hostile.table import CASES

@@ -201,6 +201,7 @@ def inspect(
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Random requests to compare.")
 @click.option("--reduce", "reduce_to", type=_PATH, help="If they differ, write a minimal reproduction there.")
 @click.option("--force", is_flag=True, help="Replace an existing reproduction.")
+@_max_tensor_option
 @_timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
 def verify(
@@ -210,6 +211,7 @@ def verify(
     samples: int,
     reduce_to: Path | None,
     force: bool,
+    max_tensor: int,
     as_json: bool,
 ) -> int:
     """Compare PLAN with its model on every border and on the outputs.
@@ -229,7 +231,16 @@ def verify(
 
     request = _read_npz(inputs) if inputs else None
     with progress("verifying", quiet=verbosity() < 0 or as_json) as bar:
-        verification = verify_folder(plan, model, request, samples, reduce_to=reduce_to, force=force, step=bar.enter)
+        verification = verify_folder(
+            plan,
+            model,
+            request,
+            samples,
+            reduce_to=reduce_to,
+            force=force,
+            max_tensor_nbytes=max_tensor,
+            step=bar.enter,
+        )
     if as_json:  # one document, whether they agree or not
         _print_json(findings.verified_json(verification))
         return _say_difference(verification.difference())

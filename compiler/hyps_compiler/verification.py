@@ -11,6 +11,7 @@ from hyps.adapters.plan_files import check_cpu, check_files, read_plan
 from hyps.errors import DifferenceError, ModelError, OutputError, TensorError, printable
 from hyps.formats.plan import Plan
 from hyps_compiler.frontend import open_model
+from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import Feeds, Measured, measure, sample_request
 from hyps_compiler.narrow import LayerRef, Locator, Place
 from hyps_compiler.oracle import open_oracle
@@ -89,6 +90,7 @@ def verify_folder(
     reduce_to: Path | None = None,
     force: bool = False,
     reduce_s: float = _REDUCE_S,
+    max_tensor_nbytes: int = MOST_TENSOR_NBYTES,
     step: Step = lambda text: None,
 ) -> Verification:
     """Run the plan and the model on the same requests and return how far they are apart, and where it begins.
@@ -101,6 +103,7 @@ def verify_folder(
         reduce_to: where to write a minimal reproduction if they differ; None writes none.
         force: whether to replace a reproduction that is there.
         reduce_s: seconds that reduction may take.
+        max_tensor_nbytes: most bytes that one tensor may take that the model computes.
         step: called with what is being done, for a progress display.
 
     Raises:
@@ -116,7 +119,7 @@ def verify_folder(
         inputs = feeds.Feeds(plan.model.inputs).checked(inputs)
     with scratch_folder() as scratch, _reproduction_folder(reduce_to, force) as output:
         step("reading the model")
-        source = open_model(model, scratch)
+        source = open_model(model, scratch, max_tensor_nbytes=max_tensor_nbytes)
         _check_outputs(plan, source, model)
         step("preparing the model")
         stage = scratch / "stage"
@@ -124,7 +127,7 @@ def verify_folder(
         staged = stage_model(source, stage, plan.optimization, plan.kept_tensors)
         if any(ops.is_random(node) for node in staged.model.graph):
             raise ModelError("the model draws random numbers, so that no two runs agree", code="E_RANDOM")
-        measured, requests = _requests(plan, staged, inputs, samples)
+        measured, requests = _requests(plan, staged, inputs, samples, max_tensor_nbytes)
         step("comparing")
         report = verify_plan(folder, plan, source, staged.path, requests, step=step)
         has_changed = source.sha256 != plan.model.sha256
@@ -148,11 +151,11 @@ def _check_outputs(plan: Plan, source: Source, model: str) -> None:
 
 
 def _requests(
-    plan: Plan, staged: Staged, inputs: Mapping[str, Any] | None, samples: int
+    plan: Plan, staged: Staged, inputs: Mapping[str, Any] | None, samples: int, max_tensor_nbytes: int
 ) -> tuple[Measured, list[Feeds]]:
     """Return the requests to compare on, and what the first one tells of the model's tensors."""
     shapes = {} if inputs else _assumed_shapes(plan.model.inputs, plan.assumed_dims)
-    measured = measure(staged.model, staged.path, shapes=shapes, feeds=inputs)
+    measured = measure(staged.model, staged.path, shapes=shapes, feeds=inputs, max_tensor_nbytes=max_tensor_nbytes)
     if measured.feeds is None:
         raise TensorError(f"no request was found on which the model runs: {measured.problem}", "give one with --inputs")
     requests: list[Feeds] = [measured.feeds]
