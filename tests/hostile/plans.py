@@ -124,6 +124,13 @@ PLANS = [
     Case("plan.json empty", plan_file(b""), RUN, 1, "E_PLAN", "`plan.json`", "compile"),
     Case("plan.json no text", plan_file(b'{"format": "\xff\xfe"}'), RUN, 1, "E_PLAN", "`plan.json`", "compile"),
     Case("plan.json comma", edited(lambda d: d.replace(b"{", b"{,", 1)), RUN, 1, "E_PLAN", "`plan.json`", "compile"),
+    Case(
+        "plan.json doubled",
+        edited(lambda d: d.replace(b'"version": 1', b'"version": 1, "version": 1')),
+        RUN,
+        1,
+        "E_PLAN",
+    ),
     Case("plan.json nan", edited(lambda d: d.replace(b'"version": 1', b'"version": NaN')), RUN, 1, "E_PLAN"),
     Case("plan.json list", plan_file(b"[]"), RUN, 1, "E_PLAN", "`plan.json`", "compile"),
     Case("plan.json deep", plan_file(b"[" * 100_000), RUN, 1, "E_PLAN", "`plan.json`", "compile"),

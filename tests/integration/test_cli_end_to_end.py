@@ -450,3 +450,18 @@ def test_it_works_without_assertions(place: Path, tmp_path: Path) -> None:
     done([*argv, "compile", str(place / "digits.onnx"), "-o", "plan", "--no-verify"], here)
     refused = run_command([*argv, "compile", "gone.onnx", "-o", "p"], here)
     assert (refused.status, "`gone.onnx`" in refused.error) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "LANG=C LC_ALL=C PYTHONUTF8=0 hypsc inspect digits.onnx",
+        "env -u HOME -u USER -u LOGNAME hypsc inspect digits.onnx",
+        "hypsc inspect digits.onnx <&-",
+        "LANG=C LC_ALL=C PYTHONUTF8=0 PYTHONIOENCODING=ascii hypsc run digits",
+    ],
+)
+def test_a_bare_environment_is_enough(script: str, place: Path) -> None:
+    finished = run_command(["bash", "-c", script], place, PATH=f"{SCRIPTS}:{os.environ['PATH']}")
+    assert (finished.status, finished.stderr) == (0, "")
+    assert finished.stdout

@@ -1,5 +1,6 @@
 """The plan: partitions, the tensors between them, and where they run, as `plan.json` holds them."""
 
+import json
 from typing import Literal
 
 import msgspec
@@ -184,6 +185,7 @@ def decode_plan(data: bytes) -> Plan:
                 code="E_VERSION",
             )
         plan = msgspec.json.decode(data, type=Plan)
+        json.loads(data, object_pairs_hook=_refuse_doubled)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PlanError(f"`plan.json` is no plan: {printable(str(error), 200)}", "compile the model again") from error
     problems = plan_problems(plan)
@@ -191,6 +193,15 @@ def decode_plan(data: bytes) -> Plan:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise PlanError(f"`plan.json` is wrong: {problems[0]}{more}", "compile the model again")
     return plan
+
+
+def _refuse_doubled(pairs: list[tuple[str, object]]) -> None:
+    """Refuse an object with a key that stands twice: of two values each reader might take another."""
+    seen = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise PlanError(f"`plan.json` has the key `{printable(key)}` twice", "compile the model again")
+        seen.add(key)
 
 
 def plan_problems(plan: Plan) -> list[str]:

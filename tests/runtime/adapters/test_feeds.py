@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -70,7 +71,8 @@ def test_strings_are_arrays_of_str_however_numpy_keeps_them() -> None:
 
 def test_what_numpy_cannot_express_is_left_to_onnxruntime() -> None:
     sequence = [np.zeros(2), np.zeros(3)]
-    assert Feeds([NamedTensor(name="q", dtype="seq(tensor(double))", shape=None)]).checked({"q": sequence})["q"] is sequence
+    declared = NamedTensor(name="q", dtype="seq(tensor(double))", shape=None)
+    assert Feeds([declared]).checked({"q": sequence})["q"] is sequence
 
 
 def test_names_of_element_types() -> None:
@@ -82,3 +84,15 @@ def test_names_of_element_types() -> None:
 
 def test_bytes_of_sequences_and_maps_are_summed() -> None:
     assert nbytes_of([np.zeros(2), {"a": np.zeros(3), "b": 1.0}]) == 40
+
+
+def test_a_type_that_numpy_lacks_becomes_a_value_of_onnxruntime() -> None:
+    feeds = Feeds([NamedTensor(name="b", dtype="bfloat16", shape=("n", 2))])
+    values = np.array([[1.5, -2]], np.float32).astype(ml_dtypes.bfloat16)
+    given = feeds.checked({"b": values})["b"]
+    assert (given.data_type(), given.shape()) == ("tensor(bfloat16)", [1, 2])
+    assert feeds.checked({"b": given})["b"] is given
+    with pytest.raises(TensorError, match="must be bfloat16 and is float32"):
+        feeds.checked({"b": values.astype(np.float32)})
+    with pytest.raises(TensorError, match="must have the shape n x 2"):
+        feeds.checked({"b": values.T})
