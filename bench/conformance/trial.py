@@ -45,7 +45,7 @@ class Effort:
     levels: tuple[Optimization, ...] = ("none", "portable", "native")
     two_part: int = 40
     """Most two-part cuts per level, spread over the model; and as many between the nodes of layers."""
-    weight_bytes: int = 2 * 10**9
+    weight_bytes: int = 10**9
     """Most weights written for two-part cuts per level: fewer of these are tried of large models, three at least."""
     random_cuts: int = 3
     slices: int = 4
