@@ -11,6 +11,11 @@ from hyps.formats.plan import Shard
 MODEL = -1
 """Stands for the model itself: the producer of its inputs."""
 
+_NUMPY_DTYPES = frozenset(
+    ir.DataType[name]
+    for name in "FLOAT DOUBLE FLOAT16 BOOL STRING INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64".split()
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -170,6 +175,11 @@ class Window:
     weight_bytes: int
     peak_bytes: int | None
     """Weights and the most activations alive, its inputs kept until it ends; None where a size is unknown."""
+
+
+def can_cross(value: ir.Value) -> bool:
+    """Return whether a value may travel between partitions: a tensor of a dtype that numpy has."""
+    return isinstance(value.type, ir.TensorType) and value.type.dtype in _NUMPY_DTYPES
 
 
 def elements(value: ir.Value) -> int:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from hyps.formats.plan import Shard
 from hyps_passes import ops
-from hyps_passes.graph import MODEL, CutGraph, CutValue, Layer, is_parameter, nbytes_of
+from hyps_passes.graph import MODEL, CutGraph, CutValue, Layer, can_cross, is_parameter, nbytes_of
 
 SHARD = "hyps.shard"
 """Key in `Node.meta` under which a rewrite says which H-partition the node belongs to."""
@@ -19,10 +19,6 @@ CUT = "hyps.cut"
 _SMALL_ELEMENTS = 16
 _FUSED_PREFIX = "fused "  # onnxruntime's, before the name of the node it fused others into
 _FOLLOWERS = ops.UNARY_ELEMENTWISE | ops.BINARY_ELEMENTWISE | ops.NORMALIZATIONS
-_NUMPY_DTYPES = frozenset(
-    ir.DataType[name]
-    for name in "FLOAT DOUBLE FLOAT16 BOOL STRING INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64".split()
-)
 
 
 def build_cut_graph(
@@ -210,7 +206,7 @@ class _Builder:
                 if home != groups.group[index]:
                     groups.merge(home, groups.group[index])
             for value in node.outputs:
-                if not _can_cross(value) or (self.grouped and value.name in self.fused):
+                if not can_cross(value) or (self.grouped and value.name in self.fused):
                     for reader in self.readers.get(id(value), ()):
                         if groups.group[reader] != groups.group[index]:
                             groups.merge(groups.group[index], groups.group[reader])
@@ -316,9 +312,7 @@ class _Builder:
         constants, weights = self._constants_of(nodes)
         macs = [ops.macs(node, self.shapes) for node in nodes]
         shard = nodes[0].meta.get(SHARD)
-        known = all(
-            self.shapes(v) is not None for n in nodes for v in n.outputs if v.type is not None and _can_cross(v)
-        )
+        known = all(self.shapes(v) is not None for n in nodes for v in n.outputs if v.type is not None and can_cross(v))
         return Layer(
             index=index,
             name=_unique(_shard_name(shard) if shard else _layer_name(nodes, macs), names),
@@ -387,7 +381,7 @@ class _Builder:
             producer=producer,
             consumers=tuple(sorted(consumers)),
             is_output=id(value) in self.outputs,
-            can_cross=_can_cross(value),
+            can_cross=can_cross(value),
         )
 
 
@@ -397,10 +391,6 @@ def tensor_nbytes(value: ir.Value, shapes: Callable[[ir.Value], tuple[int, ...] 
     if shape is None or value.dtype is None or value.dtype == ir.DataType.STRING:
         return None
     return -(-_product(shape) * value.dtype.bitwidth // 8)
-
-
-def _can_cross(value: ir.Value) -> bool:
-    return isinstance(value.type, ir.TensorType) and value.type.dtype in _NUMPY_DTYPES
 
 
 def _product(shape: tuple[int, ...]) -> int:

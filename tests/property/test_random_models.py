@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
@@ -22,7 +21,7 @@ from hyps.formats.plan import Optimization
 from hyps.local import LocalRunner
 from hyps_compiler.driver import Options, compile_model
 from hyps_compiler.partition import Request
-from hyps_passes.graph import CutGraph, Layer
+from hyps_passes.graph import CutGraph
 from hyps_passes.layers import build_cut_graph
 from hyps_passes.rewrites.slice_dense import DenseLayer, SliceDense, find_dense
 from hyps_passes.searches.split_points import shard_borders
@@ -138,7 +137,7 @@ def check_shards(grown: Grown, choose: Choose) -> None:
     with saved(grown) as (folder, path):
         staged, measured = stage(path, folder / "stage", "none", grown.feeds())
         graph = build_cut_graph(staged.model, measured.sizes, fused=staged.fused)
-        layers = [(layer.name, find_dense(layer)) for layer in graph.layers if not is_tied(layer)]
+        layers = [(layer.name, find_dense(layer)) for layer in graph.layers]
         dense = [(layer, found) for layer, found in layers if isinstance(found, DenseLayer)]
         assume(bool(dense))
         layer, found = dense[choose(len(dense))]
@@ -153,13 +152,6 @@ def check_shards(grown: Grown, choose: Choose) -> None:
         tiled = [row for shard in shards for row in range(*shard.range)]
         assert tiled == list(range(found.rows))
         check_answers(cut, grown, path, 1e-5)
-
-
-def is_tied(layer: Layer) -> bool:
-    """Return whether a value in the layer cannot travel: shards of a product inside would be tied together by it."""
-    values = [value for node in layer.nodes for value in node.outputs]
-    narrow = ("BFLOAT16", "FLOAT8")
-    return any(not isinstance(v.type, ir.TensorType) or v.type.dtype.name.startswith(narrow) for v in values)
 
 
 # the tests
@@ -223,9 +215,6 @@ def test_a_value_that_is_no_tensor_may_be_an_output_twice(tmp_path: Path) -> Non
     assert is_equal(answer_of(path, feeds)["z"], cut.run(feeds)["z"])
 
 
-@pytest.mark.xfail(
-    reason="a product on a cycle through a sequence is sliced, and the shards stay together", strict=True
-)
 def test_a_product_that_cannot_be_taken_out_is_refused(tmp_path: Path) -> None:
     nodes = [
         onnx.helper.make_node("SequenceConstruct", ["x"], ["list"]),

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from hyps.formats.plan import Shard
 from hyps_passes import ops
-from hyps_passes.graph import Layer, is_parameter
+from hyps_passes.graph import Layer, can_cross, is_parameter
 from hyps_passes.layers import SHARD
 
 _GEMM_WITHOUT_BIAS = 11
@@ -62,10 +62,13 @@ def find_dense(layer: Layer, *, fewest_rows: int = 2) -> DenseLayer | Refusal:
     1. the weight is constant: an initializer, or one behind `DequantizeLinear`, `Cast`, `Identity` or `Transpose`;
     2. it is a matrix (a stack of matrices is divided the same way along its last axis);
     3. it has at least `fewest_rows` output rows, none of which share the scale of a block;
-    4. bias, scales and zero points of the product are constant too.
+    4. bias, scales and zero points of the product are constant too;
+    5. all values inside the layer may travel between partitions: no sequences, no bfloat16.
 
     Bias, activation and other element-wise nodes behind it go with the slices as far as they work on each row.
     """
+    if any(value.uses() and not can_cross(value) for node in layer.nodes for value in node.outputs):  # 5.
+        return Refusal(layer.name, "values inside it cannot travel between partitions")
     products = [node for node in layer.nodes if ops.is_dense(node)]
     found: DenseLayer | None = None
     reason = f"{layer.kind} has no matrix product"
