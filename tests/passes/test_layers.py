@@ -381,6 +381,35 @@ def test_captured_values_are_found_at_any_depth() -> None:
     assert sorted(str(value.name) for value in captured_values(outer)) == ["a", "b", "d", "k"]  # c serves nobody
 
 
+def test_a_branch_that_hands_on_an_outer_value_reads_it() -> None:
+    passing = helper.make_graph([], "passing", [], [floats("a", 2)])
+    negated = helper.make_graph([node("Neg", "b", "z")], "negated", [], [floats("z", 2)])
+    nodes = [
+        node("Relu", "x", "a"),
+        node("Abs", "x", "b"),
+        node("If", "c", "y", then_branch=passing, else_branch=negated),
+    ]
+    condition = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    (outer,) = (
+        n
+        for n in ir.from_proto(model_of(nodes, [floats("x", 2), condition], [floats("y", 2)])).graph
+        if n.op_type == "If"
+    )
+    assert sorted(str(value.name) for value in captured_values(outer)) == ["a", "b"]
+
+
+def test_what_a_loop_hands_its_body_is_not_captured() -> None:
+    told = [helper.make_tensor_value_info("i", TensorProto.INT64, []), helper.make_tensor_value_info("k", 9, [])]
+    inner = [node("Add", "h a", "h2"), node("Identity", "k", "k2")]
+    kept = helper.make_tensor_value_info("k2", TensorProto.BOOL, [])
+    body = helper.make_graph(inner, "body", [*told, floats("h", 2)], [kept, floats("h2", 2)])
+    nodes = [node("Relu", "x", "a"), helper.make_node("Loop", ["m", "", "x"], ["y"], body=body)]
+    trips = helper.make_tensor_value_info("m", TensorProto.INT64, [])
+    graph = ir.from_proto(model_of(nodes, [floats("x", 2), trips], [floats("y", 2)])).graph
+    (loop,) = (n for n in graph if n.op_type == "Loop")
+    assert [str(value.name) for value in captured_values(loop)] == ["a"]
+
+
 def test_layers_have_names_of_their_own(tmp_path: Path) -> None:
     nodes = [node("Softmax", "x", "a"), node("Softmax", "a", "b"), node("Softmax", "b", "y")]
     for made in nodes:
