@@ -305,6 +305,21 @@ def test_values_that_cannot_travel_keep_their_users_together(tmp_path: Path) -> 
         assert graph.legal_borders() == list(range(len(graph.layers) - 1))
 
 
+def test_what_lies_between_nodes_that_a_sequence_ties_joins_them(tmp_path: Path) -> None:
+    """A layer of its own it would need theirs, and theirs would need it."""
+    nodes = [
+        node("SequenceConstruct", "x", "first"),
+        node("SequenceAt", "first zero", "a"),
+        node("Softmax", "a", "s"),
+        node("SequenceInsert", "first s", "second"),
+        node("ConcatFromSequence", "second", "y", axis=0),
+    ]
+    model = model_of(nodes, [floats("x", "N", 4)], [floats("y", "M", 4)], {"zero": np.array(0)})
+    for grouped in (True, False):
+        (tmp_path / str(grouped)).mkdir()
+        assert len(graph_of(model, tmp_path / str(grouped), grouped=grouped).layers) == 1
+
+
 def test_ungrouped_every_node_is_a_layer(tmp_path: Path) -> None:
     graph = graph_of(quantized_model(), tmp_path, grouped=False)
     assert len(graph.layers) == 9
