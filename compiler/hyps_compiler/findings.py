@@ -52,11 +52,11 @@ def agreement(report: Report, requests: int = 1) -> list[str]:
     lines = []
     if report.borders:
         identical = sum(border.is_identical for border in report.borders)
-        rest = "" if identical == len(report.borders) else f", others {_within(report.borders)} off"
-        lines.append(f"borders:  {identical} of {len(report.borders)} tensors bit-identical to the uncut model's{rest}")
+        lines.append(f"borders:  {identical} of {len(report.borders)} tensors bit-identical to the uncut model's")
+        lines += [] if identical == len(report.borders) else [f"          others {_within(report.borders)} off"]
     if report.not_compared:
         names = _listed(map(printable, report.not_compared))
-        lines.append(f"          not compared, being no tensors of the model: {names}")
+        lines += _wrapped("          ", f"not compared, being no tensors of the model: {names}")
     same = all(output.is_identical for output in report.outputs)
     outputs = "bit-identical to" if same else f"{_within(report.outputs)} off"
     lines.append(f"outputs:  {outputs} whole-model onnxruntime's")
@@ -190,7 +190,7 @@ def _reproduction(found: Reproduction) -> list[str]:
     lines = _wrapped("reduced: ", f"to {nodes} in {reduced.trials} trials; {end}")
     if not found.still_differs:
         lines += _wrapped("         ", "it did not differ when it was run again by itself")
-    return [*lines, f"wrote:   {folder}; run python {folder}/reproduce.py"]
+    return [*lines, f"wrote:   {folder}", f"run:     python {folder}/reproduce.py"]
 
 
 def _sentence(difference: Difference, samples: int) -> str:

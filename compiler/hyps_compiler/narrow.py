@@ -1,6 +1,6 @@
 """Where inside a partition the fault is: the first wrong tensor, the node that makes it, and what is odd there."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ class Locator:
         model = load_model(self._folder / part.file)
         if not all(name in self._oracle.makers or name in self._requests[0] for name in part.inputs):
             return found  # what it is given is no tensor of the model
-        inside = _Inside(part, self._plan, model, _with_inner_parts(self._oracle, model, part))
+        inside = _Inside(part, self._plan, model, with_inner_parts(self._oracle, model.made(), part.shard))
         request = self._requests[fault.request]
         tensor, difference = inside.failing(request) if fault.failure else inside.differing(request)
         if not tensor:
@@ -117,7 +117,8 @@ class Locator:
             return LayerRef(part.layers[0], kind)
         name = next(filter(None, node.output), "")
         maker = self._oracle.makers.get(name)
-        if maker is not None and name in self._layers and maker.op_type == node.op_type:
+        is_merge = node.op_type == "Concat" and maker is not None and maker.op_type != "Concat"
+        if maker is not None and name in self._layers and not is_merge:
             return self._layers[name]
         return LayerRef(node.name or name, node.op_type)
 
@@ -141,15 +142,22 @@ class _Inside:
                 return name, difference
         return "", None
 
-    def failing(self, request: Feeds) -> tuple[str, None]:
-        """Return what the first node makes that onnxruntime refuses or fails to run."""
+    def failing(self, request: Feeds) -> tuple[str, Difference | None]:
+        """Return the first tensor that is wrong before onnxruntime fails, or else what the node makes that fails."""
         given = self._given()
         good = {**request, **(run(expose(self._oracle, given), given, request) if given else {})}
         nodes = [node for node in self._model.proto.graph.node if any(node.output)]
         low, high = 0, len(nodes)  # the first `low` nodes run, the first `high` do not
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self._runs(nodes[:middle], good) else (low, middle)
+            low, high = (middle, high) if self._made(nodes[:middle], good) is not None else (low, middle)
+        made = self._made(nodes[:low], good) or {}
+        names = [name for name in made if name in self._oracle.makers]
+        right = run(expose(self._oracle, names), names, request) if names else {}
+        for name in names:
+            difference = compare(name, right[name], made[name])
+            if not is_right(self._plan, self._part, difference) and not self._is_unmatched(name, difference):
+                return name, difference
         return next(filter(None, nodes[high - 1].output)), None
 
     def _given(self) -> list[str]:
@@ -159,16 +167,18 @@ class _Inside:
         """Return whether a tensor inside a shard only seems to be the part of the model's tensor by its name."""
         return self._part.shard is not None and name not in self._part.outputs and difference.is_unlike
 
-    def _runs(self, nodes: Sequence[NodeProto], good: Mapping[str, Any]) -> bool:
+    def _made(self, nodes: Sequence[NodeProto], good: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return what the nodes make, in their order; None where onnxruntime refuses or fails to run them."""
         outputs = [name for node in nodes for name in node.output if name]
+        if not outputs:
+            return {}
         piece = self._model.piece(outputs, self._part.inputs)
         try:
             session = open_piece(self._model, piece, good)
             names = [name for name in outputs if name in told(session)]
-            run(session, names or outputs[:1], {name: good[name] for name in piece.inputs})
+            return run(session, names or outputs[:1], {name: good[name] for name in piece.inputs})
         except HypsError:
-            return False
-        return True
+            return None
 
     def changes(self, node: NodeProto) -> tuple[str, ...]:
         """Return in what a node is other than the model's that makes the same tensor."""
@@ -204,12 +214,11 @@ def _is_variable(node: NodeProto, model: Model, part: Partition) -> bool:
     return bool(model.piece(list(filter(None, node.output)), part.inputs).inputs)
 
 
-def _with_inner_parts(oracle: Model, model: Model, part: Partition) -> Model:
+def with_inner_parts(oracle: Model, names: Iterable[str], shard: Shard | None) -> Model:
     """Return the oracle in which what a shard makes inside is a tensor too, as far as its names tell of what it is."""
-    if part.shard is None:
+    if shard is None:
         return oracle
-    names = [name for name in model.made() if name not in oracle.makers]
-    parts = {name: (_unsuffixed(name, part.shard), part.shard) for name in names}
+    parts = {name: (_unsuffixed(name, shard), shard) for name in names if name not in oracle.makers}
     proto = onnx.ModelProto()
     proto.CopyFrom(oracle.proto)
     known = {name: of for name, of in parts.items() if of[0] in oracle.makers and of[0] != name}

@@ -7,11 +7,13 @@ from operator import attrgetter
 from pathlib import Path
 
 from hyps.formats.plan import Plan
+from hyps_compiler.compare import Difference
 from hyps_compiler.measure import Feeds
+from hyps_compiler.narrow import Place, with_inner_parts
 from hyps_compiler.reduce import Suspect
 from hyps_compiler.source import Source
 from hyps_compiler.subgraphs import Model, load_model
-from hyps_compiler.verify import Report, is_right
+from hyps_compiler.verify import Fault, Report, is_right
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +31,34 @@ class Scene:
     requests: Sequence[Feeds]
 
 
-def choose_suspect(scene: Scene, report: Report) -> Suspect | None:
+def choose_suspect(scene: Scene, report: Report, places: Sequence[Place]) -> Suspect | None:
     """Return the difference to reduce; None where there is none that can be shown outside the whole plan.
 
     The first partition that is wrong by itself comes before a border that differs in the plan's own run, and that
     before an output that only the worker's way of running, or the preparation for the cut, moves.
     """
     if report.faults:
-        fault = report.faults[0]
-        part = next(part for part in scene.plan.partitions if part.id == fault.partition)
-        target = fault.outputs[0].tensor if fault.outputs else part.outputs[0]
-        suspect = _suspect(scene, target, fault.request)
-        return replace(suspect, is_right=partial(is_right, scene.plan, part), fails=bool(fault.failure))
+        return _suspect_of_fault(scene, report.faults[0], places[0])
     first = report.first()
     if first is not None:
-        exact = first.tensor in report.must_be_identical
-        rule = attrgetter("is_identical" if exact else "is_within_tolerance")
-        return replace(_suspect(scene, first.tensor, first.request), is_right=rule)
+        suspect = _suspect(scene, report.made_by[first.tensor], first.tensor, first.request)
+        return replace(suspect, is_right=partial(_is_right_as, report, first.tensor))
     return _suspect_of_outputs(scene, report)
+
+
+def _is_right_as(report: Report, border: str, difference: Difference) -> bool:
+    """Return whether a tensor on the way to a border is as right as the border must be."""
+    return report.is_right(replace(difference, tensor=border))
+
+
+def _suspect_of_fault(scene: Scene, fault: Fault, place: Place) -> Suspect:
+    """Return what is wrong in a partition; where onnxruntime fails on it, perhaps what differs before it fails."""
+    part = next(part for part in scene.plan.partitions if part.id == fault.partition)
+    differs_before = bool(fault.failure) and place.difference is not None and place.tensor in scene.oracle.makers
+    suspect = _suspect(scene, part.id, place.tensor if differs_before else place.border, fault.request)
+    suspect = replace(suspect, whole=with_inner_parts(scene.oracle, [place.tensor], part.shard))
+    fails = bool(fault.failure) and not differs_before
+    return replace(suspect, is_right=partial(is_right, scene.plan, part), fails=fails)
 
 
 def _suspect_of_outputs(scene: Scene, report: Report) -> Suspect | None:
@@ -54,21 +66,21 @@ def _suspect_of_outputs(scene: Scene, report: Report) -> Suspect | None:
         reasons = report.reasons.get(output.tensor)
         if reasons is None or reasons.running is None or reasons.preparation is None:
             continue
+        suspect = _suspect(scene, report.made_by[output.tensor], output.tensor, output.request)
         if reasons.running >= reasons.preparation:
-            return replace(_suspect(scene, output.tensor, output.request), level="default")
-        suspect = _suspect(scene, output.tensor, output.request)
+            return replace(suspect, level="default")
         return replace(suspect, whole=load_model(scene.source.path), parts=(load_model(scene.staged),), borders=())
     return None
 
 
-def _suspect(scene: Scene, target: str, request: int) -> Suspect:
+def _suspect(scene: Scene, maker: str, target: str, request: int) -> Suspect:
     """Return the partitions up to the one that makes `target`; what is wrong is what is beyond its tolerance."""
-    parts = scene.plan.partitions
-    last = next(index for index, part in enumerate(parts) if target in part.outputs)
-    borders = [name for part in parts[: last + 1] for name in part.outputs if name in scene.oracle.makers]
+    last = next(index for index, part in enumerate(scene.plan.partitions) if part.id == maker)
+    parts = scene.plan.partitions[: last + 1]
+    borders = [name for part in parts for name in part.outputs if name in scene.oracle.makers]
     return Suspect(
         whole=scene.oracle,
-        parts=tuple(load_model(scene.folder / part.file) for part in parts[: last + 1]),
+        parts=tuple(load_model(scene.folder / part.file) for part in parts),
         target=target,
         borders=tuple(name for name in borders if name != target),
         request=scene.requests[request],

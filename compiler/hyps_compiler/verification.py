@@ -195,7 +195,7 @@ def _reproduce(
 ) -> Reproduction | None:
     """Reduce the difference and put its reproduction in place; None where it shows in the whole plan only."""
     step("reducing")
-    suspect = choose_suspect(scene, report)
+    suspect = choose_suspect(scene, report, places)
     reduced = None if suspect is None else reduce_difference(suspect, limit_s=limit_s, step=step)
     if reduced is None:
         return None
