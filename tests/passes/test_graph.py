@@ -1,11 +1,12 @@
 from itertools import pairwise
 
+import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from graph_fixtures import cut_graphs, figures, layer, value, weight
-from hyps_passes.graph import MODEL, CutGraph
+from hyps_passes.graph import MODEL, CutGraph, can_cross
 
 
 @given(cut_graphs())
@@ -57,6 +58,22 @@ def test_a_border_that_a_value_cannot_cross_is_not_legal() -> None:
     graph = CutGraph((layer(0), layer(1), layer(2)), values)
     assert graph.legal_borders() == [1]
     assert not graph.is_legal(2)
+
+
+def test_of_several_values_each_must_be_able_to_cross() -> None:
+    for name in "ab":
+        values = tuple(value(other, 0, [1], 4, crosses=other != name) for other in "ab")
+        assert CutGraph((layer(0), layer(1)), values).legal_borders() == []
+
+
+def test_only_tensors_of_types_that_numpy_has_can_cross() -> None:
+    held, foreign = "FLOAT FLOAT16 DOUBLE BOOL STRING INT8 UINT64", "BFLOAT16 FLOAT8E4M3FN INT4 UINT4 COMPLEX64"
+    for name in held.split():
+        assert can_cross(ir.Value(name="v", type=ir.TensorType(ir.DataType[name])))
+    for name in foreign.split():
+        assert not can_cross(ir.Value(name="v", type=ir.TensorType(ir.DataType[name])))
+    assert not can_cross(ir.Value(name="v", type=ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))))
+    assert not can_cross(ir.Value(name="v"))
 
 
 def test_tied_weights_count_once() -> None:
