@@ -158,6 +158,18 @@ def test_opsets(opset: int, form: str, tmp_path: Path) -> None:
     check_slices(dense_model(nodes, weights, x=x, y=y, opset=opset), tmp_path, ("none", "portable"))
 
 
+@pytest.mark.parametrize(("opset", "rank", "axis"), [(7, 2, 1), (10, 2, 1), (10, 3, 2), (11, 2, -1), (17, 3, -1)])
+def test_the_merge_counts_its_axis_from_the_end_where_the_opset_may(
+    opset: int, rank: int, axis: int, tmp_path: Path
+) -> None:
+    shape = ("N", 3)[: rank - 1]
+    nodes, weights = [node("MatMul", "x w", "y")], {"w": weight(DEPTH, ROWS)}
+    model = dense_model(nodes, weights, x=(*shape, DEPTH), y=(*shape, ROWS), opset=opset)
+    cut, _, _ = sliced(save(model, tmp_path / "model.onnx"), tmp_path / "cut", 2, "none", request(model))
+    (merge,) = (made for made in cut.staged.model.graph if made.op_type == "Concat")
+    assert merge.attributes["axis"].as_int() == axis
+
+
 ACTIVATIONS = {
     "none": [],
     "relu": [node("Relu", "p", "y")],
