@@ -5,6 +5,8 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from common import RESULTS, machine, write_results
 from conformance.pool import run_all
 from conformance.suites import SUITES, iterate
 from conformance.trial import STATUSES, Effort
+from hyps_compiler.source import files_digest
 
 
 @click.command()
@@ -28,7 +31,9 @@ from conformance.trial import STATUSES, Effort
 @click.option("--slices", default=4, show_default=True, help="Most layers cut into slices per level.")
 @click.option("--timeout", default=600.0, show_default=True, help="Seconds for one model.")
 @click.option("--only", help="Only models with this in their name.")
-@click.option("--fresh", is_flag=True, help="Forget earlier results instead of going on from them.")
+@click.option(
+    "--fresh", is_flag=True, help="Forget earlier results; without it, those of the same code and effort are kept."
+)
 @click.option("--log", type=click.Path(path_type=Path), default=RESULTS / "conformance.jsonl", help="Where results go.")
 def main(
     suites: tuple[str, ...],
@@ -50,26 +55,39 @@ def main(
     tasks = [task for task in iterate(words) if only is None or only in task[1]]
     if fresh:
         log.unlink(missing_ok=True)
-    done = {key: record for key, record in _read(log).items() if key in set(tasks)}
+    made_by = _digest(effort)
+    done = {key: record for key, record in _read(log, made_by).items() if key in set(tasks)}
     left = [task for task in tasks if task not in done]
     log.parent.mkdir(exist_ok=True)
     start = time.monotonic()
     with log.open("a") as file:
         for count, ((word, name), record) in enumerate(run_all(left, effort, jobs=jobs, timeout_s=timeout), 1):
             done[word, name] = record
-            file.write(json.dumps({"suite": word, "model": name, **record}) + "\n")
+            file.write(json.dumps({"suite": word, "model": name, "made_by": made_by, **record}) + "\n")
             file.flush()
             _tell(f"{count}/{len(left)} {time.monotonic() - start:.0f} s {word}/{name}: {record['status']}")
     print(table(words, done))
-    if not only and not suites:
+    if not only and not suites and effort == Effort():
         write_results("conformance", {"machine": machine(), **summary(words, done)})
     sys.exit(any(record["status"] == "wrong" for record in done.values()))
 
 
-def _read(log: Path) -> dict[tuple[str, str], dict[str, Any]]:
+def _digest(effort: Effort) -> str:
+    """Return what a record depends on beside its model: how much was tried, by which versions and what code."""
+    packages = [f"{name} {version(name)}" for name in ("onnx", "onnx-ir", "onnxruntime", "numpy")]
+    root = Path(__file__).parents[2]
+    ours = sorted(
+        path
+        for folder in ("bench/conformance", "compiler", "passes", "runtime")
+        for path in (root / folder).rglob("*.py")
+    )
+    return files_digest(ours)[:16] + sha256(repr((effort, packages)).encode()).hexdigest()[:16]
+
+
+def _read(log: Path, made_by: str) -> dict[tuple[str, str], dict[str, Any]]:
     lines = log.read_text().splitlines() if log.exists() else []
     records = [json.loads(line) for line in lines]
-    return {(record["suite"], record["model"]): record for record in records}
+    return {(record["suite"], record["model"]): record for record in records if record["made_by"] == made_by}
 
 
 def _tell(text: str) -> None:

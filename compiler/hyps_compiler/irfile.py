@@ -1,7 +1,7 @@
 """Model files in and out of onnx-ir, with what it has no words for: types of maps, and sparse weights."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,7 @@ import onnx_ir as ir
 from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, TypeProto, ValueInfoProto, numpy_helper
 from onnx_ir.external_data import set_base_dir
 
-from hyps.errors import ModelError, printable
-from hyps.formats.quantities import format_nbytes
+from hyps_compiler.walk import inside
 
 _TYPE = "hyps.type"
 """Key in `Value.meta` of a type that onnx-ir cannot hold, as protobuf's bytes."""
@@ -19,22 +18,16 @@ _TYPE = "hyps.type"
 ORT_TYPE = "hyps.ort_type"
 """Key in `Value.meta` of onnxruntime's words for the type of what is no tensor, such as `seq(tensor(float))`."""
 
-_MOST_DENSE_BYTES = 2**31
-"""More than this no file can hold, and a sparse weight of a few bytes could ask for anything."""
-
 
 def load_model(path: Path) -> ir.Model:
-    """Return the model; weights in other files stay there, mapped. Sparse weights become dense, as in onnxruntime.
-
-    Raises:
-        ModelError: a sparse weight is too large as a dense one, or its indices are wrong.
-    """
+    """Return the model; weights in other files stay there, mapped. Sparse weights become dense, as in onnxruntime."""
     proto = onnx.load(os.fspath(path), format="protobuf", load_external_data=False)
-    for graph in _graphs(proto.graph):
-        _make_dense(graph, path.parent)
-        _drop_doubled_constants(graph)
-    for function in proto.functions:
-        _make_constants_dense(function.node, path.parent)
+    for body, _ in inside(proto.graph, *proto.functions):
+        if isinstance(body, GraphProto):
+            body.initializer.extend(_dense(sparse, path.parent) for sparse in body.sparse_initializer)
+            del body.sparse_initializer[:]
+            _drop_doubled_constants(body)
+        _make_constants_dense(body.node, path.parent)
     types = _take_types(proto.graph)
     model = ir.serde.deserialize_model(proto)
     set_base_dir(model.graph, os.fspath(path.parent))
@@ -69,7 +62,8 @@ def _give_type(value: ir.Value, info: ValueInfoProto) -> None:
 def _take_types(graph: GraphProto) -> dict[str, bytes]:
     """Remove types that onnx-ir cannot hold, and return those of the model's inputs and outputs by name."""
     taken = {}
-    for inner in _graphs(graph):
+    for inner, _ in inside(graph):
+        assert isinstance(inner, GraphProto)
         for value in (*inner.input, *inner.output, *inner.value_info):
             if _has_map(value.type):
                 if inner is graph:
@@ -82,20 +76,6 @@ def _has_map(kind: TypeProto) -> bool:
     while kind.WhichOneof("value") in ("sequence_type", "optional_type"):
         kind = getattr(kind, kind.WhichOneof("value")).elem_type
     return kind.WhichOneof("value") in ("map_type", "opaque_type")
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for nested in ((attribute.g,) if attribute.HasField("g") else attribute.graphs):
-                yield from _graphs(nested)
-
-
-def _make_dense(graph: GraphProto, folder: Path) -> None:
-    graph.initializer.extend(_dense(sparse, folder) for sparse in graph.sparse_initializer)
-    del graph.sparse_initializer[:]
-    _make_constants_dense(graph.node, folder)
 
 
 def _drop_doubled_constants(graph: GraphProto) -> None:
@@ -118,28 +98,10 @@ def _make_constants_dense(nodes: Sequence[NodeProto], folder: Path) -> None:
 
 
 def _dense(sparse: SparseTensorProto, folder: Path) -> TensorProto:
-    """Return a sparse tensor as a dense one; its indices are positions (rank 1) or coordinates (rank 2)."""
-    name, dims = printable(sparse.values.name), tuple(sparse.dims)
-    count = 1
-    for size in dims:
-        count *= size
+    """Return a sparse tensor, which has been checked, as a dense one; its indices are positions or coordinates."""
+    dims = tuple(sparse.dims)
     values = numpy_helper.to_array(sparse.values, base_dir=os.fspath(folder))
-    if count * values.itemsize > _MOST_DENSE_BYTES:
-        raise ModelError(
-            f"the sparse tensor `{name}` takes {format_nbytes(count * values.itemsize)} in memory, more than"
-            f" {format_nbytes(_MOST_DENSE_BYTES)}",
-            "onnxruntime computes with dense weights only: use a smaller one",
-            "E_LIMIT",
-        )
-    indices = numpy_helper.to_array(sparse.indices, base_dir=os.fspath(folder)).astype(np.int64)
+    indices = numpy_helper.to_array(sparse.indices).astype(np.int64)
     dense = np.zeros(dims, values.dtype)
-    try:
-        if indices.ndim == 2:
-            indices = np.ravel_multi_index(tuple(indices.T), dims)
-        if indices.size and (indices.min() < 0 or indices.size != values.size):
-            raise IndexError
-        dense.reshape(-1)[indices] = values
-    except (IndexError, ValueError) as error:
-        message = f"the sparse tensor `{name}` has indices that do not fit its shape"
-        raise ModelError(message, "export the model again", "E_TENSOR") from error
+    dense.reshape(-1)[np.ravel_multi_index(tuple(indices.T), dims) if indices.ndim == 2 else indices] = values
     return numpy_helper.from_array(dense, sparse.values.name)

@@ -100,10 +100,13 @@ def run(
         ExecutionError: onnxruntime fails on these inputs.
     """
     wanted = list(names)
+    if not wanted:
+        return {}  # onnxruntime would take no names for all
     try:
         with guarded():
-            return dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True))
+            values = session.run(wanted, dict(feeds))
     except ORT_ERRORS as error:
         if is_out_of_memory(error):
             raise ExecutionError("there is not enough memory to run the model", _LESS_MEMORY, "E_MEMORY") from error
         raise ExecutionError(f"onnxruntime cannot run the model on these inputs: {one_line(error)}") from error
+    return dict(zip(wanted, values, strict=True))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,14 +155,39 @@ def test_the_command_prints_a_table_and_goes_on_where_it_was(tmp_path: Path) -> 
     assert len(log.read_text().splitlines()) == 1
 
 
+def test_records_of_another_effort_are_not_used(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    two_layers(tmp_path / "models")
+    log = tmp_path / "log.jsonl"
+    for two_part in ("2", "3"):
+        run_runner(str(tmp_path / "models"), "--log", str(log), "--two-part", two_part, "--level", "none")
+    assert len({json.loads(line)["made_by"] for line in log.read_text().splitlines()}) == 2
+
+
+def test_a_refusal_of_hyps_is_not_called_onnxruntimes(tmp_path: Path) -> None:
+    model = replace(two_layers(tmp_path), requests=())
+    proto = onnx.load(model.path)
+    tensor = proto.graph.initializer[0]
+    (tmp_path / "data").write_bytes(tensor.raw_data)
+    os.link(tmp_path / "data", tmp_path / "data.too")  # onnxruntime reads such a file, HyPS does not
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="data")
+    onnx.save(proto, model.path)
+    (finding,) = try_model(model, EFFORT).findings
+    assert finding.status == "refused"
+    assert not finding.reason.startswith(THEIRS)
+
+
 def test_a_wrong_answer_in_the_log_ends_with_status_1(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     two_layers(tmp_path / "models")
     log = tmp_path / "log.jsonl"
     finding = {"level": "none", "cut": "all layers", "status": "wrong", "reason": "output y differs by 1"}
     counts = {"identical": 0, "tolerance": 0, "refused": 0, "wrong": 1}
-    record = {"suite": str(tmp_path / "models"), "model": "m.onnx", "status": "wrong", "counts": counts}
-    log.write_text(json.dumps({**record, "seconds": 1.0, "notes": [], "findings": [finding]}) + "\n")
+    run_runner(str(tmp_path / "models"), "--log", str(log))
+    record = {**json.loads(log.read_text()), "status": "wrong", "counts": counts, "findings": [finding]}
+    log.write_text(json.dumps(record) + "\n")
     done = run_runner(str(tmp_path / "models"), "--log", str(log))
     assert done.returncode == 1
     assert "output y differs by 1" in done.stdout
