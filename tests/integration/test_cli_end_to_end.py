@@ -188,7 +188,10 @@ def test_compile_json_has_stable_keys(place: Path, tmp_path: Path) -> None:
     assert (value["folder"], value["unverified"]) == ("plan", "")
     assert value["plan"] == json.loads((tmp_path / "here" / "plan" / "plan.json").read_bytes())
     assert set(value["verification"]) == {"borders", "outputs", "problems", "not_compared"}
-    assert set(value["verification"]["borders"][0]) == {"tensor", "identical", "largest", "relative", "dtype"}
+    numbers = {"largest", "relative", "different", "elements", "request"}
+    border = {"tensor", "identical", "dtype", "shape", "problem", *numbers}
+    assert set(value["verification"]["borders"][0]) == {*border, "made_by"}
+    assert set(value["verification"]["outputs"][0]) == {*border, "reasons"}
     assert 30_000_000 < value["peak_bytes"] < 10**9
 
 
@@ -340,7 +343,9 @@ def test_verify_compares_several_requests(place: Path) -> None:
 def test_verify_takes_a_request(here: Path) -> None:
     np.savez(here / "x.npz", image=images(2))
     value = told(["hypsc", "verify", "digits", "--model", "digits.onnx", "--inputs", "x.npz"], here)
-    assert set(value) == {"borders", "outputs", "problems", "model_has_changed", "error"}
+    report = {"borders", "outputs", "problems", "not_compared"}
+    places = {"first_difference", "wrong_partitions", "reproduction"}
+    assert set(value) == {*report, *places, "requests", "model_has_changed", "error"}
 
 
 def test_verify_names_the_tensor_that_an_altered_plan_gets_wrong(here: Path) -> None:
