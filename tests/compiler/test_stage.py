@@ -101,6 +101,19 @@ def test_weights_that_are_inputs_become_constants(level: Optimization, ir_versio
     assert [value.name for value in plain_session(result.path).get_inputs()] == ["x"]
 
 
+@pytest.mark.parametrize("ir_version", [3, 8])
+def test_weights_that_are_inputs_are_fused_like_others(ir_version: int, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("BatchNormalization", ["c", "s", "b", "m", "v"], ["y"]),
+    ]
+    weights = {"w": np.ones((2, 1, 3, 3), np.float32), **dict.fromkeys("sbmv", np.ones(2, np.float32))}
+    images = [floats("x", 1, 1, 5, 5)], [floats("y", 1, 2, 3, 3)]
+    model = model_of(nodes, *images, weights, ir_version=ir_version)
+    model.graph.input.extend(floats(weight.name, *weight.dims) for weight in model.graph.initializer)
+    assert [node.op_type for node in staged(model, tmp_path, "portable").model.graph] == ["Conv"]
+
+
 def test_staging_does_not_touch_the_model_file(tmp_path: Path) -> None:
     model = two_layers()
     staged(model, tmp_path, "portable", keep=("h",))

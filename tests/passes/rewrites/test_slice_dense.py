@@ -170,6 +170,12 @@ def test_the_merge_counts_its_axis_from_the_end_where_the_opset_may(
     assert merge.attributes["axis"].as_int() == axis
 
 
+def test_a_product_that_is_an_output_too_is_merged_before_what_follows(tmp_path: Path) -> None:
+    model = dense_model([node("MatMul", "x w", "m"), node("Relu", "m", "y")], {"w": weight(DEPTH, ROWS)})
+    model.graph.output.append(floats("m", "N", ROWS))
+    check_slices(model, tmp_path)
+
+
 ACTIVATIONS = {
     "none": [],
     "relu": [node("Relu", "p", "y")],
