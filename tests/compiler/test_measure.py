@@ -107,6 +107,13 @@ def test_scalars_are_told_from_unknown_ranks(tmp_path: Path) -> None:
     assert dims(values["z"]) == []
 
 
+def test_a_scalar_made_by_a_node_that_may_change_ranks_is_declared(tmp_path: Path) -> None:
+    nodes = [node("ReduceSum", "x", "sum"), node("Squeeze", "sum", "s"), node("Sqrt", "s", "y")]
+    _, values = measured(model_of(nodes, [floats("x", "N", 8)], [floats("y")]), tmp_path)
+    assert dims(values["s"]) == []
+    assert dims(values["y"]) == []
+
+
 def test_ranks_that_depend_on_the_request_stay_unknown(tmp_path: Path) -> None:
     flat = helper.make_graph([node("Flatten", "x", "t")], "then", [], [floats("t")])
     same = helper.make_graph([node("Identity", "x", "e")], "else", [], [floats("e")])
