@@ -72,6 +72,19 @@ def test_a_weight_of_several_partitions_is_written_once(tmp_path: Path) -> None:
     assert is_same(expected, made.run({"x": x})["s2"])
 
 
+@pytest.mark.parametrize("size", [8, 20, 100, 200])
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_weights_of_one_size_are_not_mistaken_for_each_other(size: int, is_whole: bool, tmp_path: Path) -> None:
+    """They lie in the file, or beside it; alone, or one behind the other."""
+    model = dense(3, size)
+    made = cut(model, tmp_path, borders=lambda graph: [] if is_whole else graph.legal_borders()[1::2])
+    assert len(made.partitions) == (1 if is_whole else 3)
+    written = [weight for part in made.partitions for weight in onnx.load(made.folder / part.file).graph.initializer]
+    values = {weight.name: numpy_helper.to_array(weight) for weight in model.graph.initializer}
+    assert sorted(weight.name for weight in written) == sorted(values)
+    assert all(is_same(numpy_helper.to_array(weight), values[weight.name]) for weight in written)
+
+
 def test_digests_and_lengths_are_of_the_files(tmp_path: Path) -> None:
     made = cut(dense(2, 200), tmp_path)
     for part in made.partitions:
