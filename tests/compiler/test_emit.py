@@ -55,6 +55,14 @@ def test_large_weights_lie_aligned_in_a_file_beside_the_model(tmp_path: Path) ->
         assert (made.folder / part.file).stat().st_size < 1000
 
 
+def test_each_large_weight_of_a_file_begins_at_a_page(tmp_path: Path) -> None:
+    made = cut(dense(3, 150), tmp_path, borders=lambda graph: [])
+    places = external(made.folder / made.partitions[0].file).values()
+    offsets = sorted(int(place["offset"]) for place in places)
+    assert offsets == [0, 22 * 4096, 44 * 4096]  # 90,000 bytes each
+    assert {int(place["length"]) for place in places} == {90_000}
+
+
 def test_small_partitions_are_one_self_contained_file(tmp_path: Path) -> None:
     made = cut(dense(2, 100), tmp_path)
     assert not any(part.weights for part in made.partitions)
