@@ -13,7 +13,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from hyps.errors import ModelError, printable
 from hyps_compiler.skeleton import Shapes, infer, repeat_captured, told_shapes
-from hyps_compiler.tensors import count_elements
+from hyps_compiler.tensors import count_elements, is_external
 from hyps_compiler.walk import graphs_in
 
 _MOST_LISTED = 2**20
@@ -81,7 +81,7 @@ def _lengths(graph: GraphProto, lengths: ChainMap[str, int], outer: Shapes) -> d
     told = outer.new_child(told_shapes(graph))
     lengths = lengths.new_child()
     for tensor in graph.initializer:
-        if tensor.data_type in _WHOLE and len(tensor.dims) <= 1:
+        if _is_list(tensor):
             lengths[tensor.name] = count_elements(tensor.dims)
     for node in graph.node:
         length = _length(node, lengths, told)
@@ -106,11 +106,20 @@ def _length(node: NodeProto, lengths: ChainMap[str, int], told: Shapes) -> int |
     if node.op_type in ("Shape", "Size"):
         return len(told[inputs[0]][0]) if inputs and inputs[0] in told else _ANY_RANK
     if node.op_type == "Constant":
-        return max((_listed(attribute) for attribute in node.attribute), default=None)
+        return max((_listed(attribute) for attribute in node.attribute if _is_listing(attribute)), default=None)
     if not inputs or any(name not in lengths for name in inputs):
         return None
     parts = [lengths[name] for name in inputs]
     return sum(parts) if node.op_type == "Concat" else max(parts)
+
+
+def _is_listing(attribute: AttributeProto) -> bool:
+    return _is_list(attribute.t) if attribute.HasField("t") else attribute.name in ("value_int", "value_ints")
+
+
+def _is_list(tensor: TensorProto) -> bool:
+    """Return whether the tensor is one that onnx and onnxruntime follow: whole numbers, not weights or texts."""
+    return tensor.data_type in _WHOLE and len(tensor.dims) <= 1 and not is_external(tensor)
 
 
 def _listed(attribute: AttributeProto) -> int:

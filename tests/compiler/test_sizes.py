@@ -12,6 +12,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from hyps.errors import ModelError
 from hyps_compiler.sizes import SizeError, check_sizes
+from hyps_compiler.skeleton import lighten
 from model_fixtures import floats, model_of
 
 LIMIT = 2**31
@@ -144,6 +145,68 @@ def test_a_list_that_doubles_is_refused_before_it_is_followed(first: str) -> Non
     assert caught.value.code == "E_LIMIT"
     assert tracemalloc.get_traced_memory()[1] < 10**7
     tracemalloc.stop()
+
+
+def constant(name: str, value: NDArray[np.generic] | TensorProto) -> NodeProto:
+    tensor = value if isinstance(value, TensorProto) else numpy_helper.from_array(value)
+    return helper.make_node("Constant", [], [name], value=tensor)
+
+
+LONG = 1_100_000
+"""More than a list may hold that shapes are computed from."""
+ONES = np.ones((1, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [constant("e", np.ones(LONG, np.float32))],
+        [constant("k", np.ones((1100, 1000), np.float32)), constant("s", whole(-1)), node("Reshape", "k", "s", "e")],
+        [
+            constant("k", TensorProto(data_type=TensorProto.STRING, dims=[LONG], string_data=[b"a"] * LONG)),
+            node("Size", "k", "e"),
+        ],
+        [constant("k", np.arange(LONG)), constant("i", whole(3)), node("Gather", "k", "i", "e")],
+        [constant("k", np.zeros(LONG, np.int64)), node("Gather", "x", "k", "e")],
+        [helper.make_node("Constant", [], ["e"], value_ints=[1] * LONG)],
+        [constant("s", whole(1100, 1000)), constant("k", np.ones(1, np.float32)), node("Expand", "k", "s", "e")],
+    ],
+)
+def test_constants_may_hold_weights_and_texts_and_ids(nodes: list[NodeProto]) -> None:
+    check_sizes(ending(*nodes), LIMIT)
+
+
+def heavy(holder: str) -> onnx.ModelProto:
+    """Return a model with 40 MB of constants where `holder` says, each of which is added to what is computed."""
+    weights = [node("Abs", "x", "x0")]
+    for i in range(5):
+        weights += [constant(f"k{i}", np.ones((1, 2_000_000), np.float32)), node("Add", f"x{i}", f"k{i}", f"x{i + 1}")]
+    body = [*weights, node("ReduceMax", "x5", "e")]
+    if holder == "graph":
+        return ending(*body)
+    if holder == "nested graph":
+        truth = helper.make_node("Constant", [], ["q"], value=helper.make_tensor("q", TensorProto.BOOL, [], [True]))
+        return ending(truth, node("If", "q", "i", then_branch=graph(*body), else_branch=graph(*body[-1:], x5=ONES)))
+    model = model_of([helper.make_node("F", ["x"], ["y"], domain="d")], [floats("x", 1)], [floats("y")])
+    model.opset_import.append(helper.make_opsetid("d", 1))
+    model.functions.append(helper.make_function("d", "F", ["x"], ["e"], body, [helper.make_opsetid("", 17)]))
+    return model
+
+
+@pytest.mark.parametrize("holder", ["graph", "nested graph", "function"])
+def test_weights_in_constants_are_known_by_shape_and_cost_nothing(holder: str) -> None:
+    model = heavy(holder)
+    assert model.ByteSize() > 4 * 10**7
+    assert lighten(model, {}).ByteSize() < 10**4
+    check_sizes(model, 8 * 10**6)
+    with pytest.raises(SizeError, match="of shape 1 x 2000000 needs"):
+        check_sizes(model, 8 * 10**6 - 1)
+
+
+def test_a_list_in_a_constant_that_doubles_is_refused_too() -> None:
+    doubled = [node("Concat", f"t{i}", f"t{i}", f"t{i + 1}", axis=0) for i in range(40)]
+    with pytest.raises(ModelError, match="numbers that follow from"):
+        check_sizes(ending(constant("t0", whole(1, 2)), *doubled, node("Cast", "t40", "f", to=1)), 2**62)
 
 
 def test_lists_of_values_may_be_long_and_cost_nothing() -> None:
