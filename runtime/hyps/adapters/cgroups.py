@@ -1,5 +1,6 @@
 """The control group that this process is in, of either version: how much memory and processor it is given."""
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ class GroupMemory:
 
     limit_nbytes: int
     available_nbytes: int
-    """What can still be taken; cached files that would be dropped are not counted as taken."""
+    """What can still be taken, swap included; cached files that would be dropped are not counted as taken."""
 
 
 def group_memory(root: Path = _ROOT) -> GroupMemory | None:
@@ -25,7 +26,8 @@ def group_memory(root: Path = _ROOT) -> GroupMemory | None:
     Args:
         root: where `proc` and `sys` lie.
     """
-    found = [memory for folder in _folders("memory", root) if (memory := _memory_of(folder)) is not None]
+    swap = _swap_free_nbytes(root)
+    found = [memory for folder in _folders("memory", root) if (memory := _memory_of(folder, swap)) is not None]
     if not found:
         return None
     return GroupMemory(min(m.limit_nbytes for m in found), min(m.available_nbytes for m in found))
@@ -72,17 +74,41 @@ def _folders(controller: str, root: Path) -> Iterator[Path]:
         return
 
 
-def _memory_of(folder: Path) -> GroupMemory | None:
-    for limit_name, used_name, files_name in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+def _memory_of(folder: Path, swap_free_nbytes: int) -> GroupMemory | None:
+    for limit_name, used_name, prefix in (
+        ("memory.max", "memory.current", ""),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
         limit, used = _number(folder / limit_name), _number(folder / used_name)
         if limit is not None and used is not None and limit < _UNLIMITED_NBYTES:
-            stats = dict(line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines() if " " in line)
-            evictable = int(stats.get(files_name, 0))
-            return GroupMemory(limit, max(0, limit - max(0, used - evictable)))
+            kept = max(0, used - _evictable_nbytes(folder, prefix))
+            return GroupMemory(limit, max(0, limit - kept) + int(min(swap_free_nbytes, _swap_nbytes(folder))))
     return None
+
+
+def _evictable_nbytes(folder: Path, prefix: str) -> int:
+    """Return what the system drops before it refuses memory: caches of files, also those in use, and of their names."""
+    stats = dict(line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines() if " " in line)
+    return sum(int(stats.get(prefix + name, 0)) for name in ("active_file", "inactive_file", "slab_reclaimable"))
+
+
+def _swap_nbytes(folder: Path) -> float:
+    """Return how much more the group may swap out; infinity where only the machine's swap limits it."""
+    limit, used = _number(folder / "memory.swap.max"), _number(folder / "memory.swap.current")
+    if limit is not None and used is not None:
+        return max(0, limit - used)
+    both, memory = _number(folder / "memory.memsw.limit_in_bytes"), _number(folder / "memory.limit_in_bytes")
+    both_used, memory_used = _number(folder / "memory.memsw.usage_in_bytes"), _number(folder / "memory.usage_in_bytes")
+    if both is None or memory is None or both_used is None or memory_used is None:
+        return math.inf
+    return max(0, (both - memory) - (both_used - memory_used))
+
+
+def _swap_free_nbytes(root: Path) -> int:
+    for line in _read(root / "proc/meminfo").splitlines():
+        if line.startswith("SwapFree:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _quota_of(folder: Path) -> float | None:

@@ -20,7 +20,7 @@ VERSION_2 = {
     "sys/fs/cgroup/cgroup.controllers": "cpu memory",
     "sys/fs/cgroup/user/memory.max": "1000",
     "sys/fs/cgroup/user/memory.current": "900",
-    "sys/fs/cgroup/user/memory.stat": "anon 100\ninactive_file 300",
+    "sys/fs/cgroup/user/memory.stat": "anon 600\nactive_file 120\ninactive_file 150\nslab_reclaimable 30",
     "sys/fs/cgroup/user/app/memory.max": "max",
     "sys/fs/cgroup/user/app/memory.current": "500",
     "sys/fs/cgroup/user/app/cpu.max": "150000 100000",
@@ -32,7 +32,7 @@ VERSION_1 = {
     "sys/fs/cgroup/memory/memory.usage_in_bytes": "5000",
     "sys/fs/cgroup/memory/app/memory.limit_in_bytes": "2000",
     "sys/fs/cgroup/memory/app/memory.usage_in_bytes": "1500",
-    "sys/fs/cgroup/memory/app/memory.stat": "inactive_file 7\ntotal_inactive_file 500",
+    "sys/fs/cgroup/memory/app/memory.stat": "inactive_file 7\ntotal_inactive_file 100\ntotal_active_file 400",
     "sys/fs/cgroup/cpu/app/cpu.cfs_quota_us": "50000",
     "sys/fs/cgroup/cpu/app/cpu.cfs_period_us": "100000",
 }
@@ -48,6 +48,31 @@ def test_the_tightest_group_counts(
     root = tree(tmp_path, files)
     assert (group_version(root), group_memory(root), group_cores(root)) == (version, memory, cores)
     assert can_make_groups(root)
+
+
+@pytest.mark.parametrize(
+    ("files", "swap"),
+    [
+        ({}, 8192),
+        ({"sys/fs/cgroup/memory.swap.max": "max", "sys/fs/cgroup/memory.swap.current": "0"}, 8192),
+        ({"sys/fs/cgroup/memory.swap.max": "500", "sys/fs/cgroup/memory.swap.current": "200"}, 300),
+        ({"sys/fs/cgroup/memory.swap.max": "0", "sys/fs/cgroup/memory.swap.current": "0"}, 0),
+    ],
+)
+def test_swap_that_is_left_counts_in_version_2(tmp_path: Path, files: dict[str, str], swap: int) -> None:
+    group = {"sys/fs/cgroup/memory.max": "1000", "sys/fs/cgroup/memory.current": "900"}
+    swapping = {"proc/self/cgroup": "0::/", "proc/meminfo": "SwapTotal: 9 kB\nSwapFree:  8 kB"}
+    assert group_memory(tree(tmp_path, {**swapping, **group, **files})) == GroupMemory(1000, 100 + swap)
+
+
+def test_swap_that_is_left_counts_in_version_1(tmp_path: Path) -> None:
+    files = {
+        **VERSION_1,
+        "proc/meminfo": "SwapFree: 8 kB",
+        "sys/fs/cgroup/memory/app/memory.memsw.limit_in_bytes": "2600",
+        "sys/fs/cgroup/memory/app/memory.memsw.usage_in_bytes": "1700",
+    }
+    assert group_memory(tree(tmp_path, files)) == GroupMemory(2000, 1000 + 400)
 
 
 def test_the_hosts_path_in_a_container_is_its_top(tmp_path: Path) -> None:
