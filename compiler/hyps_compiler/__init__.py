@@ -23,6 +23,7 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
     optimize: Optimization = "portable",
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     inputs: "Mapping[str, np.ndarray[Any, Any]] | None" = None,
+    max_tensor: int | str | None = None,
     verify: bool = True,
     force: bool = False,
 ) -> Plan:
@@ -38,6 +39,8 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
         optimize: `none`, `portable` (any CPU) or `native` (this CPU family, fastest).
         input_shapes: shapes to assume for inputs with open dimensions; the plan keeps them open.
         inputs: a request to measure and verify with, instead of a made one.
+        max_tensor: most memory that one tensor that the model computes may take, in bytes or as `4GB`; 2 GiB unless
+            given, and four times as much for all that follows from constants together. Weights may be larger.
         verify: whether to prove the plan against the model.
         force: whether to replace an existing plan.
 
@@ -46,6 +49,7 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
     """
     from hyps.formats.quantities import parse_nbytes
     from hyps_compiler.driver import Options, compile_model
+    from hyps_compiler.limits import MOST_TENSOR_NBYTES
     from hyps_compiler.partition import Request, parse_cuts
 
     cuts, tensors = parse_cuts([cut] if isinstance(cut, str) else cut)
@@ -63,5 +67,6 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
         feeds=inputs,
         verify=verify,
         force=force,
+        max_tensor_nbytes=MOST_TENSOR_NBYTES if max_tensor is None else parse_nbytes(str(max_tensor)),
     )
     return compile_model(model, Path(output), options).plan

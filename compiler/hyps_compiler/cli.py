@@ -46,7 +46,10 @@ _PATH = _Place(path_type=Path)
 _SHAPES_HELP = "Shape of an input with open dimensions, as NAME:1x3x224x224; only for sizes, the plan keeps them open."
 _SIZE = re.compile("[1-9][0-9]{0,17}")
 _TIMEOUT_HELP = "Longest that onnxruntime may take to open the model, or to run it on one request, such as 30s or 2h."
-_TENSOR_HELP = "Most memory one tensor that the model computes may take; weights may be larger."
+_TENSOR_HELP = (
+    "Most memory one tensor that the model computes may take; all that follows from constants alone may take four times"
+    " as much together, and weights may be larger."
+)
 _CUT_HELP = "Where to cut: mandatory, pooling, strided, bottleneck, all, or tensor names; joined by commas."
 
 _timeout_option = click.option(

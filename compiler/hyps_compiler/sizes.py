@@ -23,6 +23,9 @@ _LEFT_ALONE = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomUnif
 """What onnxruntime does not compute beforehand though all inputs are constants."""
 _FOLLOW_WEIGHTS = frozenset({"Cast", "CastLike", "Constant", "DequantizeLinear"})
 """What these make is as large as a weight in the file, at a few bytes for each of its elements."""
+_MOST_FOLDED = 4
+"""How many of the largest tensors all that follows from constants may take together: onnxruntime keeps it once it has
+computed it, and adapters that are not merged each make a full weight."""
 _ROUNDS = 4
 """How often a shape is computed from sizes that are known once another one is."""
 
@@ -38,11 +41,12 @@ def check_sizes(model: ModelProto, max_tensor_nbytes: int, shapes: Mapping[str, 
 
     Args:
         model: one that has passed `check_model`.
-        max_tensor_nbytes: most bytes that a tensor may take.
+        max_tensor_nbytes: most bytes that a tensor may take; what is computed from constants alone may take four times
+            as many together.
         shapes: of a request's inputs; without them, and where shapes are computed, sizes are not known.
 
     Raises:
-        SizeError: as said, or one that computes more than that from constants alone.
+        SizeError: as said.
         ModelError: it computes shapes from more numbers than any model needs (`E_LIMIT`).
     """
     light = lighten(model, shapes or {})
@@ -60,8 +64,8 @@ def check_sizes(model: ModelProto, max_tensor_nbytes: int, shapes: Mapping[str, 
             if name not in weights:
                 check_nbytes(name, dims, kind, max_tensor_nbytes)
     made = _made_of_constants(shaped.graph, set(weights), ChainMap())
-    if made > max_tensor_nbytes:
-        raise _over_limit("what the model computes from constants alone", made, max_tensor_nbytes)
+    if made > _MOST_FOLDED * max_tensor_nbytes:
+        raise _over_limit("what the model computes from constants alone", made, max_tensor_nbytes, times=_MOST_FOLDED)
 
 
 def check_nbytes(name: str, dims: Sequence[int], data_type: int, max_tensor_nbytes: int) -> None:
@@ -85,12 +89,13 @@ def check_array(name: str, dims: Sequence[int], dtype: str | None, max_tensor_nb
         check_nbytes(name, dims, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), max_tensor_nbytes)
 
 
-def _over_limit(what: str, nbytes: int, max_tensor_nbytes: int) -> SizeError:
-    """Return the refusal of something too large; the hint is the limit that would let it pass."""
-    enough = -(-nbytes // 10**6)
+def _over_limit(what: str, nbytes: int, max_tensor_nbytes: int, *, times: int = 1) -> SizeError:
+    """Return the refusal of what needs more than `times` a tensor's limit; the hint is one that would let it pass."""
+    enough = -(-nbytes // (times * 10**6))
+    limit = f"the limit of {format_nbytes(times * max_tensor_nbytes)}"
     return SizeError(
-        f"{what} needs {format_nbytes(nbytes)}, more than the limit of {format_nbytes(max_tensor_nbytes)}",
-        f"if the model is trusted and there is memory for it, give --max-tensor-bytes {enough}MB",
+        f"{what} needs {format_nbytes(nbytes)}, more than {limit}{f', {times} times that of a tensor' * (times > 1)}",
+        f"if you trust the model and have memory for it, give --max-tensor-bytes {enough}MB (Python: `max_tensor`)",
     )
 
 

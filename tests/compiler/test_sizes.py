@@ -2,6 +2,7 @@
 
 import time
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from hyps.errors import ModelError
+from hyps.errors import ModelError, UsageError
+from hyps_compiler import compile as compile_plan
 from hyps_compiler.sizes import SizeError, check_sizes
 from hyps_compiler.skeleton import lighten
-from model_fixtures import floats, model_of
+from model_fixtures import floats, model_of, save
 
 LIMIT = 2**31
 
@@ -217,13 +219,35 @@ def test_lists_of_values_may_be_long_and_cost_nothing() -> None:
     assert time.process_time() - start_s < 1
 
 
-def test_constants_may_not_add_up_to_more_than_the_limit() -> None:
+def test_constants_may_not_add_up_to_more_than_four_tensors() -> None:
     nodes = [node("ConstantOfShape", "s", f"c{i}") for i in range(5)]
     total = helper.make_node("Sum", [f"c{i}" for i in range(5)], ["e"])
     model = ending(*nodes, total, s=whole(2**20))
-    with pytest.raises(SizeError, match=r"constants alone needs 21\.0 MB, more than the limit of 20\.0 MB"):
-        check_sizes(model, 20 * 10**6)
-    check_sizes(model, 21 * 10**6)
+    with pytest.raises(
+        SizeError, match=r"alone needs 21\.0 MB, more than the limit of 20\.0 MB, 4 times that"
+    ) as caught:
+        check_sizes(model, 5 * 10**6)
+    assert "--max-tensor-bytes 6MB (Python: `max_tensor`)" in caught.value.hint
+    check_sizes(model, 6 * 10**6)
+
+
+def test_adapters_that_are_not_merged_may_make_several_large_weights() -> None:
+    nodes: list[NodeProto] = []
+    weights: dict[str, Any] = {}
+    for i in range(8):
+        weights |= {f"a{i}": np.zeros((900, 2), np.float32), f"b{i}": np.zeros((2, 900), np.float32)}
+        nodes += [node("MatMul", f"a{i}", f"b{i}", f"w{i}"), node("MatMul", f"x{i}", f"w{i}", f"x{i + 1}")]
+    check_sizes(ending(node("Abs", "x", "x0"), *nodes, shape=(1, 900), **weights), 7 * 10**6)
+
+
+@pytest.mark.parametrize("limit", [5 * 10**6, "5MB"])
+def test_the_limit_can_be_given_in_python(limit: int | str, tmp_path: Path) -> None:
+    path = save(ending(node("Expand", "x", "s", "e"), s=whole(2**20)), tmp_path / "m.onnx")
+    with pytest.raises(SizeError, match=r"`e` of shape 1048576 needs 4\.19 MB"):
+        compile_plan(path, tmp_path / "plan", max_tensor="4MB", verify=False)
+    compile_plan(path, tmp_path / "plan", max_tensor=limit, verify=False)
+    with pytest.raises(UsageError):
+        compile_plan(path, tmp_path / "plan", max_tensor=0)
 
 
 def test_weights_that_are_cast_or_moved_are_no_new_constants() -> None:
