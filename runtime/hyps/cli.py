@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -95,7 +96,21 @@ def worker(
 def _start_anew(address: str) -> NoReturn:
     """Become a new process with the same number, options and address: nothing else ends a stuck thread."""
     sys.stderr.flush()
-    os.execv(sys.executable, [*sys.orig_argv, "--bind", address])
+    own = len(sys.argv) - 1  # the interpreter's own arguments come before these
+    os.execv(sys.executable, [*sys.orig_argv[: len(sys.orig_argv) - own], *_bound_to(address, sys.argv[1:])])
+
+
+def _bound_to(address: str, args: Sequence[str]) -> list[str]:
+    """Return the command's arguments with `address` in the place of any they had; what follows `--` is no option."""
+    end = args.index("--") if "--" in args else len(args)
+    kept: list[str] = []
+    options = iter(args[:end])
+    for option in options:
+        if option == "--bind":
+            next(options, None)
+        elif not option.startswith("--bind="):
+            kept.append(option)
+    return [*kept, "--bind", address, *args[end:]]
 
 
 def _announce(engine: "Engine", address: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 
 import hyps
@@ -52,9 +53,12 @@ def test_a_request_without_end_is_refused_and_the_next_one_answered(tmp_path: Pa
     assert (finished.status, finished.stderr.count("\n")) == (0, 1)
 
 
-def test_a_worker_that_is_stuck_starts_anew_and_those_who_waited_are_answered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", [("plan", "--bind", "tcp://127.0.0.1:0"), ("--bind=tcp://127.0.0.1:0", "--", "plan")])
+def test_a_worker_that_is_stuck_starts_anew_and_those_who_waited_are_answered(
+    tmp_path: Path, order: tuple[str, ...]
+) -> None:
     folder = plan_of(tmp_path, empty_body=True)
-    argv = ("hyps-worker", "plan", "--bind", "tcp://127.0.0.1:0", "--timeout", "200ms")
+    argv = ("hyps-worker", "--timeout", "200ms", *order)
     outcomes: dict[str, Any] = {}
 
     def ask(name: str, trips: int) -> None:
@@ -73,6 +77,7 @@ def test_a_worker_that_is_stuck_starts_anew_and_those_who_waited_are_answered(tm
         for thread in (stuck, waiting):
             thread.join(WAIT_S)
         assert address_of(running, 2) == address
+        assert sum("--bind" in arg for arg in psutil.Process(running.process.pid).cmdline()) == 1
         running.process.terminate()
         finished = running.finish()
     assert isinstance(outcomes["stuck"], DeadlineError)
