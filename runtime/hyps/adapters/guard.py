@@ -5,8 +5,10 @@ system itself delivers, nor take more memory than there is. In any other process
 """
 
 import contextlib
+import itertools
 import math
 import mmap
+import os
 import resource
 import signal
 import time
@@ -18,7 +20,9 @@ from hyps.formats.quantities import format_seconds
 
 _PAGE_NBYTES = 64 * 1024
 _TEXT = "utf-8"
-_SEPARATOR = "\0"
+_SEPARATOR = b"\0"
+_PHASE_NBYTES = 1024
+_MOST_ENTRIES = 10_000
 _FRESH_S = 1.0
 _MORE_TIME = "give more time with --timeout, such as --timeout 1h; a loop in the model may have no end"
 _LESS_MEMORY = "free memory, or use a smaller model or smaller inputs"
@@ -40,16 +44,22 @@ class Page:
 
     def write(self) -> None:
         """Let the other process read what the attributes hold; scratch beyond the page's end is left out."""
-        text = _SEPARATOR.join((self.phase, str(self.timeout_s), *self.scratch))
-        data = text.encode(_TEXT, "surrogateescape")[: _PAGE_NBYTES - 8]
+        data = _encoded(str(self.timeout_s)) + _SEPARATOR + _encoded(self.phase)[:_PHASE_NBYTES]
+        for entry in map(_encoded, self.scratch):  # whole ones only: the start of a path is that of another's folder
+            if 8 + len(data) + len(_SEPARATOR) + len(entry) <= _PAGE_NBYTES:
+                data += _SEPARATOR + entry
         self._memory[: len(data) + 8] = len(data).to_bytes(8, "little") + data
 
     def read(self) -> None:
         """Set the attributes to what the other process wrote last."""
         end = 8 + int.from_bytes(self._memory[:8], "little")
-        parts = self._memory[8:end].decode(_TEXT, "surrogateescape").split(_SEPARATOR)
+        parts = [part.decode(_TEXT, "surrogateescape") for part in self._memory[8:end].split(_SEPARATOR)]
         if len(parts) >= 2:
-            self.phase, self.timeout_s, self.scratch = parts[0], float(parts[1]), parts[2:]
+            self.timeout_s, self.phase, self.scratch = float(parts[0]), parts[1], parts[2:]
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(_TEXT, "surrogateescape")
 
 
 class _Process:
@@ -176,7 +186,14 @@ def _bound_memory(weights: Path | None) -> None:
 
 
 def _file_nbytes(folder: Path) -> int:
-    try:
-        return sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
-    except OSError:  # whoever opens it says what is wrong
-        return 0
+    """Return the bytes of the files in `folder` and below; of a very large tree, of those found first."""
+    found, seen, todo = 0, 0, [folder]
+    while todo and seen < _MOST_ENTRIES:
+        with contextlib.suppress(OSError), os.scandir(todo.pop()) as entries:  # whoever opens it says what is wrong
+            for entry in itertools.islice(entries, _MOST_ENTRIES - seen):
+                seen += 1
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(Path(entry.path))
+                elif entry.is_file():
+                    found += entry.stat().st_size
+    return found

@@ -22,6 +22,41 @@ def test_the_watcher_reads_what_was_written_last(tmp_path: Path) -> None:
     assert page.scratch == [str(tmp_path / "a"), "/b\udcff"]
 
 
+def test_scratch_beyond_the_page_is_left_out_whole(tmp_path: Path) -> None:
+    page = guard.Page()
+    long = [str(tmp_path / f"{index:04d}" / ("x" * 200)) for index in range(1000)]
+    page.phase, page.scratch = "é" * 10_000, [*long, "/s"]
+    page.write()
+    page.phase, page.scratch = "", []
+    page.read()
+    assert page.phase.startswith("é" * 500)
+    assert 200 < len(page.scratch) < 1000
+    assert set(page.scratch) < {*long, "/s"}
+
+
+def mappable_nbytes(folder: Path) -> int:
+    """Return by how much the limit on private memory rises for weights in `folder`, in a process of its own."""
+    script = (
+        "import pathlib, resource, sys; from hyps.adapters import guard, machine\n"
+        "machine.available_nbytes = lambda: 0; machine.data_nbytes = lambda: 10**11\n"
+        "guard.become_expendable()\n"
+        "with guard.guarded(pathlib.Path(sys.argv[1])):\n"
+        "    print(resource.getrlimit(resource.RLIMIT_DATA)[0] - 10**11)\n"
+    )
+    command = [sys.executable, "-c", script, str(folder)]
+    return int(subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout)
+
+
+def test_weights_in_folders_below_may_be_mapped_too(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for path, count in {"m.onnx": 10, "a/w": 200, "a/b/w": 3000}.items():
+        (tmp_path / path).write_bytes(bytes(count))
+    (tmp_path / "a" / "up").symlink_to(tmp_path)  # followed, it would count all for ever
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert mappable_nbytes(tmp_path) == 3210
+    assert mappable_nbytes(tmp_path / "nowhere") == 0
+
+
 def test_a_page_nobody_wrote_on_says_nothing() -> None:
     page = guard.Page()
     page.read()
