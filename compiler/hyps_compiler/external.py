@@ -1,7 +1,8 @@
 """Weights that lie in other files: where they may be, how they are opened, how far they reach.
 
 A stranger's model could name any file of this machine and have it copied into the plan. So a name stays in the model's
-folder, no link is followed on the way, and a file that has a second name elsewhere is somebody else's.
+folder, no link is followed on the way, and a file that has a second name elsewhere is somebody else's. Only where the
+model itself is given as a link may the data be one too, to a file beside the model's real one.
 """
 
 import errno
@@ -28,6 +29,11 @@ _MEMORY = "_ORT_MEM_ADDR_"
 _EXPORT_AGAIN = "export the model again"
 _TRUNCATED = "the data file is truncated or belongs to another model: copy it again"
 _COPY = "copy the data beside the model and name it there"
+_NO_LINKS = "copy the model and its data with `cp -L` into one folder"
+_OWN = "give it a copy of its own: `cp FILE COPY && mv COPY FILE`"
+
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+"""A fifo must not make us wait."""
 
 
 class Digest(Protocol):
@@ -97,41 +103,77 @@ def _parts(tensor: TensorProto, entries: dict[str, str]) -> tuple[str, ...]:
 
 @contextmanager
 def _opened(model: Path, location: Path, shown: str) -> Iterator[int]:
-    """Yield a descriptor of a plain file below the model's folder."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a fifo must not make us wait
-    descriptor = os.open(model.parent, flags | os.O_DIRECTORY)
+    """Yield a descriptor of a plain file below the model's folder, or of one that `_beside_real` opens."""
+    descriptor = os.open(model.parent, _FLAGS | os.O_DIRECTORY)
     try:
-        for part in location.parts:
-            inner = os.open(part, flags | os.O_NOFOLLOW, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = inner
+        for part in location.parts[:-1]:
+            descriptor = _exchange(descriptor, _opened_in(descriptor, part))
+        try:
+            inner = _opened_in(descriptor, location.name)
+        except OSError as error:
+            if error.errno != errno.ELOOP or not model.is_symlink():
+                raise
+            inner = _beside_real(model, location, descriptor)
+        descriptor = _exchange(descriptor, inner)
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            raise _error(f"{shown} is no plain file of its own")
+        if not stat.S_ISREG(status.st_mode):
+            raise _error(f"{shown} is no plain file")
+        if status.st_nlink > 1:
+            raise _error(f"{shown} is no plain file of its own: it has another name as well", _OWN)
         yield descriptor
     except FileNotFoundError as error:
         hint = f"put it beside `{printable(os.fspath(model), 200)}`"
         raise ModelError(f"{shown} is missing", hint, code="E_EXTERNAL_MISSING") from error
     except (OSError, UnicodeEncodeError) as error:
         reason = getattr(error, "strerror", None) or "its name is none that a file can have"
-        is_link = getattr(error, "errno", None) == errno.ELOOP
-        raise _error(
-            f"{shown} is reached through a link" if is_link else f"{shown} cannot be read: {reason}"
-        ) from error
+        if getattr(error, "errno", None) == errno.ELOOP:
+            raise _error(f"{shown} is reached through a link", _NO_LINKS) from error
+        raise _error(f"{shown} cannot be read: {reason}") from error
     finally:
         os.close(descriptor)
+
+
+def _beside_real(model: Path, location: Path, folder: int) -> int:
+    """Return a descriptor of the data that lies beside the model's real file, where both are given as links.
+
+    Model hubs keep their downloads so: a folder of files named after their hashes, and links to them elsewhere. The
+    link to the data lies in `folder`, which is open; no second link is followed.
+
+    Raises:
+        OSError: the data is a link to somewhere else (`ELOOP`), or cannot be opened.
+    """
+    target = model.parent / location.parent / os.readlink(location.name, dir_fd=folder)
+    home = Path(os.path.realpath(model)).parent
+    if Path(os.path.realpath(target.parent)) != home:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    real = os.open(home, _FLAGS | os.O_DIRECTORY)
+    try:
+        return _opened_in(real, target.name)
+    finally:
+        os.close(real)
+
+
+def _opened_in(folder: int, name: str) -> int:
+    return os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=folder)
+
+
+def _exchange(descriptor: int, other: int) -> int:
+    """Close a descriptor and return the one that takes its place."""
+    os.close(descriptor)
+    return other
 
 
 def _check_extent(entries: dict[str, str], tensor: TensorProto, available: int) -> None:
     shown = _shown(entries["location"], tensor)
     offset = _whole_number(entries.get("offset", "0"))
-    length = _whole_number(entries["length"]) if "length" in entries else available - (offset or 0)
+    said = _whole_number(entries.get("length", "0"))
+    length = said if said != 0 else available - (offset or 0)  # onnxruntime takes a length of 0 for none
     if offset is None or length is None:
         raise _error(f"{shown} has an offset or length that is no whole number", _EXPORT_AGAIN)
     needed = tensor_nbytes(tensor)
     if needed is None:
         raise _error(f"{shown} is of a type that cannot lie in a file", _EXPORT_AGAIN)
-    if length < needed or (length > needed and "length" in entries):
+    if length < needed or (said and length > needed):
         raise _error(f"{shown} has {max(length, 0)} bytes, and the tensor's shape needs {needed}", _TRUNCATED)
     if length < 0 or offset + length > available:
         raise _error(f"{shown} reaches to byte {offset + length} of a file of {available}", _TRUNCATED)

@@ -7,6 +7,7 @@ from pathlib import Path
 from hyps.errors import ModelError, printable
 from hyps_compiler.convert import can_convert, convert
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
+from hyps_compiler.snapshot import copy
 from hyps_compiler.source import Source, files_digest, open_source
 
 ZOO = "zoo:"
@@ -25,7 +26,16 @@ def open_model(model: str | Path, work: Path, *, max_tensor_nbytes: int = MOST_T
             source = open_source(load(str(model), work), max_tensor_nbytes=max_tensor_nbytes)
             # two conversions of one model differ in the names they make up, so that the original tells what it is
             return replace(source, sha256=files_digest(_files(Path(model)))) if Path(model).exists() else source
-    return open_source(Path(model), max_tensor_nbytes=max_tensor_nbytes)
+    return _gathered(open_source(Path(model), max_tensor_nbytes=max_tensor_nbytes), work)
+
+
+def _gathered(source: Source, work: Path) -> Source:
+    """Return the model with its external data in one folder, copied where they are links: few readers follow these."""
+    if not any(taken.path.is_symlink() for taken in source.stamps[1:]):
+        return source
+    for taken in source.stamps:
+        copy(taken, work / "gathered" / taken.path.relative_to(source.path.parent))
+    return replace(source, path=work / "gathered" / source.path.name)
 
 
 def _files(path: Path) -> list[Path]:

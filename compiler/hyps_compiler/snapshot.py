@@ -48,6 +48,19 @@ def chunks(descriptor: int, taken: Stamp) -> Iterator[bytes]:
     taken.check(os.fstat(descriptor))
 
 
+def copy(taken: Stamp, to: Path) -> None:
+    """Write the file that was stamped to a new place, whatever its name has come to stand for.
+
+    Raises:
+        ModelError: it is another one, or was written to (`E_CHANGED`).
+    """
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with taken.path.open("rb") as file, to.open("xb") as made:
+        taken.check(os.fstat(file.fileno()))
+        for chunk in chunks(file.fileno(), taken):
+            made.write(chunk)
+
+
 @contextmanager
 def unchanged(stamps: Iterable[Stamp]) -> Iterator[None]:
     """Do work that reads the files again; what goes wrong in it because one has changed is called that.
