@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from conformance import answers, trial
 from conformance.pool import run_all
 from conformance.suites import Model, Request, load_suite
-from conformance.trial import THEIRS, Effort, as_record, try_model
+from conformance.trial import STATUSES, THEIRS, Effort, Trial, as_record, try_model
 from hyps_compiler.emit import emit_partitions
 
 EFFORT = Effort(two_part=6, random_cuts=1, slices=2, product=False)
@@ -63,12 +63,13 @@ def test_a_sound_model_is_identical_however_it_is_cut(tmp_path: Path) -> None:
     assert {finding.status for finding in found.findings} == {"identical"}
 
 
-def test_a_wrong_weight_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("factor", [1.001, 1.0001])
+def test_a_wrong_weight_is_found(factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def damaged(model: Any, division: Any, folder: Path) -> Any:
         partitions = emit_partitions(model, division, folder)
         path = folder / partitions[-1].file
         proto = onnx.load(path)
-        weight = numpy_helper.to_array(proto.graph.initializer[0]) * np.float32(1.001)
+        weight = numpy_helper.to_array(proto.graph.initializer[0]) * np.float32(factor)
         proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, proto.graph.initializer[0].name))
         onnx.save(proto, path)
         return partitions
@@ -77,7 +78,25 @@ def test_a_wrong_weight_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     record = as_record(try_model(two_layers(tmp_path), EFFORT))
     assert record["status"] == "wrong"
     assert record["counts"]["wrong"] == sum(record["counts"].values())
-    assert "output y differs by 0.001" in record["findings"][0]["reason"]
+    gap = float(record["findings"][0]["reason"].removeprefix("output y differs by "))
+    assert gap == pytest.approx(factor - 1, rel=0.1)
+
+
+def test_an_output_that_no_part_makes_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(model: Any, division: Any, folder: Path) -> Any:
+        return emit_partitions(model, division, folder)[:-1]
+
+    monkeypatch.setattr(trial, "emit_partitions", damaged)
+    found = try_model(two_layers(tmp_path), EFFORT)
+    assert {(finding.status, finding.reason) for finding in found.findings} == {("wrong", "output y is missing")}
+
+
+def test_a_model_is_as_good_as_its_worst_cut() -> None:
+    found = Trial()
+    for status in STATUSES:  # from best to worst
+        found.add("none", "a cut", status)
+        found.add("none", "another", "identical")
+        assert as_record(found)["status"] == status
 
 
 def test_a_part_that_does_not_load_is_wrong_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
