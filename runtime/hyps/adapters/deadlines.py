@@ -49,9 +49,14 @@ class Watchdog:
         self._is_closed = False
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._ending = threading.Lock()
+        """Held while a run leaves, and while it is said of one that it is stuck: never of one that has left."""
 
     def call_when_stuck(self, on_stuck: Callable[[int], None]) -> None:
-        """Have the thread call `on_stuck` with the index of a run that did not stop when told."""
+        """Have the thread call `on_stuck` with the index of a run that did not stop when told.
+
+        No run ends until `on_stuck` has returned, so that the index is that of a request which is still computed.
+        """
         self._on_stuck = on_stuck
 
     @contextlib.contextmanager
@@ -66,7 +71,8 @@ class Watchdog:
         try:
             yield turn
         finally:
-            del self._turns[id(turn)]
+            with self._ending:
+                del self._turns[id(turn)]
 
     def close(self) -> None:
         """Let the thread end."""
@@ -98,7 +104,9 @@ class Watchdog:
     def _end(self, turn: Turn) -> None:
         if turn.is_over:
             turn.end_s = math.inf
-            self._on_stuck(turn.index)
+            with self._ending:
+                if id(turn) in self._turns:
+                    self._on_stuck(turn.index)
         else:
             turn.is_over = True
             turn.options.terminate = True

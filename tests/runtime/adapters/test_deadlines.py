@@ -59,3 +59,22 @@ def test_a_run_that_does_not_stop_is_reported_once() -> None:
         time.sleep(0.05)
     watchdog.close()
     assert told == [7]
+
+
+def test_a_run_does_not_end_while_it_is_called_stuck() -> None:
+    """Otherwise the index could be looked up among the requests that came next."""
+    happened: list[str] = []
+    is_told = threading.Event()
+
+    def tell(_index: int) -> None:
+        is_told.set()
+        time.sleep(0.05)
+        happened.append("told")
+
+    watchdog = Watchdog(0.01, grace_s=0.01)
+    watchdog.call_when_stuck(tell)
+    with watchdog.watch():
+        assert is_told.wait(WAIT_S)
+    happened.append("ended")
+    watchdog.close()
+    assert happened == ["told", "ended"]
