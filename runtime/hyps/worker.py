@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+import math
 import queue
 import signal
 import threading
@@ -44,6 +45,8 @@ _UNBOUNDED_QUEUE_NBYTES = 256 * 2**20
 _POLL_S = 1.0
 _DRAIN_LINGER_S = 2.0
 _RESTART_S = 2.0
+_HEARD_S = 0.2
+"""What a client is given to take its answer: what it has not taken is lost to it when the connection ends."""
 
 
 @dataclass(slots=True, eq=False)
@@ -96,6 +99,7 @@ class Service:
         self._batch: dict[int, _Job] = {}
         """What is being computed and not done yet, by its index in the batch."""
         self._stuck: _Job | None = None
+        self._answered_s = -math.inf
         engine.call_when_stuck(self._note_stuck)
 
     @property
@@ -107,6 +111,10 @@ class Service:
         """Accept nothing more, finish what was accepted; told twice, stop at once. For any thread or signal handler."""
         self._is_stopped, self._is_told_to_leave = self._is_told_to_leave, True
         self._server.wake()
+
+    def wait_until_heard(self) -> None:
+        """Wait, if need be, until the clients have had time to take the latest answers."""
+        time.sleep(max(0.0, self._answered_s + _HEARD_S - time.monotonic()))
 
     def run(self) -> bool:
         """Serve until told to leave; return whether everything accepted was answered."""
@@ -225,6 +233,7 @@ class Service:
         self._say(job.peer, _failed(job.name, outcome))
 
     def _say(self, peer: bytes, message: Welcome | Done | Failed | Heartbeat, frames: Sequence[Buffer] = ()) -> None:
+        self._answered_s = time.monotonic()
         if not self._server.send(peer, [encode(message), *frames]):
             logger.info("a client left before its answer, or does not read")
 
@@ -345,6 +354,8 @@ def serve(
         with _leaving_on_signals(service):
             on_ready(engine, server.address)
             is_whole = service.run()
+            if is_whole or service.is_stuck:
+                service.wait_until_heard()
             server.close(linger_s=_DRAIN_LINGER_S if is_whole or service.is_stuck else 0.0)
         if service.is_stuck:
             raise StuckError(server.address)
