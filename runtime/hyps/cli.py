@@ -1,5 +1,6 @@
 """The command `hyps-worker`."""
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from hyps.errors import UsageError
 from hyps.formats.quantities import format_nbytes
 from hyps.terminal import NBYTES, TIMEOUT, HypsCommand, say
 
@@ -27,7 +29,10 @@ def _show_doctor(ctx: click.Context, _param: click.Parameter, value: bool) -> No
         from hyps import doctor
 
         diagnosis = doctor.examine([""])
-        click.echo(doctor.show(diagnosis))
+        if ctx.params["as_json"]:
+            click.echo(json.dumps(doctor.as_json(diagnosis), indent=1, allow_nan=False))
+        else:
+            click.echo(doctor.show(diagnosis))
         ctx.exit(diagnosis.exit_status)
 
 
@@ -53,11 +58,11 @@ def _show_doctor(ctx: click.Context, _param: click.Parameter, value: bool) -> No
 @click.option(
     "--doctor",
     is_flag=True,
-    is_eager=True,
     expose_value=False,
     callback=_show_doctor,
     help="Show what this machine can do and what is in the way, and leave.",
 )
+@click.option("--json", "as_json", is_flag=True, is_eager=True, help="Print what --doctor shows as JSON.")
 @click.option("--insecure-lab", is_flag=True, help="Let other machines connect, without encryption or keys.")
 def worker(
     plan: str,
@@ -66,6 +71,7 @@ def worker(
     threads: int | None,
     timeout: float,
     device: str,
+    as_json: bool,
     insecure_lab: bool,
 ) -> None:
     """Serve the plan in the folder PLAN until SIGTERM.
@@ -73,6 +79,8 @@ def worker(
     Partitions that do not fit the memory are loaded for their turn and released. SIGTERM lets accepted requests finish;
     a second one stops at once.
     """
+    if as_json:
+        raise UsageError("--json is for --doctor only", "leave it out, or look at this machine with --doctor --json")
     from hyps.dependencies import check_safe
 
     check_safe("onnxruntime")

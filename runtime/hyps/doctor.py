@@ -1,7 +1,6 @@
 """What this machine can do for HyPS, and what is in the way: for people who ask why something does not work."""
 
 import contextlib
-import os
 import platform
 import resource
 import shutil
@@ -27,6 +26,8 @@ _FEATURES = (
 _LITTLE_MEMORY_NBYTES = 100 * 10**6
 _LITTLE_ROOM_NBYTES = 10**9
 _FEW_FILES = 256
+_LIMITS = ("address_space_bytes", "core_quota", "open_files")
+"""What is without a limit where it is None, beside all that is called one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,11 @@ class Diagnosis:
 
     @property
     def exit_status(self) -> int:
-        """1 where a package is older than it may be."""
-        return int(any(package.is_old for package in self.packages))
+        """1 where a package keeps commands from starting: older than it may be, or missing and needed by all.
+
+        What only the compiler needs may be missing: the light installation is whole without.
+        """
+        return int(any(p.is_old or (p.version is None and not p.extra) for p in self.packages))
 
 
 def examine(extras: Sequence[str] = tuple(FLOORS)) -> Diagnosis:
@@ -148,12 +152,16 @@ def _transport() -> dict[str, Any]:
 
 
 def _limits() -> dict[str, Any]:
-    data = resource.getrlimit(resource.RLIMIT_DATA)[0]
     return {
-        "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        "open_files": _limit(resource.RLIMIT_NOFILE),
         "address_space_bytes": address_space_nbytes(),
-        "data_limit_bytes": None if data == resource.RLIM_INFINITY else data,
+        "data_limit_bytes": _limit(resource.RLIMIT_DATA),
     }
+
+
+def _limit(which: int) -> int | None:
+    soft = resource.getrlimit(which)[0]
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 # What is in the way
@@ -172,6 +180,7 @@ def _package_problems(packages: Sequence[Package]) -> list[Problem]:
 
 def _machine_problems(machine: dict[str, Any]) -> list[Problem]:
     available, space = machine["available_bytes"], machine["address_space_bytes"]
+    files = machine["open_files"]
     checks = [
         (
             available is not None and available < _LITTLE_MEMORY_NBYTES,
@@ -190,7 +199,7 @@ def _machine_problems(machine: dict[str, Any]) -> list[Problem]:
             f"only {format_nbytes(machine['temp_free_bytes'])} are free for temporary files",
             "name a folder on another disk in the environment variable TMPDIR",
         ),
-        (0 <= machine["open_files"] < _FEW_FILES, f"only {machine['open_files']} files may be open", "ulimit -n 1024"),
+        (files is not None and files < _FEW_FILES, f"only {files} files may be open", "ulimit -n 1024"),
         (
             space is not None,
             f"the address space is limited to {format_nbytes(space or 0)}; onnxruntime takes more of it than memory",
@@ -215,11 +224,13 @@ def _install(extra: str) -> str:
 
 def _text(name: str, value: Any) -> str:
     if value is None:
-        return "no limit" if "limit" in name or name in ("address_space_bytes", "core_quota") else "unknown"
+        return "no limit" if "limit" in name or name in _LIMITS else "unknown"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
         return " ".join(value) or "none"
     if name.endswith("_bytes"):
         return format_nbytes(value)
-    return printable(os.fspath(value), 60) if isinstance(value, str) else f"{value:g}"
+    if isinstance(value, str):
+        return printable(value, 60)
+    return str(value) if isinstance(value, int) else f"{value:.3g}"

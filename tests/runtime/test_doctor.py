@@ -1,6 +1,7 @@
 """What the doctor says."""
 
 import json
+import resource
 from importlib.metadata import PackageNotFoundError
 
 import pytest
@@ -51,3 +52,37 @@ def test_the_worker_tells_without_a_plan() -> None:
     assert result.exit_code == 0
     assert "onnxruntime" in result.stdout
     assert "networkx" not in result.stdout
+
+
+@pytest.mark.parametrize("args", [["--doctor", "--json"], ["--json", "--doctor"], ["plan", "--doctor", "--json"]])
+def test_the_worker_tells_machines_too(args: list[str]) -> None:
+    result = CliRunner().invoke(worker, args)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["machine"]["cores"] >= 1
+
+
+def test_a_worker_that_serves_has_no_json() -> None:
+    result = CliRunner().invoke(worker, ["plan", "--json"])
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["error"]["message"] == "--json is for --doctor only"
+
+
+@pytest.mark.parametrize(("soft", "said"), [(1048576, "1048576"), (resource.RLIM_INFINITY, "no limit")])
+def test_limits_are_whole_numbers_or_none(monkeypatch: pytest.MonkeyPatch, soft: int, said: str) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (soft, resource.RLIM_INFINITY))
+    diagnosis = examine([""])
+    assert f"open files           {said}" in show(diagnosis).splitlines()
+    assert diagnosis.machine["open_files"] == (None if said == "no limit" else soft)
+
+
+@pytest.mark.parametrize(("gone", "status"), [("onnx", 0), ("msgspec", 1)])
+def test_only_what_every_command_needs_must_be_there(monkeypatch: pytest.MonkeyPatch, gone: str, status: int) -> None:
+    def version(name: str) -> str:
+        if name.startswith(gone) and not name.startswith("onnxruntime"):
+            raise PackageNotFoundError(name)
+        return "99"
+
+    monkeypatch.setattr("hyps.doctor.version", version)
+    diagnosis = examine()
+    assert diagnosis.exit_status == status
+    assert f"problem: {gone} is not installed" in show(diagnosis)
