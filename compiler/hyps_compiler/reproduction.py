@@ -1,6 +1,7 @@
 """A reduced difference as a folder that anyone with onnxruntime and numpy can run."""
 
 import json
+import os
 import platform
 import re
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
+from hyps.containment import die_with_writer
 from hyps.formats.plan import Plan
 from hyps_compiler import reproduce
 from hyps_compiler.arrays import write_npz
@@ -31,10 +33,11 @@ _PLAIN_KEY = re.compile(r"[\w./:\[\]-]{1,200}", re.ASCII)
 
 
 def write_reproduction(folder: Path, reduced: Reduced, plan: Plan, place: Place | None) -> bool:
-    """Write the reproduction and return whether it still differs in a process of its own.
+    """Write the reproduction and return whether it was seen to differ in a process of its own.
 
     The folder gets `model.onnx` (what is right), `partition.onnx` (what is wrong; several where the border between them
     matters), `inputs.npz`, `expected.npz`, `actual.npz`, `reproduction.json`, and `reproduce.py`, which runs it.
+    Where that takes too long, `still_differs` in `reproduction.json` is null.
 
     Args:
         folder: an empty folder.
@@ -57,7 +60,7 @@ def write_reproduction(folder: Path, reduced: Reduced, plan: Plan, place: Place 
     (folder / MARKER).write_text(json.dumps(about, indent=1) + "\n")
     still_differs = _still_differs(folder)
     (folder / MARKER).write_text(json.dumps({**about, "still_differs": still_differs}, indent=1) + "\n")
-    return still_differs
+    return still_differs is True
 
 
 def _file_names(count: int) -> list[str]:
@@ -132,10 +135,22 @@ def _about(reduced: Reduced, plan: Plan, place: Place | None) -> dict[str, Any]:
     }
 
 
-def _still_differs(folder: Path) -> bool:
+def _still_differs(folder: Path) -> bool | None:
+    """Return whether it differs in a process of its own, which ends when this one does; None: it took too long."""
     command = [sys.executable, "-I", "reproduce.py"]
+    reader, writer = os.pipe()
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=_CHECK_S)
+        with subprocess.Popen(
+            command, cwd=folder, stdin=reader, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            try:
+                die_with_writer(reader, process.pid)
+                said, _ = process.communicate(timeout=_CHECK_S)
+            finally:
+                process.kill()
     except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 1 and done.stdout != ""
+        return None
+    finally:
+        os.close(reader)
+        os.close(writer)
+    return process.returncode == 1 and said != ""

@@ -48,9 +48,14 @@ def contain(work: Callable[[], Any], on_death: Callable[[HypsError, str], int], 
     os._exit(status)  # this process has nothing to tidy, which would take as long as the child took for it
 
 
-def die_with_writer(reader: int) -> None:
-    """Have the system end this process once the other end of a pipe is closed, whatever it is doing then."""
-    fcntl.fcntl(reader, fcntl.F_SETOWN, os.getpid())
+def die_with_writer(reader: int, process: int | None = None) -> None:
+    """Have the system end a process once the other end of a pipe is closed, whatever it is doing then.
+
+    Args:
+        reader: the pipe's reading end, which that process has open too.
+        process: its number; this one's if not given.
+    """
+    fcntl.fcntl(reader, fcntl.F_SETOWN, os.getpid() if process is None else process)
     fcntl.fcntl(reader, fcntl.F_SETFL, fcntl.fcntl(reader, fcntl.F_GETFL) | os.O_ASYNC)
 
 
