@@ -2,8 +2,11 @@
 
 import contextlib
 import errno
+import fcntl
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +18,7 @@ from hyps.errors import ModelError, OutputError, printable
 _ANOTHER = "give another place with `-o`"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_ROOM = 64 * 1024
+_SCRATCH = re.compile(r"hyps-([1-9][0-9]{0,9})-[a-z0-9_]{8}", re.ASCII)
 
 
 class OutputFolder:
@@ -118,18 +122,21 @@ def output_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Yield an empty folder that is gone afterwards, however this process ends.
+    """Yield an empty folder that is gone afterwards; one whose process was shot goes when the next one is made.
 
     Raises:
         OutputError: there is no place for one.
     """
     try:
-        folder = TemporaryDirectory(prefix="hyps-")
+        _remove_stale_scratch(Path(tempfile.gettempdir()))
+        folder = TemporaryDirectory(prefix=f"hyps-{os.getpid()}-")
     except OSError as error:
         hint = "make room, or name a folder on another disk in the environment variable TMPDIR"
         raise OutputError(f"no temporary folder can be made: {error.strerror or error}", hint) from error
     note_scratch(Path(folder.name))
-    with folder as name:
+    with folder as name, contextlib.ExitStack() as lock:
+        with contextlib.suppress(OSError):  # not every file system has locks
+            lock.enter_context(_locked(Path(name)))
         yield Path(name)
     forget_scratch(Path(name))
 
@@ -206,6 +213,33 @@ def _remove_stale(path: Path) -> None:
             with contextlib.suppress(OSError):
                 _put_back(left / "replaced", path)
                 shutil.rmtree(left)
+
+
+def _remove_stale_scratch(folder: Path) -> None:
+    """Remove the temporary folders in `folder` whose processes, of the same user, have ended."""
+    with os.scandir(folder) as entries:
+        found = [(entry, named) for entry in entries if (named := _SCRATCH.fullmatch(entry.name))]
+    for entry, named in found:
+        with contextlib.suppress(OSError):  # another process may be faster, or still hold the lock
+            is_ours = entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+            if is_ours and not _is_alive(int(named[1])):
+                with _locked(Path(entry.path)):
+                    shutil.rmtree(entry.path)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock on a folder: process numbers alone say nothing where containers share it.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(number)
 
 
 def _put_back(old: Path, path: Path) -> None:

@@ -1,16 +1,18 @@
 """Output folders and files: whole or not at all."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hyps.errors import ModelError, OutputError
-from hyps_compiler.output import OutputFolder, check_output_file, output_file
+from hyps_compiler.output import OutputFolder, check_output_file, output_file, scratch_folder
 
 
 def make(
@@ -117,6 +119,34 @@ def test_what_belongs_to_others_stays(tmp_path: Path) -> None:
         folder.mkdir()
     make(tmp_path / "plan")
     assert sorted(os.listdir(tmp_path)) == sorted([running.name, other.name, "plan"])
+
+
+def test_scratch_of_the_dead_goes_and_all_else_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    stale, dead = tmp_path / f"hyps-{dead_process()}-abcdefg_", dead_process()
+    linked, locked = (tmp_path / f"hyps-{dead}-{name}" for name in ("linklink", "lockhold"))
+    elsewhere = tmp_path / f"hyps-{dead}-elsewhere"
+    kept = [tmp_path / f"hyps-{os.getppid()}-abcdefgh", tmp_path / f"xhyps-{dead}-abcdefgh", elsewhere, locked]
+    for folder in (stale, *kept):
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"w")
+    linked.symlink_to(elsewhere)
+    (tmp_path / f"hyps-{dead}-aaaafile").write_bytes(b"")
+    (stale / "out").symlink_to(elsewhere)
+    holder = os.open(locked, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)  # as a process does whose number is another one's here
+    try:
+        with scratch_folder() as scratch:
+            assert scratch.name.startswith(f"hyps-{os.getpid()}-")
+            assert not stale.exists()
+            with scratch_folder():
+                assert scratch.exists()
+    finally:
+        os.close(holder)
+    assert linked.is_symlink()
+    assert (tmp_path / f"hyps-{dead}-aaaafile").exists()
+    assert all((folder / "weights").exists() for folder in kept)
+    assert len(os.listdir(tmp_path)) == len(kept) + 2
 
 
 def test_a_name_with_wildcards_is_a_name(tmp_path: Path) -> None:
