@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,38 @@ def test_every_activation_is_shown(folder: Path, flow: Dataflow, is_tight: bool)
     with tight(folder, flow) if is_tight else LocalRunner(folder) as runner:
         runner.run(flow.feeds(), on_activation=seen.__setitem__)
     assert sorted(seen) == sorted(set(flow.tensors) - set(flow.inputs))
+
+
+@pytest.mark.parametrize("is_tight", [False, True])
+def test_an_activation_is_gone_once_nobody_needs_it(is_tight: bool, tmp_path: Path) -> None:
+    flow, made = mlp(8, 16, 12, 4), list[weakref.ReferenceType[Any]]()
+    flow.write(tmp_path / "plan")
+    with tight(tmp_path / "plan", flow) if is_tight else LocalRunner(tmp_path / "plan") as runner:
+        left = []
+
+        def on_activation(name: str, value: Any) -> None:
+            left.append([reference() is not None for reference in made])
+            made.append(weakref.ref(value))
+
+        runner.run(flow.feeds(), on_activation=on_activation)
+    assert left == [[], [True], [False, True]]
+
+
+@pytest.mark.parametrize("is_tight", [False, True])
+def test_what_a_partition_makes_goes_by_its_name(is_tight: bool, tmp_path: Path) -> None:
+    """Whatever the order: of its outputs in the plan, of its nodes, of the alphabet."""
+    nodes = [helper.make_node("Neg", ["x"], ["a"]), helper.make_node("Abs", ["x"], ["b"])]
+    join = helper.make_node("Concat", ["a", "c", "b"], ["y"], axis=0)
+    first = [*nodes, helper.make_node("Sqrt", ["b"], ["c"])]
+    pieces = [Piece("p0", first, {}, ("x",), ("c", "a", "b")), Piece("p1", [join], {}, ("a", "b", "c"), ("y",))]
+    tensors = {name: TensorInfo(dtype="float32", shape=(2,), nbytes=8) for name in "xabc"}
+    tensors["y"] = TensorInfo(dtype="float32", shape=(6,), nbytes=24)
+    flow = Dataflow(pieces, tensors, ("x",), ("y",))
+    flow.write(tmp_path / "plan")
+    with tight(tmp_path / "plan", flow) if is_tight else LocalRunner(tmp_path / "plan") as runner:
+        for _ in range(4):  # the last ones on a lane
+            answer = runner.run({"x": np.array([4, -9], np.float32)})["y"]
+            assert answer.tolist() == [-4, 9, 2, 3, 4, 9]
 
 
 def test_nothing_of_a_batch_is_left(folder: Path, flow: Dataflow) -> None:

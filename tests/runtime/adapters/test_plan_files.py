@@ -1,5 +1,6 @@
 """Plan folders: what is refused before anything is loaded."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,19 @@ def test_every_altered_byte_is_found(folder: Path, path: str) -> None:
         assert error.code == "E_TAMPERED"
         assert f"`{path}`" in error.message
         data[position] ^= 1
+
+
+@pytest.mark.parametrize("nbytes", [2**18 - 1, 2**18, 3 * 2**18 + 1])
+def test_the_last_byte_of_a_large_file_counts(nbytes: int, tmp_path: Path) -> None:
+    """Files are hashed piece by piece."""
+    mlp(4, 4, 4).write(tmp_path)
+    plan, data = read_plan(tmp_path), bytes(nbytes)
+    (tmp_path / MODEL).write_bytes(data)
+    part = msgspec.structs.replace(plan.partitions[0], sha256=hashlib.sha256(data).hexdigest())
+    grown = msgspec.structs.replace(plan, partitions=(part, *plan.partitions[1:]))
+    check_files(tmp_path, grown)
+    (tmp_path / MODEL).write_bytes(data[:-1] + b"\1")
+    assert refusal(lambda: check_files(tmp_path, grown)).code == "E_TAMPERED"
 
 
 def test_a_wrong_length_is_said(folder: Path) -> None:
