@@ -72,6 +72,19 @@ def test_a_compiled_plan_is_whole_verified_and_answers(level: Optimization, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "plan"]  # nothing is left of the work
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_inputs_and_outputs_keep_the_models_order(level: Optimization, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Softmax", ["b"], ["c"]),
+        helper.make_node("Neg", ["a"], ["z"]),
+        helper.make_node("Add", ["c", "z"], ["d"]),
+    ]
+    model = model_of(nodes, [floats(name, 2, 3) for name in "ba"], [floats(name, 2, 3) for name in "zdc"])
+    made = compiled(tmp_path, model, optimization=level, request=Request(cuts=("all",)))
+    assert [tensor.name for tensor in made.plan.model.inputs] == ["b", "a"]
+    assert [tensor.name for tensor in made.plan.model.outputs] == ["z", "d", "c"]
+
+
 def test_the_plan_says_what_was_done(tmp_path: Path) -> None:
     plan = compiled(tmp_path, request=Request(max_params=9000), optimization="none").plan
     assert plan.passes == "normalize,slice-dense{layer=fc1,count=3}"
