@@ -335,7 +335,7 @@ def convert(source: Path, output: Path, opset: int | None, shapes: tuple[str, ..
 def doctor(as_json: bool) -> int:
     """Show what this machine can do, what is installed, and what is in the way.
 
-    The exit status is 1 where a package is older than it may be.
+    The exit status is 1 where a package is older than it may be, or one that every command needs is missing.
 
     \b
     Examples:
