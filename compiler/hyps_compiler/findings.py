@@ -188,7 +188,9 @@ def _reproduction(found: Reproduction) -> list[str]:
     end = "no smaller one differs" if reduced.is_minimal else "the time was up, there may be a smaller one"
     folder = printable(str(found.folder), 200)
     lines = _wrapped("reduced: ", f"to {nodes} in {reduced.trials} trials; {end}")
-    if not found.still_differs:
+    if found.still_differs is None:
+        lines += _wrapped("         ", "running it again by itself took too long")
+    elif not found.still_differs:
         lines += _wrapped("         ", "it did not differ when it was run again by itself")
     return [*lines, f"wrote:   {folder}", f"run:     python {folder}/reproduce.py"]
 

@@ -32,8 +32,8 @@ _CHECK_S = 120.0
 _PLAIN_KEY = re.compile(r"[\w./:\[\]-]{1,200}", re.ASCII)
 
 
-def write_reproduction(folder: Path, reduced: Reduced, plan: Plan, place: Place | None) -> bool:
-    """Write the reproduction and return whether it was seen to differ in a process of its own.
+def write_reproduction(folder: Path, reduced: Reduced, plan: Plan, place: Place | None) -> bool | None:
+    """Write the reproduction and return whether it differs in a process of its own too; None where that took too long.
 
     The folder gets `model.onnx` (what is right), `partition.onnx` (what is wrong; several where the border between them
     matters), `inputs.npz`, `expected.npz`, `actual.npz`, `reproduction.json`, and `reproduce.py`, which runs it.
@@ -60,7 +60,7 @@ def write_reproduction(folder: Path, reduced: Reduced, plan: Plan, place: Place 
     (folder / MARKER).write_text(json.dumps(about, indent=1) + "\n")
     still_differs = _still_differs(folder)
     (folder / MARKER).write_text(json.dumps({**about, "still_differs": still_differs}, indent=1) + "\n")
-    return still_differs is True
+    return still_differs
 
 
 def _file_names(count: int) -> list[str]:

@@ -39,7 +39,7 @@ class Reproduction:
 
     folder: Path
     reduced: Reduced
-    still_differs: bool
+    still_differs: bool | None
     """Whether it was seen to differ in a process of its own."""
 
 
