@@ -1,0 +1,12 @@
+"""Every fault that is tried; to add one, add a row to the list of its kind."""
+
+from mutants import cutting, emission, execution, slicing, staging, verification
+
+FAULTS = (
+    *cutting.FAULTS,
+    *slicing.FAULTS,
+    *staging.FAULTS,
+    *emission.FAULTS,
+    *verification.FAULTS,
+    *execution.FAULTS,
+)
