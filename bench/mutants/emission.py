@@ -18,11 +18,12 @@ FAULTS = (
         "border-from-the-wrong-producer",
         _EMIT,
         "    proto.graph.initializer.extend(_initializer",
-        "    crossed = {str(a.name): str(b.name) for a, b in zip(part.inputs, part.inputs[::-1], strict=True)}\n"
+        "    pairs = zip(part.inputs, part.inputs[::-1], strict=True)\n"
+        "    crossed = {str(a.name): str(b.name) for a, b in pairs if (a.dtype, a.shape) == (b.dtype, b.shape)}\n"
         "    for node in proto.graph.node:\n"
         "        node.input[:] = [crossed.get(name, name) for name in node.input]\n"
         "    proto.graph.initializer.extend(_initializer",
-        "inside a partition two of its inputs are taken for each other",
+        "two inputs of a partition that are of one type and shape are taken for each other",
         _TESTS,
     ),
     Fault(

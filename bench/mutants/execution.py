@@ -187,8 +187,8 @@ FAULTS = (
         "shape-not-checked-on-the-quick-way",
         "runtime/hyps/adapters/feeds.py",
         " or array.shape != shape or dtype is None:",
-        " or array.size != np.prod(shape) or dtype is None:",
-        "an array of another shape is taken where it has as many elements",
+        " or array.ndim != len(shape or ()) or dtype is None:",
+        "an array of other dimensions is taken where it has as many of them",
         test_files("runtime/adapters/test_feeds runtime/test_local"),
     ),
     Fault(

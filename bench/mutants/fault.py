@@ -42,7 +42,9 @@ def mutated(fault: Fault, source: str) -> str:
     """
     found = source.count(fault.find)
     if found != 1:
-        raise RottenFaultError(f"{fault.name}: its place occurs {found} times in {fault.path}")
+        raise RottenFaultError(
+            f"{fault.name}: its place occurs {found} times in {fault.path}: mend it in bench/mutants"
+        )
     changed = source.replace(fault.find, fault.replacement)
     try:
         is_same = ast.dump(ast.parse(changed)) == ast.dump(ast.parse(source))
