@@ -112,6 +112,13 @@ def test_a_peer_that_does_not_read_is_not_waited_for(link: Link) -> None:
     assert time.monotonic() - start < WAIT_S
 
 
+def send_until_refused(client: Client) -> None:
+    """Send and send again: the port of a server that is gone is closed by a thread, which may take a moment."""
+    for _ in range(100):
+        client.send([b"again"], 0.2)
+        time.sleep(0.05)
+
+
 def test_the_client_sees_that_the_server_is_gone(link: Link) -> None:
     client = link.connect()
     client.send([b"hello"], WAIT_S)
@@ -119,10 +126,8 @@ def test_the_client_sees_that_the_server_is_gone(link: Link) -> None:
     link.server.close()
     with pytest.raises(PeerError):
         client.receive(WAIT_S)
-    with pytest.raises(PeerError):  # the port is closed by a thread, which may take a moment
-        for _ in range(100):
-            client.send([b"again"], 0.2)
-            time.sleep(0.05)
+    with pytest.raises(PeerError):
+        send_until_refused(client)
 
 
 def test_a_part_that_is_too_large_cuts_its_sender_only(link: Link) -> None:
