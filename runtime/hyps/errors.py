@@ -40,6 +40,12 @@ class PlanError(HypsError):
     default_code = "E_PLAN"
 
 
+class ProfileError(HypsError):
+    """A profile is missing, no profile, wrong in itself, or written for another reader."""
+
+    default_code = "E_PROFILE"
+
+
 class TensorError(HypsError):
     """A request's tensor has the wrong name, dtype or shape, or cannot be read."""
 

@@ -1,20 +1,17 @@
 """The plan: partitions, the tensors between them, and where they run, as `plan.json` holds them."""
 
-import json
 from typing import Literal
 
-import msgspec
 from msgspec import Struct
 
 from hyps.errors import PlanError, printable
+from hyps.formats.documents import Document
 
 FORMAT = "hyps-plan"
 VERSION = 1
 """Rises only when an older reader would go wrong; new fields come with defaults instead."""
 
 Optimization = Literal["none", "portable", "native"]
-
-_MAX_PLAN_NBYTES = 64 * 2**20
 
 
 class TensorInfo(Struct, frozen=True, kw_only=True):
@@ -158,14 +155,12 @@ class Plan(Struct, frozen=True, kw_only=True):
     variants: tuple[Variant, ...]
 
 
-class _Header(Struct):
-    format: str = ""
-    version: int = 0
+_DOCUMENT = Document(Plan, FORMAT, VERSION, "plan.json", "plan", PlanError, "compile the model again")
 
 
 def encode_plan(plan: Plan) -> bytes:
     """Return the bytes of `plan.json`; equal plans give equal bytes."""
-    return msgspec.json.format(msgspec.json.encode(plan, order="deterministic"), indent=1) + b"\n"
+    return _DOCUMENT.encode(plan)
 
 
 def decode_plan(data: bytes) -> Plan:
@@ -174,34 +169,9 @@ def decode_plan(data: bytes) -> Plan:
     Raises:
         PlanError: no plan, from the future, or wrong in itself; the message has every problem found.
     """
-    if len(data) > _MAX_PLAN_NBYTES:
-        raise PlanError(f"`plan.json` has {len(data)} bytes, more than the {_MAX_PLAN_NBYTES} allowed")
-    try:
-        header = msgspec.json.decode(data, type=_Header)
-        if header.format == FORMAT and header.version > VERSION:
-            raise PlanError(
-                f"`plan.json` has version {header.version} and this hyps reads up to {VERSION}",
-                "upgrade hyps, or compile the model again with this version",
-                code="E_VERSION",
-            )
-        plan = msgspec.json.decode(data, type=Plan)
-        json.loads(data, object_pairs_hook=_refuse_doubled)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PlanError(f"`plan.json` is no plan: {printable(str(error), 200)}", "compile the model again") from error
-    problems = plan_problems(plan)
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise PlanError(f"`plan.json` is wrong: {problems[0]}{more}", "compile the model again")
+    plan = _DOCUMENT.decode(data)
+    _DOCUMENT.refuse(plan_problems(plan))
     return plan
-
-
-def _refuse_doubled(pairs: list[tuple[str, object]]) -> None:
-    """Refuse an object with a key that stands twice: of two values each reader might take another."""
-    seen = set()
-    for key, _ in pairs:
-        if key in seen:
-            raise PlanError(f"`plan.json` has the key `{printable(key)}` twice", "compile the model again")
-        seen.add(key)
 
 
 def plan_problems(plan: Plan) -> list[str]:
@@ -240,8 +210,7 @@ def is_inside(path: str) -> bool:
 
 def json_schema() -> bytes:
     """Return the JSON Schema of `plan.json`, generated from the types that decode it."""
-    schema = msgspec.json.schema(Plan)
-    return msgspec.json.format(msgspec.json.encode(schema, order="sorted"), indent=2) + b"\n"
+    return _DOCUMENT.schema()
 
 
 def _path_problems(plan: Plan) -> list[str]:
