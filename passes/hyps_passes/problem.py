@@ -21,6 +21,8 @@ class Task:
     macs: int = 0
     reach: float = 1.0
     """How likely a request comes so far: below 1 behind an early exit."""
+    downsampling: str | None = None
+    """`pooling`, `global pooling` or `strided convolution`; None where it does not shrink what comes in."""
 
     @property
     def weight_bytes(self) -> int:
