@@ -1,66 +1,30 @@
 """`hypsc`: the compiler on the command line."""
 
-import errno
-import importlib.util
-import json
-import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hyps.adapters.guard import limit_seconds, note_phase
-from hyps.dependencies import check_safe
-from hyps.errors import DependencyError, DifferenceError, UsageError, printable
+from hyps.adapters.guard import note_phase
+from hyps.errors import DifferenceError, UsageError, printable
 from hyps.formats.quantities import format_nbytes
-from hyps.terminal import COUNT, NBYTES, TIMEOUT, ContainedGroup, progress, say, verbosity
+from hyps.terminal import COUNT, NBYTES, ContainedGroup, progress, say, verbosity
+from hyps_compiler.cli_options import (
+    PATH,
+    SHAPES_HELP,
+    max_tensor_option,
+    parse_shapes,
+    print_json,
+    require_compiler,
+    timeout_option,
+)
 
 if TYPE_CHECKING:
     from hyps_compiler.partition import Request
 
 
-class _Place(click.Path):
-    """A path; an empty one, as an unset shell variable gives, would be the working directory."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path.
-
-        Raises:
-            UsageError: it is empty, or longer than the system allows.
-        """
-        shown = param.opts[0] if param else "a path"
-        if value == "":
-            raise UsageError(f"`{shown}` is empty", "give the path of a file or folder")
-        try:
-            os.lstat(value)
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                raise UsageError(f"`{shown}` is longer than a path may be", "give a shorter one") from error
-        return super().convert(value, param, ctx)
-
-
-_PATH = _Place(path_type=Path)
-
-_SHAPES_HELP = "Shape of an input with open dimensions, as NAME:1x3x224x224; only for sizes, the plan keeps them open."
-_SIZE = re.compile("[1-9][0-9]{0,17}")
-_TIMEOUT_HELP = "Longest that onnxruntime may take to open the model, or to run it on one request, such as 30s or 2h."
-_TENSOR_HELP = (
-    "Most memory one tensor that the model computes may take; all that follows from constants alone may take four times"
-    " as much together, and weights may be larger."
-)
 _CUT_HELP = "Where to cut: mandatory, pooling, strided, bottleneck, all, or tensor names; joined by commas."
-
-_timeout_option = click.option(
-    "--timeout",
-    type=TIMEOUT,
-    default="10m",
-    show_default=True,
-    expose_value=False,
-    callback=lambda _ctx, _param, seconds: limit_seconds(seconds),
-    help=_TIMEOUT_HELP,
-)
 
 
 @click.group(cls=ContainedGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,14 +40,9 @@ def main() -> None:
     """
 
 
-_max_tensor_option = click.option(
-    "--max-tensor-bytes", "max_tensor", type=NBYTES, default="2GiB", show_default=True, help=_TENSOR_HELP
-)
-
-
 @main.command(name="compile")
 @click.argument("model")
-@click.option("-o", "--output", required=True, type=_PATH, help="The plan folder to make.")
+@click.option("-o", "--output", required=True, type=PATH, help="The plan folder to make.")
 @click.option("--max-params", type=COUNT, help="Most parameters one partition may hold, such as 30M.")
 @click.option("--memory", type=NBYTES, help="Most memory one worker process may use, such as 256MB.")
 @click.option("--cut", default="mandatory", show_default=True, help=_CUT_HELP)
@@ -95,12 +54,12 @@ _max_tensor_option = click.option(
     show_default=True,
     help="Fusions that onnxruntime makes before the cut: for any CPU, or with layouts for this CPU family.",
 )
-@click.option("--input", "shapes", multiple=True, help=_SHAPES_HELP)
-@click.option("--inputs", type=_PATH, help="An .npz file with a request to verify on.")
+@click.option("--input", "shapes", multiple=True, help=SHAPES_HELP)
+@click.option("--inputs", type=PATH, help="An .npz file with a request to verify on.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the plan with the model.")
-@_max_tensor_option
+@max_tensor_option
 @click.option("--force", is_flag=True, help="Replace an existing plan folder.")
-@_timeout_option
+@timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and the checks as JSON.")
 def compile_command(
     model: str,
@@ -128,14 +87,14 @@ def compile_command(
       hypsc compile model.onnx -o plan/ --cut pooling,bottleneck
       hypsc compile model.onnx -o plan/ --cut all --optimize native
     """
-    _require_compiler("onnx", "onnxruntime")
+    require_compiler("onnx", "onnxruntime")
     from hyps_compiler import reporting
     from hyps_compiler.driver import Options, compile_model
 
     options = Options(
         request=_request(max_params, memory, cut, partitions),
         optimization=optimize,
-        shapes=_parse_shapes(shapes),
+        shapes=parse_shapes(shapes),
         feeds=_read_npz(inputs) if inputs else None,
         verify=not no_verify,
         force=force,
@@ -150,7 +109,7 @@ def compile_command(
 
         compiled = compile_model(model, output, options, step)
     if as_json:
-        _print_json(reporting.compiled_json(compiled))
+        print_json(reporting.compiled_json(compiled))
     elif verbosity() >= 0:
         click.echo(reporting.show_compiled(compiled))
 
@@ -161,9 +120,9 @@ def compile_command(
     "--max-params", type=COUNT, help="Most parameters one partition may hold: shows the mandatory split points."
 )
 @click.option("--memory", type=NBYTES, help="Most memory one worker process may use: shows the mandatory split points.")
-@click.option("--input", "shapes", multiple=True, help=_SHAPES_HELP)
-@_max_tensor_option
-@_timeout_option
+@click.option("--input", "shapes", multiple=True, help=SHAPES_HELP)
+@max_tensor_option
+@timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def inspect(
     target: str,
@@ -181,7 +140,7 @@ def inspect(
       hypsc inspect zoo:vgg16 --max-params 30M
       hypsc inspect plan/ --json
     """
-    _require_compiler("onnx", "onnxruntime")
+    require_compiler("onnx", "onnxruntime")
     import msgspec
 
     from hyps.adapters.plan_files import read_plan
@@ -189,23 +148,23 @@ def inspect(
 
     if _is_plan(Path(target)):
         plan = read_plan(Path(target))
-        _print_json(msgspec.to_builtins(plan)) if as_json else click.echo(inspection.show_plan(plan))
+        print_json(msgspec.to_builtins(plan)) if as_json else click.echo(inspection.show_plan(plan))
         return
     with progress("inspecting", quiet=verbosity() < 0 or as_json):
         request = _request(max_params, memory, "mandatory", None)
-        view = inspection.inspect_model(target, request, _parse_shapes(shapes), max_tensor_nbytes=max_tensor)
-    _print_json(msgspec.to_builtins(view)) if as_json else click.echo(inspection.show_model(view))
+        view = inspection.inspect_model(target, request, parse_shapes(shapes), max_tensor_nbytes=max_tensor)
+    print_json(msgspec.to_builtins(view)) if as_json else click.echo(inspection.show_model(view))
 
 
 @main.command()
-@click.argument("plan", type=_PATH)
+@click.argument("plan", type=PATH)
 @click.option("--model", required=True, help="The model that the plan was made from.")
-@click.option("--inputs", type=_PATH, help="An .npz file with a request.")
+@click.option("--inputs", type=PATH, help="An .npz file with a request.")
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Random requests to compare.")
-@click.option("--reduce", "reduce_to", type=_PATH, help="If they differ, write a minimal reproduction there.")
+@click.option("--reduce", "reduce_to", type=PATH, help="If they differ, write a minimal reproduction there.")
 @click.option("--force", is_flag=True, help="Replace an existing reproduction.")
-@_max_tensor_option
-@_timeout_option
+@max_tensor_option
+@timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
 def verify(
     plan: Path,
@@ -228,7 +187,7 @@ def verify(
       hypsc verify plan/ --model model.onnx --samples 10 --json
       hypsc verify plan/ --model model.onnx --reduce difference/
     """
-    _require_compiler("onnx", "onnxruntime")
+    require_compiler("onnx", "onnxruntime")
     from hyps_compiler import findings
     from hyps_compiler.verification import verify_folder
 
@@ -245,7 +204,7 @@ def verify(
             step=bar.enter,
         )
     if as_json:  # one document, whether they agree or not
-        _print_json(findings.verified_json(verification))
+        print_json(findings.verified_json(verification))
         return _say_difference(verification.difference())
     if verbosity() >= 0:
         click.echo(findings.show_verified(verification))
@@ -254,14 +213,14 @@ def verify(
 
 
 @main.command()
-@click.argument("plan", required=False, type=_PATH)
+@click.argument("plan", required=False, type=PATH)
 @click.option("-i", "--input", "inputs", multiple=True, help="NAME=file.npy, a .npz file, or an image; may repeat.")
-@click.option("-o", "--output", type=_PATH, help="An .npz file for the outputs.")
+@click.option("-o", "--output", type=PATH, help="An .npz file for the outputs.")
 @click.option("--memory", type=NBYTES, help="Most memory this process may use; default: what the plan was made for.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of onnxruntime.")
 @click.option("--connect", metavar="ENDPOINT", help="Send to a running worker, such as tcp://127.0.0.1:5757.")
 @click.option("--force", is_flag=True, help="Replace an existing output file.")
-@_timeout_option
+@timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print outputs' shapes and times as JSON.")
 def run(
     plan: Path | None,
@@ -283,7 +242,7 @@ def run(
       hypsc run plan/ -i cat.jpg
       hypsc run --connect tcp://127.0.0.1:5757 -i batch.npz -o answers.npz
     """
-    _require_compiler("onnxruntime")
+    require_compiler("onnxruntime")
     from hyps_compiler.running import run_plan, show_answers
 
     if (plan is None) == (connect is None):
@@ -292,14 +251,14 @@ def run(
         raise UsageError("--memory and --threads are the worker's own, not --connect's", "give them to `hyps-worker`")
     note_phase("running the plan")
     answers = run_plan(plan, connect, inputs, output, memory_bytes=memory, threads=threads, force=force)
-    _print_json(answers.summary()) if as_json else click.echo(show_answers(answers))
+    print_json(answers.summary()) if as_json else click.echo(show_answers(answers))
     if output is not None and not as_json and verbosity() >= 0:
         click.echo(f"\nwrote: {printable(str(output))}")
 
 
 @main.command()
-@click.argument("source", type=_PATH)
-@click.option("-o", "--output", required=True, type=_PATH, help="The ONNX file to write.")
+@click.argument("source", type=PATH)
+@click.option("-o", "--output", required=True, type=PATH, help="The ONNX file to write.")
 @click.option("--opset", type=click.IntRange(min=7), help="Version of the standard operators; default 17.")
 @click.option("--input", "shapes", multiple=True, help="Shape to fix an input to, as NAME:1x224x224x3.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
@@ -311,7 +270,7 @@ def convert(source: Path, output: Path, opset: int | None, shapes: tuple[str, ..
       hypsc convert model.keras -o model.onnx
       hypsc convert saved_model/ -o model.onnx --input image:1x224x224x3
     """
-    _require_compiler("onnx")
+    require_compiler("onnx")
     from hyps.errors import ModelError, OutputError
     from hyps_compiler.convert import can_convert
     from hyps_compiler.convert import convert as convert_model
@@ -326,7 +285,7 @@ def convert(source: Path, output: Path, opset: int | None, shapes: tuple[str, ..
     if output.exists() and not force:
         raise OutputError(f"`{printable(str(output))}` exists", "add --force to replace it", code="E_EXISTS")
     with progress("converting", quiet=verbosity() < 0):
-        convert_model(source, output, opset=opset, inputs=dict(_parse_shapes(shapes)) or None)
+        convert_model(source, output, opset=opset, inputs=dict(parse_shapes(shapes)) or None)
     say(f"wrote {printable(str(output))}, {format_nbytes(output.stat().st_size)}")
 
 
@@ -345,22 +304,8 @@ def doctor(as_json: bool) -> int:
     from hyps import doctor as checks
 
     diagnosis = checks.examine()
-    _print_json(checks.as_json(diagnosis)) if as_json else click.echo(checks.show(diagnosis))
+    print_json(checks.as_json(diagnosis)) if as_json else click.echo(checks.show(diagnosis))
     return diagnosis.exit_status
-
-
-def _require_compiler(*unsafe: str) -> None:
-    """Refuse at once where only the light runtime is installed, or an old version of one of the packages `unsafe`.
-
-    Raises:
-        DependencyError: with the line that installs what is needed.
-    """
-    missing = [name for name in ("onnx", "onnx_ir", "networkx") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise DependencyError(
-            f"the compiler needs {', '.join(missing)}, which is not installed", 'pip install "hyps[compiler]"'
-        )
-    check_safe(*unsafe)
 
 
 def _request(max_params: int | None, memory: int | None, cut: str, partitions: int | None) -> "Request":
@@ -368,17 +313,6 @@ def _request(max_params: int | None, memory: int | None, cut: str, partitions: i
 
     cuts, tensors = parse_cuts(cut.split(","))
     return Request(max_params=max_params, memory_bytes=memory, cuts=cuts, tensors=tensors, partitions=partitions)
-
-
-def _parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for text in texts:
-        name, _, dims = text.rpartition(":")
-        sizes = dims.split("x")
-        if not name or not all(_SIZE.fullmatch(size) for size in sizes):
-            raise UsageError(f"--input `{printable(text)}` is no NAME:SHAPE", "write it like image:1x3x224x224")
-        shapes[name] = tuple(map(int, sizes))
-    return shapes
 
 
 def _say_difference(error: DifferenceError | None) -> int:
@@ -400,10 +334,6 @@ def _read_npz(path: Path) -> dict[str, Any]:
     from hyps_compiler.arrays import read_npz
 
     return read_npz(path)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1, allow_nan=False))
 
 
 if __name__ == "__main__":

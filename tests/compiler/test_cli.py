@@ -10,7 +10,8 @@ from click.testing import CliRunner, Result
 from hyps.cli import worker
 from hyps.errors import UsageError
 from hyps.terminal import HypsCommand
-from hyps_compiler.cli import _parse_shapes, main
+from hyps_compiler.cli import main
+from hyps_compiler.cli_options import parse_shapes
 from hyps_compiler.partition import CUTS
 
 
@@ -19,7 +20,7 @@ def call(*args: str) -> Result:
 
 
 def test_shapes_are_read() -> None:
-    assert _parse_shapes(("image:1x3x224x224", "a:b:7")) == {"image": (1, 3, 224, 224), "a:b": (7,)}
+    assert parse_shapes(("image:1x3x224x224", "a:b:7")) == {"image": (1, 3, 224, 224), "a:b": (7,)}
 
 
 @pytest.mark.parametrize(
@@ -28,13 +29,13 @@ def test_shapes_are_read() -> None:
 )
 def test_what_is_no_shape_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is no NAME:SHAPE") as caught:
-        _parse_shapes((text,))
+        parse_shapes((text,))
     assert "image:1x3x224x224" in caught.value.hint
 
 
 def test_a_number_of_a_million_digits_is_no_size() -> None:
     with pytest.raises(UsageError):
-        _parse_shapes(("image:" + "9" * 10**6,))
+        parse_shapes(("image:" + "9" * 10**6,))
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))

@@ -1,0 +1,96 @@
+"""What the commands of `hypsc` share: kinds of arguments, options that mean the same everywhere, and refusals."""
+
+import errno
+import importlib.util
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hyps.adapters.guard import limit_seconds
+from hyps.dependencies import check_safe
+from hyps.errors import DependencyError, UsageError, printable
+from hyps.terminal import NBYTES, TIMEOUT
+
+
+class _Place(click.Path):
+    """A path; an empty one, as an unset shell variable gives, would be the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path.
+
+        Raises:
+            UsageError: it is empty, or longer than the system allows.
+        """
+        shown = param.opts[0] if param else "a path"
+        if value == "":
+            raise UsageError(f"`{shown}` is empty", "give the path of a file or folder")
+        try:
+            os.lstat(value)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise UsageError(f"`{shown}` is longer than a path may be", "give a shorter one") from error
+        return super().convert(value, param, ctx)
+
+
+PATH = _Place(path_type=Path)
+
+SHAPES_HELP = "Shape of an input with open dimensions, as NAME:1x3x224x224; only for sizes, the plan keeps them open."
+_SIZE = re.compile("[1-9][0-9]{0,17}")
+_TIMEOUT_HELP = "Longest that onnxruntime may take to open the model, or to run it on one request, such as 30s or 2h."
+_TENSOR_HELP = (
+    "Most memory one tensor that the model computes may take; all that follows from constants alone may take four times"
+    " as much together, and weights may be larger."
+)
+
+timeout_option = click.option(
+    "--timeout",
+    type=TIMEOUT,
+    default="10m",
+    show_default=True,
+    expose_value=False,
+    callback=lambda _ctx, _param, seconds: limit_seconds(seconds),
+    help=_TIMEOUT_HELP,
+)
+
+max_tensor_option = click.option(
+    "--max-tensor-bytes", "max_tensor", type=NBYTES, default="2GiB", show_default=True, help=_TENSOR_HELP
+)
+
+
+def require_compiler(*unsafe: str) -> None:
+    """Refuse at once where only the light runtime is installed, or an old version of one of the packages `unsafe`.
+
+    Raises:
+        DependencyError: with the line that installs what is needed.
+    """
+    missing = [name for name in ("onnx", "onnx_ir", "networkx") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise DependencyError(
+            f"the compiler needs {', '.join(missing)}, which is not installed", 'pip install "hyps[compiler]"'
+        )
+    check_safe(*unsafe)
+
+
+def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that `--input NAME:SHAPE` gives.
+
+    Raises:
+        UsageError: one of them is no such thing.
+    """
+    shapes = {}
+    for text in texts:
+        name, _, dims = text.rpartition(":")
+        sizes = dims.split("x")
+        if not name or not all(_SIZE.fullmatch(size) for size in sizes):
+            raise UsageError(f"--input `{printable(text)}` is no NAME:SHAPE", "write it like image:1x3x224x224")
+        shapes[name] = tuple(map(int, sizes))
+    return shapes
+
+
+def print_json(value: Any) -> None:
+    """Print a result for machines on stdout."""
+    click.echo(json.dumps(value, indent=1, allow_nan=False))
