@@ -1,7 +1,7 @@
 """The cut graph: layers in an order in which they can run, and the values between them."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import onnx_ir as ir
@@ -163,6 +163,27 @@ class CutGraph:
     def window(self, first: int, last: int) -> "Window":
         """Return the figures of layers `first` to `last` as one partition."""
         return next(window for window in self.windows(first) if window.last == last)
+
+
+def reordered(graph: CutGraph, order: Sequence[int]) -> CutGraph:
+    """Return the graph with its layers in another order in which they can run; `order[i]` is the layer that comes i-th.
+
+    Raises:
+        ValueError: a layer would come before one that it needs.
+    """
+    place = {old: new for new, old in enumerate(order)}
+    layers = tuple(replace(graph.layers[old], index=new) for new, old in enumerate(order))
+    values = [
+        replace(
+            value,
+            producer=place.get(value.producer, MODEL),
+            consumers=tuple(sorted(place[consumer] for consumer in value.consumers)),
+        )
+        for value in graph.values
+    ]
+    if any(value.consumers and value.consumers[0] <= value.producer for value in values):
+        raise ValueError("a layer comes before one that it needs")
+    return CutGraph(layers, tuple(sorted(values, key=lambda value: (value.producer, value.name))))
 
 
 @dataclass(frozen=True, slots=True)

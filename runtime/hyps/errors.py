@@ -46,6 +46,12 @@ class ProfileError(HypsError):
     default_code = "E_PROFILE"
 
 
+class ClusterError(HypsError):
+    """The cluster file is missing, no TOML, or wrong; limits in it that cannot be met are an InfeasibleError."""
+
+    default_code = "E_CLUSTER"
+
+
 class TensorError(HypsError):
     """A request's tensor has the wrong name, dtype or shape, or cannot be read."""
 

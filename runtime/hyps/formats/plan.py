@@ -113,6 +113,26 @@ class Prediction(Struct, frozen=True, kw_only=True):
     """Peak per device, the process's base included."""
     link_bytes: dict[str, int] = {}
     energy_joules: float | None = None
+    partition_s: dict[str, float] = {}
+    """Seconds of each partition on its device, what its borders cost there included."""
+    bound_over: str | None = None
+    """Among which placements nothing is better than the lower bound; null: nothing is known of others."""
+
+
+class Regime(Struct, frozen=True, kw_only=True):
+    """What a variant costs at any bandwidth and server load, and where it is the best of all cuts in two.
+
+    A request takes `fixed_s` + `wire_bytes` / bandwidth + `server_s` / (1 - load); bandwidth in bytes per second, of
+    the link both ways, load the part of the server's power that others use.
+    """
+
+    variant: str
+    batch: int
+    fixed_s: float
+    wire_bytes: float
+    server_s: float
+    corners: tuple[tuple[float, float], ...]
+    """Of the convex area in which it is best, in turn: seconds per byte, and 1 / (1 - load)."""
 
 
 class Variant(Struct, frozen=True, kw_only=True):
@@ -122,8 +142,10 @@ class Variant(Struct, frozen=True, kw_only=True):
     placement: dict[str, str]
     """Partition id to device name."""
     prediction: Prediction = Prediction()
+    replicas: dict[str, tuple[str, ...]] = {}
+    """Partition id to further devices that run it as well, for requests that come meanwhile."""
     bytes_per_s: tuple[float, float | None] | None = None
-    """The interval of bandwidth it is best for; null: any."""
+    """The interval of bandwidth it is best for, at a batch of one and no load; null: any, or none."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -153,6 +175,14 @@ class Plan(Struct, frozen=True, kw_only=True):
     """In an order in which they can run."""
     split_points: tuple[SplitPoint, ...] = ()
     variants: tuple[Variant, ...]
+    """The first is the one to use unless told otherwise."""
+    entry: str | None = None
+    """The device at which requests arise; null: the plan is for one device."""
+    strategy: str | None = None
+    """What placed it."""
+    objective: str | None = None
+    regimes: tuple[Regime, ...] = ()
+    """Which variant is best when; exact, not sampled. Empty: not two devices."""
 
 
 _DOCUMENT = Document(Plan, FORMAT, VERSION, "plan.json", "plan", PlanError, "compile the model again")
@@ -191,8 +221,11 @@ def plan_problems(plan: Plan) -> list[str]:
     if not names or len(set(names)) < len(names):
         problems.append("there must be at least one variant, each with a name of its own")
     for variant in plan.variants:
-        if set(variant.placement) != set(ids):
+        if set(variant.placement) != set(ids) or not set(variant.replicas) <= set(ids):
             problems.append(f"variant `{printable(variant.name)}` does not place exactly the plan's partitions")
+    for regime in plan.regimes:
+        if regime.variant not in names or regime.batch < 1:
+            problems.append(f"a regime names `{printable(regime.variant)}`, batch {regime.batch}, which is no variant")
     return problems
 
 
