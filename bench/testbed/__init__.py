@@ -1,0 +1,15 @@
+"""Slow devices joined by slow links, made on one Linux machine: network namespaces, tbf rates, control groups.
+
+    layout = Layout({"camera": Machine(0.25, core=0), "server": Machine(core=1)}, (Wire("camera", "server", 7.1e6),))
+    with testbed.build(layout) as devices:
+        devices["server"].popen(["hyps-worker", "plan", "--bind", f"tcp://{devices['server'].address}:5757"])
+        devices["camera"].run(["ping", "-c", "1", devices["server"].address])
+
+Needs root, `ip`, `tc`, `nsenter` and `taskset`. `python -m testbed sweep` removes what a killed run left behind.
+Links have a rate and no delay of their own: the kernel's delay queue (netem) is not everywhere.
+"""
+
+from testbed.bed import Device, build, missing, sweep
+from testbed.layout import SWITCH, Layout, Machine, Wire
+
+__all__ = ["SWITCH", "Device", "Layout", "Machine", "Wire", "build", "missing", "sweep"]

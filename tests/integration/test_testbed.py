@@ -1,0 +1,238 @@
+"""Testbeds do what they are told, and leave nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+import testbed
+from hyps.errors import UsageError
+from testbed import SWITCH, Layout, Machine, Wire
+from testbed.network import namespaces_of, wiring
+
+needs_root = pytest.mark.skipif(bool(testbed.missing()), reason=testbed.missing() or "never")
+
+_RECEIVE = """
+import socket, sys, time
+server = socket.create_server((sys.argv[1], 9000))
+print("listening", flush=True)
+connection, _ = server.accept()
+total, start = len(connection.recv(1)), time.perf_counter()
+while data := connection.recv(1 << 20):
+    total += len(data)
+print(total / (time.perf_counter() - start))
+"""
+_SEND = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 9000)) as connection:
+    connection.sendall(bytes(int(sys.argv[2])))
+"""
+_WORK = """
+import sys, time
+for _ in range(int(sys.argv[1])):
+    time.sleep(float(sys.argv[2]))
+    start_s, start_cpu_s = time.perf_counter(), time.process_time()
+    sum(range(int(sys.argv[3])))
+    print((time.process_time() - start_cpu_s) / (time.perf_counter() - start_s))
+"""
+"""Prints the share of a core's time that each piece of work got."""
+
+
+@pytest.mark.parametrize(
+    ("machines", "wires", "named"),
+    [
+        ({}, (), "1 to 250"),
+        ({"Camera 1": Machine()}, (), "Camera 1"),
+        ({SWITCH: Machine()}, (), SWITCH),
+        ({"a": Machine(0)}, (), "above 0"),
+        ({"a": Machine(0.01, core=0)}, (), "less than"),
+        ({"a": Machine(0.5, core=0), "b": Machine(core=0)}, (), "shares its core"),
+        ({"a": Machine()}, (Wire("a", "z"),), "`z`"),
+        ({"a": Machine()}, (Wire("a", "a"),), "none to itself"),
+        ({"a": Machine(), "b": Machine()}, (Wire("a", "b"), Wire("b", "a")), "one wire at most"),
+        ({"a": Machine(), "b": Machine()}, (Wire("a", "b", -1.0),), "above 0"),
+    ],
+)
+def test_impossible_layouts_are_refused(machines: dict[str, Machine], wires: tuple[Wire, ...], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        Layout(machines, wires)
+
+
+def test_each_direction_of_a_wire_has_its_own_rate() -> None:
+    layout = Layout({"a": Machine(), "b": Machine()}, (Wire("a", "b", 1e6, 2e6),))
+
+    shaped = {command[2]: command[command.index("rate") + 1] for command in _wiring(layout) if command[0] == "tc"}
+
+    assert shaped == {"ns-a": "8000000bit", "ns-b": "16000000bit"}
+
+
+def test_a_layout_has_a_switch_only_where_a_wire_ends_at_it() -> None:
+    machines = {"a": Machine(), "b": Machine()}
+
+    assert namespaces_of(Layout(machines, (Wire("a", "b"),))) == ("a", "b")
+    assert namespaces_of(Layout(machines, (Wire("a", SWITCH),))) == ("a", "b", SWITCH)
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("bytes_per_s", [2e6, 20e6])
+def test_a_transfer_reaches_the_rate_of_its_wire_and_no_more(bytes_per_s: float) -> None:
+    layout = Layout({"a": Machine(), "b": Machine()}, (Wire("a", "b", bytes_per_s, 1e9),))
+
+    with testbed.build(layout) as devices:
+        forth = max(_measured_rate(devices["a"], devices["b"], int(bytes_per_s / 2)) for _ in range(3))
+        back = _measured_rate(devices["b"], devices["a"], int(bytes_per_s / 2))
+
+    assert 0.9 * bytes_per_s < forth <= bytes_per_s
+    assert back > 2 * bytes_per_s, "the other direction has a rate of its own"
+
+
+@pytest.mark.root
+@needs_root
+def test_a_switch_joins_machines_each_at_its_own_rate() -> None:
+    wires = (Wire("a", SWITCH, 2e6), Wire("b", SWITCH, 1e9), Wire("c", SWITCH, 1e9))
+
+    with testbed.build(Layout({name: Machine() for name in "abc"}, wires)) as devices:
+        slow = max(_measured_rate(devices["a"], devices["c"], 1_000_000) for _ in range(3))
+        fast = _measured_rate(devices["b"], devices["c"], 2_000_000)
+
+    assert 0.9 * 2e6 < slow <= 2e6
+    assert fast > 10 * slow
+
+
+@pytest.mark.root
+@needs_root
+def test_machines_without_a_wire_do_not_reach_each_other() -> None:
+    with testbed.build(Layout({"a": Machine(), "b": Machine()})) as devices:
+        done = devices["a"].run([sys.executable, "-c", _SEND, devices["b"].address, 1], capture_output=True, text=True)
+
+    assert "unreachable" in done.stderr
+
+
+@pytest.mark.root
+@needs_root
+def test_a_paced_core_slows_work_by_its_factor_whether_the_device_rests_between_or_not() -> None:
+    core = min(os.sched_getaffinity(0))
+
+    with testbed.build(Layout({"a": Machine(0.25, core=core)})) as devices:
+        busy, rested = _most_share(devices["a"], 25, 0.0, 1_000_000), _most_share(devices["a"], 25, 0.05, 1_000_000)
+
+    assert 0.2 < busy < 0.32
+    assert 0.2 < rested < 0.32
+
+
+@pytest.mark.root
+@needs_root
+def test_a_quota_slows_long_work_by_its_factor() -> None:
+    with testbed.build(Layout({"a": Machine(0.25)})) as devices:
+        share = _most_share(devices["a"], 2, 0.0, 20_000_000)
+
+    assert 0.2 < share < 0.28
+
+
+@pytest.mark.root
+@needs_root
+def test_a_machine_has_no_more_memory_than_it_is_given() -> None:
+    command = [sys.executable, "-c", "print(len(bytearray(80_000_000)))"]
+
+    with testbed.build(Layout({"small": Machine(memory_bytes=50_000_000), "large": Machine()})) as devices:
+        small = devices["small"].run(command, capture_output=True)
+        large = devices["large"].run(command, capture_output=True)
+
+    assert small.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    assert large.returncode == 0
+
+
+@pytest.mark.root
+@needs_root
+def test_nothing_is_left_when_the_block_ends_by_an_error() -> None:
+    layout = Layout({"a": Machine(0.5, 10**9), "b": Machine()}, (Wire("a", SWITCH), Wire("b", SWITCH)))
+
+    with pytest.raises(ZeroDivisionError), testbed.build(layout) as devices:
+        _fail_on(devices["a"])
+
+    assert not _traces(os.getpid())
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_nothing_is_left_when_a_signal_ends_the_run(number: signal.Signals, status: int) -> None:
+    process = _bed_in_a_process()
+
+    process.send_signal(number)
+    process.communicate(timeout=20)
+
+    assert process.returncode in (status, -number)
+    assert not _traces(process.pid)
+
+
+@pytest.mark.root
+@needs_root
+def test_what_a_killed_run_left_is_swept() -> None:
+    process = _bed_in_a_process()
+    process.kill()
+    process.communicate(timeout=20)
+    assert _traces(process.pid)
+
+    done = subprocess.run([sys.executable, "-m", "testbed", "sweep"], cwd=_BENCH, check=True, **_TEXT)
+
+    assert f"removed hyps-bed-{process.pid}" in done.stdout
+    assert not _traces(process.pid)
+
+
+_BENCH = Path(testbed.__file__).parent.parent
+_TEXT: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True}
+_HELD = """
+import subprocess, sys, time, testbed
+from testbed import Layout, Machine, Wire
+layout = Layout({"a": Machine(0.5, core=0), "b": Machine()}, (Wire("a", "b", 1e6),))
+with testbed.build(layout) as devices:
+    devices["b"].popen(["sleep", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    print("built", flush=True)
+    time.sleep(20)
+"""
+
+
+def _bed_in_a_process() -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HELD], cwd=_BENCH, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "built\n"
+    return process
+
+
+def _fail_on(device: testbed.Device) -> NoReturn:
+    device.popen(["sleep", "600"])
+    assert _traces(os.getpid())
+    raise ZeroDivisionError
+
+
+def _traces(pid: int) -> list[str]:
+    """Return the namespaces and control groups of the beds that the process `pid` built."""
+    prefix = f"hyps-bed-{pid}-"  # an empty group can be removed and no other: no group, no program
+    places = [Path("/run/netns"), *Path("/sys/fs/cgroup").glob("*/"), Path("/sys/fs/cgroup")]
+    return sorted(str(path) for place in places for path in place.glob(f"{prefix}*"))
+
+
+def _wiring(layout: Layout) -> list[list[str]]:
+    return wiring(layout, {name: f"ns-{name}" for name in namespaces_of(layout)})
+
+
+def _measured_rate(sender: testbed.Device, receiver: testbed.Device, nbytes: int) -> float:
+    with receiver.popen([sys.executable, "-c", _RECEIVE, receiver.address], **_TEXT) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        sender.run([sys.executable, "-c", _SEND, receiver.address, nbytes], check=True)
+        return float(process.stdout.readline())
+
+
+def _most_share(device: testbed.Device, repeats: int, pause_s: float, size: int) -> float:
+    """Return the largest share of a core that a piece of work got: the one least disturbed by others."""
+    printed = device.run([sys.executable, "-c", _WORK, repeats, pause_s, size], **_TEXT).stdout
+    return max(map(float, printed.split()))
