@@ -19,6 +19,7 @@ from hyps_compiler.cli_options import (
     require_compiler,
     timeout_option,
 )
+from hyps_compiler.cli_profile import profile
 
 if TYPE_CHECKING:
     from hyps_compiler.partition import Request
@@ -306,6 +307,9 @@ def doctor(as_json: bool) -> int:
     diagnosis = checks.examine()
     print_json(checks.as_json(diagnosis)) if as_json else click.echo(checks.show(diagnosis))
     return diagnosis.exit_status
+
+
+main.add_command(profile)
 
 
 def _request(max_params: int | None, memory: int | None, cut: str, partitions: int | None) -> "Request":

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -32,10 +32,12 @@ class Document(Generic[_T]):
     hint: str
     """What to do about a file that is wrong."""
     max_nbytes: int = 64 * 2**20
+    order: Literal["deterministic"] | None = "deterministic"
+    """How keys of dictionaries are sorted; msgspec cannot sort numbers, which stand as their maker put them."""
 
     def encode(self, value: _T) -> bytes:
-        """Return the bytes of the file; equal values give equal bytes."""
-        return msgspec.json.format(msgspec.json.encode(value, order="deterministic"), indent=1) + b"\n"
+        """Return the bytes of the file; equal values, their keys in the same order or sorted, give equal bytes."""
+        return msgspec.json.format(msgspec.json.encode(value, order=self.order), indent=1) + b"\n"
 
     def decode(self, data: bytes) -> _T:
         """Return what the file holds, checked for its form alone.

@@ -159,11 +159,13 @@ class Profile(Struct, frozen=True, kw_only=True):
     """The device that was measured, where this one was not."""
 
 
-_DOCUMENT = Document(Profile, FORMAT, VERSION, "profile", "profile", ProfileError, "measure again with `hypsc profile`")
+_DOCUMENT = Document(
+    Profile, FORMAT, VERSION, "profile", "profile", ProfileError, "measure again with `hypsc profile`", order=None
+)
 
 
 def encode_profile(profile: Profile) -> bytes:
-    """Return the bytes of a profile's file; equal profiles give equal bytes."""
+    """Return the bytes of a profile's file."""
     return _DOCUMENT.encode(profile)
 
 
