@@ -6,10 +6,11 @@ from pathlib import Path
 import click
 
 from hyps.adapters.guard import note_phase
-from hyps.errors import OutputError, UsageError, printable
+from hyps.errors import OutputError, printable
 from hyps.formats.quantities import format_nbytes
-from hyps.terminal import NBYTES, progress, say, verbosity
+from hyps.terminal import NBYTES, HypsCommand, progress, say, verbosity
 from hyps_compiler.cli_options import (
+    BATCHES,
     PATH,
     max_tensor_option,
     parse_shapes,
@@ -19,23 +20,15 @@ from hyps_compiler.cli_options import (
 )
 
 _QUICK_REPEATS, _QUICK_BORDERS = 3, 20
-_MOST_BATCHES = 16
 
 _SHAPES_HELP = "Shape of an input with open dimensions, as NAME:1x3x224x224; the profile holds for these sizes."
 
 
-def _parse_batches(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[int, ...]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and 1 <= int(word) <= 2**20 for word in words) or len(words) > _MOST_BATCHES:
-        raise UsageError(f"--batch `{printable(text)}` is no list of batch sizes", "write it like 1,4,16")
-    return tuple(sorted({int(word) for word in words}))
-
-
-@click.command()
+@click.command(cls=HypsCommand)
 @click.argument("model")
 @click.option("-o", "--output", type=PATH, help="The profile to write, a JSON file.")
 @click.option("--device", default="", help="Name of the device in the profile; default: local.")
-@click.option("--batch", "batches", default="1", show_default=True, callback=_parse_batches, help="Such as 1,4,16.")
+@click.option("--batch", "batches", default="1", show_default=True, type=BATCHES, help="Such as 1,4,16.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of one partition; default: one per core.")
 @click.option("--repeats", type=click.IntRange(min=1), default=9, show_default=True, help="Runs of each piece.")
 @click.option(
