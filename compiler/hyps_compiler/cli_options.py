@@ -38,6 +38,30 @@ class _Place(click.Path):
 
 PATH = _Place(path_type=Path)
 
+_MOST_BATCHES = 16
+
+
+class _Batches(click.ParamType):
+    """Batch sizes, such as `1,4,16`."""
+
+    name = "batches"
+
+    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> tuple[int, ...]:
+        """Return the sizes, ascending, each once.
+
+        Raises:
+            UsageError: the text is no list of sizes.
+        """
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in value.split(",")]
+        if not all(word.isdecimal() and 1 <= int(word) <= 2**20 for word in words) or len(words) > _MOST_BATCHES:
+            raise UsageError(f"--batch `{printable(value)}` is no list of batch sizes", "write it like 1,4,16")
+        return tuple(sorted({int(word) for word in words}))
+
+
+BATCHES = _Batches()
+
 SHAPES_HELP = "Shape of an input with open dimensions, as NAME:1x3x224x224; only for sizes, the plan keeps them open."
 _SIZE = re.compile("[1-9][0-9]{0,17}")
 _TIMEOUT_HELP = "Longest that onnxruntime may take to open the model, or to run it on one request, such as 30s or 2h."
