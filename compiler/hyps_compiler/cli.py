@@ -1,6 +1,7 @@
 """`hypsc`: the compiler on the command line."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from hyps_compiler.cli_options import (
     require_compiler,
     timeout_option,
 )
+from hyps_compiler.cli_placement import placement_options, placement_request, refuse_own_cuts
 from hyps_compiler.cli_profile import profile
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def main() -> None:
     show_default=True,
     help="Fusions that onnxruntime makes before the cut: for any CPU, or with layouts for this CPU family.",
 )
+@placement_options
 @click.option("--input", "shapes", multiple=True, help=SHAPES_HELP)
 @click.option("--inputs", type=PATH, help="An .npz file with a request to verify on.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the plan with the model.")
@@ -76,19 +79,24 @@ def compile_command(
     max_tensor: int,
     force: bool,
     as_json: bool,
+    **placing: Any,
 ) -> None:
     """Cut MODEL into partitions and write a plan folder.
 
     MODEL is an ONNX file, a Keras model (.keras), a SavedModel folder, or zoo:NAME for a reference model. Without
-    limits and with `--cut mandatory` the model is left whole.
+    limits and with `--cut mandatory` the model is left whole. With `--cluster` the search decides where it is cut and
+    what runs where, and PLAN/devices/NAME holds what each device needs.
 
     \b
     Examples:
       hypsc compile model.onnx -o plan/ --memory 256MB
       hypsc compile model.onnx -o plan/ --cut pooling,bottleneck
       hypsc compile model.onnx -o plan/ --cut all --optimize native
+      hypsc compile model.onnx -o plan/ --cluster cluster.toml --profile here.json
     """
     require_compiler("onnx", "onnxruntime")
+    own = {"--cut": cut != "mandatory", "--partitions": partitions, "--memory": memory}
+    refuse_own_cuts(placing, {**own, "--optimize": optimize != "portable"})
     from hyps_compiler import reporting
     from hyps_compiler.driver import Options, compile_model
 
@@ -108,7 +116,8 @@ def compile_command(
             if verbosity() > 0:
                 say(text)
 
-        compiled = compile_model(model, output, options, step)
+        placement = placement_request(model, placing, options.shapes, max_tensor, step)
+        compiled = compile_model(model, output, replace(options, placement=placement), step)
     if as_json:
         print_json(reporting.compiled_json(compiled))
     elif verbosity() >= 0:

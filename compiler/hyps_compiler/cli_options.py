@@ -41,7 +41,7 @@ PATH = _Place(path_type=Path)
 _MOST_BATCHES = 16
 
 
-class _Batches(click.ParamType):
+class _Batches(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
     """Batch sizes, such as `1,4,16`."""
 
     name = "batches"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -23,12 +23,15 @@ from hyps_compiler.frontend import open_model
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import Feeds, Measured, measure
 from hyps_compiler.output import OutputFolder
-from hyps_compiler.partition import BASE_BYTES, Division, Request, divide
+from hyps_compiler.partition import BASE_BYTES, Division, Request, divide, sliced
 from hyps_compiler.snapshot import unchanged
 from hyps_compiler.source import Source
 from hyps_compiler.stage import Staged, stage_model
 from hyps_compiler.verify import Report, verify_plan
 from hyps_passes import ops
+
+if TYPE_CHECKING:
+    from hyps_compiler.placement import Placed, PlacementRequest
 
 LOCAL = "local"
 """Name of the one device and variant of a plan made without a cluster."""
@@ -50,6 +53,8 @@ class Options:
     force: bool = False
     max_tensor_nbytes: int = MOST_TENSOR_NBYTES
     """Most bytes that one tensor may take that the model computes; its weights may be larger."""
+    placement: "PlacementRequest | None" = None
+    """The cluster to divide the model for, and how; None: one device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,8 @@ class Compiled:
     unverified: str
     peak_bytes: int | None
     """Measured in a process of its own under `--memory`; None without, and where the request is no set of arrays."""
+    placed: "Placed | None" = None
+    """Where its partitions run, and why; None without a cluster."""
     fixed_inputs: tuple[str, ...] = ()
     """Inputs with a default value that a request could replace before; now they have it for good."""
 
@@ -130,12 +137,15 @@ def _compile_once(
     if request.memory_bytes is not None:
         request = replace(request, memory_bytes=request.memory_bytes - reserve)
     parameters = emit.model_parameters(staged.model)
-    division = divide(staged.model, measured.sizes, staged.fused, request)
+    placed = _placed(staged, measured, options, step)
+    division = placed.division if placed else divide(staged.model, measured.sizes, staged.fused, request)
     step("writing partitions")
     partitions = emit.emit_partitions(staged.model, division, folder)
-    plan = _plan(source, staged, measured, division, partitions, options, parameters)
+    plan = _plan(source, staged, measured, division, partitions, options, parameters, placed)
     assert not plan_problems(plan), plan_problems(plan)
     (folder / "plan.json").write_bytes(encode_plan(plan))
+    if placed:
+        emit.emit_devices(plan, folder)
     unverified = _reason_not_to_verify(staged, measured, options)
     report, peak, answers = None, None, None
     if options.request.memory_bytes is not None and _is_storable(measured.feeds):
@@ -148,7 +158,21 @@ def _compile_once(
         assert measured.feeds is not None
         report = verify_plan(folder, plan, source, staged.path, [measured.feeds], answers=answers)
         report.check()
-    return Compiled(plan, folder, division, report, unverified, peak, source.initializer_inputs)
+    return Compiled(plan, folder, division, report, unverified, peak, placed, source.initializer_inputs)
+
+
+def _placed(staged: Staged, measured: Measured, options: Options, step: Callable[[str], None]) -> "Placed | None":
+    """Return the division for the cluster that was asked for; None where none was."""
+    if options.placement is None:
+        return None
+    from hyps_compiler.clusters import device_limit  # searches and their solver, which nothing else needs
+    from hyps_compiler.placement import place
+
+    limit = device_limit(options.placement.site.cluster)
+    request = replace(limit, max_params=options.request.max_params)
+    graph, rewrites = sliced(staged.model, measured.sizes, staged.fused, request)
+    step("searching the best placement")
+    return place(graph, rewrites, options.placement)
 
 
 def _is_storable(feeds: Mapping[str, Any] | None) -> bool:
@@ -183,11 +207,9 @@ def _plan(
     partitions: tuple[Partition, ...],
     options: Options,
     parameters: tuple[int, int],
+    placed: "Placed | None",
 ) -> Plan:
     graph = staged.model.graph
-    peaks = [partition.peak_memory_bytes for partition in partitions]
-    known = [peak for peak in peaks if peak is not None]
-    memory = {LOCAL: max(known) + BASE_BYTES} if known and len(known) == len(peaks) else {}
     return Plan(
         producer=f"hyps {version('hyps')}, onnxruntime {ort.__version__}",
         model=ModelInfo(
@@ -210,12 +232,19 @@ def _plan(
         tensors=emit.tensor_infos(division, partitions),
         partitions=partitions,
         split_points=division.points,
-        variants=(
-            Variant(
-                name=LOCAL, placement={p.id: LOCAL for p in partitions}, prediction=Prediction(memory_bytes=memory)
-            ),
-        ),
+        variants=placed.variants(partitions) if placed else (_local_variant(partitions),),
+        entry=placed.request.site.cluster.entry if placed else None,
+        strategy=placed.request.strategy if placed else None,
+        objective=placed.request.objective if placed else None,
+        regimes=placed.regimes() if placed else (),
     )
+
+
+def _local_variant(partitions: tuple[Partition, ...]) -> Variant:
+    peaks = [partition.peak_memory_bytes for partition in partitions]
+    known = [peak for peak in peaks if peak is not None]
+    memory = {LOCAL: max(known) + BASE_BYTES} if known and len(known) == len(peaks) else {}
+    return Variant(name=LOCAL, placement={p.id: LOCAL for p in partitions}, prediction=Prediction(memory_bytes=memory))
 
 
 def _run_under_budget(folder: Path, scratch: Path, feeds: Feeds) -> tuple[int | None, dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 import hashlib
 import itertools
-from collections import Counter
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,25 @@ from typing import BinaryIO
 
 import onnx
 import onnx_ir as ir
+from msgspec.structs import replace
 
-from hyps.formats.plan import FileRef, NamedTensor, Partition, TensorInfo
+from hyps.formats.plan import (
+    FileRef,
+    NamedTensor,
+    Partition,
+    Plan,
+    Prediction,
+    TensorInfo,
+    Variant,
+    encode_plan,
+    partition_files,
+)
 from hyps_compiler.irfile import ORT_TYPE, serialize_value
 from hyps_compiler.partition import Division
 from hyps_passes.graph import MODEL, CutValue, Layer, is_parameter, nbytes_of
 
 PARTITIONS = "partitions"
-_SHARED = f"{PARTITIONS}/shared.weights"
+DEVICES = "devices"
 _EXTERNAL_FROM_BYTES = 1024
 """Smaller weights stay in the file: shapes must be where onnxruntime infers from them."""
 _INLINE_UP_TO_BYTES = 64 * 1024
@@ -42,8 +54,8 @@ class _Part:
 def emit_partitions(model: ir.Model, division: Division, folder: Path) -> tuple[Partition, ...]:
     """Write every partition of the division into `folder` and return them in running order.
 
-    Weights of 1 KiB and more go into a file beside the model, aligned to pages so that they can be mapped; a weight
-    that several partitions use goes into one file for all. Equal input gives equal bytes.
+    Weights of 1 KiB and more go into a file beside the model, aligned to pages so that they can be mapped; what the
+    same partitions share goes into one file for them alone. Equal input gives equal bytes.
 
     Args:
         model: the staged and rewritten model.
@@ -52,24 +64,90 @@ def emit_partitions(model: ir.Model, division: Division, folder: Path) -> tuple[
     """
     (folder / PARTITIONS).mkdir(parents=True)
     parts = _parts(model, division)
-    uses = Counter(id(weight) for part in parts for weight in part.weights)
-    shared = [w for p in parts for w in p.weights if uses[id(w)] > 1 and _is_large(w)]
-    shared_places, shared_ref = _write_weights(folder, _SHARED, list({id(w): w for w in shared}.values()))
+    shared_places, shared_refs = _write_shared(parts, folder)
     emitted = []
     for part in parts:
         own = [w for w in part.weights if _is_large(w) and id(w) not in shared_places]
         if sum(nbytes_of(w) for w in own) <= _INLINE_UP_TO_BYTES:
             own = []
         places, ref = _write_weights(folder, f"{PARTITIONS}/{part.id}.weights", own)
-        mine = {
-            **places,
-            **{key: place for key, place in shared_places.items() if key in {id(w) for w in part.weights}},
-        }
-        refs = [ref] if ref else []
-        if shared_ref and any(id(w) in shared_places for w in part.weights):
-            refs.append(shared_ref)
+        held = [id(w) for w in part.weights if id(w) in shared_places]
+        mine = {**places, **{key: shared_places[key] for key in held}}
+        refs = [*([ref] if ref else []), *dict.fromkeys(shared_refs[key] for key in held)]
         emitted.append(_write_model(model, division, part, folder, mine, tuple(refs)))
     return tuple(emitted)
+
+
+def emit_devices(plan: Plan, folder: Path) -> None:
+    """Write into `folder`/devices, for each device of the first variant, the plan of its own partitions alone.
+
+    What other devices send is an input of that plan, and what they need an output. Files are linked, not copied, where
+    the file system can.
+    """
+    placement = plan.variants[0].placement
+    replicas = plan.variants[0].replicas
+    for device in sorted({*placement.values(), *(name for names in replicas.values() for name in names)}):
+        ids = [p.id for p in plan.partitions if placement[p.id] == device or device in replicas.get(p.id, ())]
+        own = _device_plan(plan, device, ids)
+        target = folder / DEVICES / _folder_name(device)
+        (target / PARTITIONS).mkdir(parents=True)
+        for path in sorted({path for part in own.partitions for path in partition_files(part)}):
+            _link(folder / path, target / path)
+        (target / "plan.json").write_bytes(encode_plan(own))
+
+
+def _device_plan(plan: Plan, device: str, ids: Sequence[str]) -> Plan:
+    parts = tuple(part for part in plan.partitions if part.id in ids)
+    made = {name for part in parts for name in part.outputs}
+    used = dict.fromkeys(name for part in parts for name in part.inputs if name not in made)
+    wanted = {tensor.name for tensor in plan.model.outputs}
+    wanted |= {name for part in plan.partitions if part.id not in ids for name in part.inputs}
+    given = [name for part in parts for name in part.outputs if name in wanted]
+    crossing = {name for part in parts for name in (*part.inputs, *part.outputs)}
+    best = plan.variants[0]
+    return replace(
+        plan,
+        model=replace(
+            plan.model,
+            inputs=tuple(_named(plan, name) for name in used),
+            outputs=tuple(_named(plan, name) for name in given),
+            parameters=sum(part.parameters for part in parts),
+            weight_bytes=sum(part.weight_bytes for part in parts),
+        ),
+        tensors={name: info for name, info in plan.tensors.items() if name in crossing},
+        partitions=parts,
+        split_points=(),
+        variants=(
+            Variant(
+                name=best.name,
+                placement=dict.fromkeys(ids, device),
+                prediction=Prediction(
+                    memory_bytes={n: b for n, b in best.prediction.memory_bytes.items() if n == device},
+                    partition_s={i: s for i, s in best.prediction.partition_s.items() if i in ids},
+                ),
+            ),
+        ),
+        entry=None,
+        regimes=(),
+    )
+
+
+def _named(plan: Plan, name: str) -> NamedTensor:
+    info = plan.tensors[name]
+    return NamedTensor(name=name, dtype=info.dtype, shape=info.shape)
+
+
+def _folder_name(device: str) -> str:
+    """Return the device's name as a folder's: letters, digits and dashes, told apart by a digest where it is more."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in device)[:64]
+    return plain if plain == device else f"{plain}-{hashlib.sha256(device.encode()).hexdigest()[:8]}"
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
 
 
 def tensor_infos(division: Division, partitions: Sequence[Partition]) -> dict[str, TensorInfo]:
@@ -123,6 +201,28 @@ def _inputs(layers: Sequence[Layer], used_by: dict[int, tuple[CutValue, ...]], f
 def _nodes(graph: ir.Graph, layers: Sequence[Layer]) -> tuple[ir.Node, ...]:
     constants = dict.fromkeys(node for layer in layers for node in layer.constants)
     return (*constants, *(node for layer in layers for node in layer.nodes))
+
+
+def _write_shared(parts: Sequence[_Part], folder: Path) -> tuple[dict[int, tuple[str, int, int]], dict[int, FileRef]]:
+    """Write the large weights that several partitions use; return the place and the file of each."""
+    users: dict[int, list[str]] = {}
+    weights = {id(weight): weight for part in parts for weight in part.weights if _is_large(weight)}
+    for part in parts:
+        for weight in part.weights:
+            if id(weight) in weights:
+                users.setdefault(id(weight), []).append(part.id)
+    groups: dict[tuple[str, ...], list[ir.Value]] = {}
+    for key, weight in weights.items():
+        if len(users[key]) > 1:
+            groups.setdefault(tuple(users[key]), []).append(weight)
+    places: dict[int, tuple[str, int, int]] = {}
+    refs: dict[int, FileRef] = {}
+    for index, held in enumerate(groups.values()):
+        made, ref = _write_weights(folder, f"{PARTITIONS}/shared{index or ''}.weights", held)
+        assert ref is not None
+        places.update(made)
+        refs.update(dict.fromkeys(made, ref))
+    return places, refs
 
 
 def _is_large(weight: ir.Value) -> bool:

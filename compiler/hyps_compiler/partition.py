@@ -73,14 +73,32 @@ def divide(model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[
     Raises:
         InfeasibleError: the limits cannot be met; says by which layer, and what would do.
     """
+    graph, rewrites = sliced(model, sizes, fused, request)
+    return cut_at(graph, _borders(graph, request), rewrites)
+
+
+def sliced(
+    model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[str], request: Request
+) -> tuple[CutGraph, tuple[str, ...]]:
+    """Slice what exceeds the limits by itself; return the layers and the rewrites made, with the arguments of `divide`.
+
+    Raises:
+        InfeasibleError: a layer cannot be sliced; says which, and what would do.
+    """
     graph = build_cut_graph(model, sizes, fused=fused)
     rewrites = []
     while blockers := split_points.complex_layers(graph, request.limits):
         count = _fewest_slices(model, sizes, fused, blockers[0], request)
         graph, rewrite, fused = _slice(model, sizes, fused, blockers[0], count)
         rewrites.append(str(rewrite))
-    borders = _borders(graph, request)
-    return Division(graph, tuple(borders), tuple(rewrites), tuple(_points(graph, borders)))
+    return graph, tuple(rewrites)
+
+
+def cut_at(
+    graph: CutGraph, borders: Sequence[int], rewrites: tuple[str, ...], reason: str = "keeps the limits, or asked for"
+) -> Division:
+    """Return the division of the layers behind each of `borders`, which are ascending."""
+    return Division(graph, tuple(borders), rewrites, tuple(_points(graph, borders, reason)))
 
 
 def parse_cuts(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -283,7 +301,7 @@ def _border_behind(graph: CutGraph, tensor: str) -> int | None:
     return None
 
 
-def _points(graph: CutGraph, borders: Sequence[int]) -> list[SplitPoint]:
+def _points(graph: CutGraph, borders: Sequence[int], why: str) -> list[SplitPoint]:
     """Return the mandatory points, then the optional ones, then what else was chosen, each in running order."""
     chosen, told = set(borders), set()
     points = []
@@ -299,9 +317,7 @@ def _points(graph: CutGraph, borders: Sequence[int]) -> list[SplitPoint]:
             points.append(_point(graph, found.border, "optional", found.border in chosen, reason))
             told.add(found.border)
     inside = set(split_points.shard_borders(graph))
-    points += [
-        _point(graph, b, "chosen", True, "keeps the limits, or asked for") for b in borders if b not in told | inside
-    ]
+    points += [_point(graph, b, "chosen", True, why) for b in borders if b not in told | inside]
     return points
 
 

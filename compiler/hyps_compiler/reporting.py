@@ -14,7 +14,12 @@ from hyps_compiler.inspection import summarize_plan
 def show_compiled(compiled: Compiled) -> str:
     """Return the partitions as a table and one line per check, 80 columns wide."""
     folder = printable(str(compiled.folder))
-    lines = [summarize_plan(compiled.plan, folder), "", *_verdicts(compiled)]
+    lines = [summarize_plan(compiled.plan, folder), ""]
+    if compiled.placed is not None:
+        from hyps_compiler.placement_report import show_placement  # with the searches, which are heavy
+
+        lines += [*show_placement(compiled.plan, compiled.placed), ""]
+    lines += _verdicts(compiled)
     if compiled.peak_bytes is not None:
         budget = format_nbytes(compiled.plan.memory_bytes or 0)
         lines.append(f"memory:   {format_nbytes(compiled.peak_bytes)} resident at most in one request, of {budget}")

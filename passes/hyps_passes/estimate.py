@@ -169,6 +169,18 @@ def stage_s(problem: Problem, stage: Stage, machine: int) -> float:
     return problem.machines[machine].run_s + tasks
 
 
+def partition_seconds(problem: Problem, assignment: Assignment) -> tuple[float, ...]:
+    """Return the seconds of each stage on its machine as a partition of its own, what its borders cost there included.
+
+    In a pipeline that relays nothing these are what `estimate` adds up.
+    """
+    run = _Run(problem, assignment)
+    return tuple(
+        stage_s(problem, stage, stage.machine) + (run.borders_s(index) if stage.tasks else 0.0)
+        for index, stage in enumerate(assignment.stages)
+    )
+
+
 def violations(problem: Problem, found: Estimate, assignment: Assignment) -> list[str]:
     """Return which limits the placement breaks, one phrase each; empty when it keeps all."""
     return [phrase for phrase, amount, limit in excesses(problem, found, assignment) if amount > limit * (1 + 1e-9)]

@@ -1,0 +1,94 @@
+"""What `hypsc compile` can be told about a cluster."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hyps.errors import UsageError
+from hyps.terminal import TIMEOUT
+from hyps_compiler.cli_options import BATCHES, PATH
+from hyps_passes.strategies import STRATEGIES
+
+if TYPE_CHECKING:
+    from hyps_compiler.placement import PlacementRequest
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--cluster", type=PATH, help="A cluster.toml: divide the model among its devices."),
+    click.option("--profile", type=PATH, help="From `hypsc profile`, of a device of speed 1; default: measured now."),
+    click.option(
+        "--objective",
+        type=click.Choice(["latency", "throughput", "memory", "energy", "bytes"]),
+        help="What to make best on the cluster; default: latency.",
+    ),
+    click.option("--strategy", type=click.Choice(list(STRATEGIES)), help="How to place layers; default: exact."),
+    click.option(
+        "--batch",
+        "batches",
+        type=BATCHES,
+        help="Requests computed together; 1,8: placed for 1, variants for 8.",
+    ),
+    click.option("--parallel", "general", is_flag=True, help="Also let branches run side by side on several devices."),
+    click.option("--time-limit", "time_limit_s", type=TIMEOUT, help="Of each search that may take long; default: 30s."),
+    click.option("--fixed", is_flag=True, help="Only the best placement: no variants for other bandwidths and loads."),
+)
+_WITHOUT_CLUSTER = ("profile", "objective", "strategy", "batches", "general", "time_limit_s", "fixed")
+
+
+def placement_options(command: _Command) -> _Command:
+    """Give a command the options of a placement; it takes them as keywords."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def placement_request(
+    model: str,
+    told: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    max_tensor_nbytes: int,
+    step: Callable[[str], None],
+) -> "PlacementRequest | None":
+    """Return the placement that the options ask for; None without `--cluster`.
+
+    Raises:
+        UsageError: an option needs a cluster.
+        HypsError: the cluster or a profile is wrong, or the model cannot be measured.
+    """
+    if told["cluster"] is None:
+        for name in _WITHOUT_CLUSTER:
+            if told[name]:
+                option = {"batches": "batch", "general": "parallel", "time_limit_s": "time-limit"}.get(name, name)
+                raise UsageError(f"--{option} is about a cluster", "give one with --cluster cluster.toml")
+        return None
+    from hyps_compiler.clusters import SiteRequest, load_site
+    from hyps_compiler.placement import PlacementRequest
+
+    batches = told["batches"] or (1,)
+    request = SiteRequest(told["cluster"], told["profile"], batches, shapes, max_tensor_nbytes)
+    return PlacementRequest(
+        site=load_site(model, request, step),
+        objective=told["objective"] or "latency",
+        strategy=told["strategy"] or "exact",
+        general=told["general"],
+        time_limit_s=told["time_limit_s"] or 30.0,
+        is_adaptive=not told["fixed"],
+        batches=batches,
+    )
+
+
+def refuse_own_cuts(told: Mapping[str, Any], given: Mapping[str, object]) -> None:
+    """Refuse options that say where to cut together with a cluster, for which the search says it.
+
+    Raises:
+        UsageError: one was given.
+    """
+    if told["cluster"] is not None:
+        for option, value in given.items():
+            if value:
+                raise UsageError(
+                    f"{option} cannot be given with --cluster, whose search decides",
+                    "leave it out, or write limits into the cluster file",
+                )
