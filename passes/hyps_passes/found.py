@@ -8,9 +8,11 @@ from hyps_passes.estimate import Assignment, Estimate, estimate, violations
 from hyps_passes.objectives import Objective
 from hyps_passes.problem import Problem
 
-Space = Literal["pipelines", "consecutive pipelines", "placements"]
-"""Over what a bound holds: all pipelines from the entry on over different machines; those among them whose stages are
-consecutive in the running order; any placement of layers on machines, side by side too."""
+Space = Literal["pipelines", "consecutive pipelines", "replicated pipelines", "placements"]
+"""Over what a bound holds: all pipelines from the entry on over different machines, whose stages have tasks but for the
+entry's; those among them whose stages are consecutive in the running order; the latter, where each stage may run on
+several machines; any machine for each task, tensors sent straight to their consumers and what is independent side by
+side (`estimate.placed`)."""
 
 TOLERANCE = 1e-6
 """Relative: within it a score counts as the bound."""
@@ -44,6 +46,8 @@ class Found:
 
 
 def judge(problem: Problem, objective: Objective, assignment: Assignment) -> tuple[float, Estimate]:
-    """Return the score of a placement, infinite where it breaks a limit, and its estimate."""
+    """Return the score of a placement, infinite where it breaks a limit or a tensor has no way, and its estimate."""
     told = estimate(problem, assignment)
-    return (math.inf if violations(problem, told, assignment) else objective.score(told)), told
+    is_cut_off = math.isinf(told.latency_s) and not math.isinf(told.queue_s)
+    is_broken = is_cut_off or violations(problem, told, assignment)
+    return (math.inf if is_broken else objective.score(told)), told
