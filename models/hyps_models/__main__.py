@@ -20,7 +20,7 @@ def _list(context: click.Context, _: click.Parameter, is_wanted: bool) -> None:
     if is_wanted:
         for name in names():
             reference = MODELS[name]
-            click.echo(f"{name:<14} {reference.parameters:>11,} parameters  {reference.summary}")
+            click.echo(f"{name:<17} {reference.parameters:>11,} parameters  {reference.summary}")
         context.exit()
 
 

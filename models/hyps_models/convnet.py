@@ -12,6 +12,8 @@ from math import prod, sqrt
 from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
+from onnx import helper
 
 from hyps_models.arrays import Array, convolved, padded, windows
 from hyps_models.net import Floats, Net, Tensors
@@ -41,14 +43,15 @@ class Feature:
 class ConvNet(Net):
     """A `Net` whose values are features."""
 
-    def image(self, *, calibrate: bool = True) -> Feature:
+    def image(self, *, side: int = SIDE, pilot_side: int = _PILOT_SIDE, calibrate: bool = True) -> Feature:
         """Declare the model's input of normalised images, batch dimension left open.
 
-        A network without batch normalization needs no pilot batch: `calibrate=False` makes it an empty one.
+        The pilot batch has smaller images than the model takes, for speed. A network without batch normalization needs
+        none: `calibrate=False` makes it an empty one.
         """
-        batch, side = (_PILOT_BATCH, _PILOT_SIDE) if calibrate else (0, SIDE)
-        pilot = _images(self.rng, batch, side).astype(np.float64).swapaxes(0, 1)
-        return Feature(self.input("image", ["batch", 3, SIDE, SIDE]), pilot)
+        batch, drawn_side = (_PILOT_BATCH, pilot_side) if calibrate else (0, side)
+        pilot = _images(self.rng, batch, drawn_side).astype(np.float64).swapaxes(0, 1)
+        return Feature(self.input("image", ["batch", 3, side, side]), pilot)
 
     def conv(
         self,
@@ -74,13 +77,17 @@ class ConvNet(Net):
         output = self.node("Conv", name, inputs, dilations=[1, 1], group=group, **window(kernel, stride, pad))
         return Feature(output, pilot)
 
-    def batch_norm(self, x: Feature, name: str, epsilon: float = 1e-5) -> Feature:
-        """Append a batch normalization in inference form, its statistics those of the pilot batch."""
+    def batch_norm(self, x: Feature, name: str, epsilon: float = 1e-5, gain: float = 1.0) -> Feature:
+        """Append a batch normalization in inference form, its statistics those of the pilot batch.
+
+        Channels come out with a standard deviation of about `gain`.
+        """
+        mean_and_variance = _statistics(x.pilot)
         parameters = {
-            "weight": 1 + self.drawn((x.channels,), 0.1),
-            "bias": self.drawn((x.channels,), 0.1),
-            "running_mean": _rounded(x.pilot.mean(axis=(1, 2, 3))),
-            "running_var": _rounded(x.pilot.var(axis=(1, 2, 3))),
+            "weight": gain * (1 + self.drawn((x.channels,), 0.1)),
+            "bias": gain * self.drawn((x.channels,), 0.1),
+            "running_mean": _rounded(mean_and_variance[0]),
+            "running_var": _rounded(mean_and_variance[1]),
         }
         weights = [self.tensor(f"{name}.{key}", array) for key, array in parameters.items()]
         scale, shift, mean, variance = (array.astype(np.float64)[:, None, None, None] for array in parameters.values())
@@ -95,6 +102,18 @@ class ConvNet(Net):
         """Append a Relu that stops at 6, which exporters write as a Clip."""
         bounds = [self.constant(f"{name}.min", 0.0), self.constant(f"{name}.max", 6.0)]
         return Feature(self.node("Clip", name, [x.name, *bounds]), np.clip(x.pilot, 0, 6))
+
+    def sigmoid(self, x: Feature, name: str) -> Feature:
+        """Append a Sigmoid."""
+        return Feature(self.node("Sigmoid", name, [x.name]), 1 / (1 + np.exp(-x.pilot)))
+
+    def mul(self, x: Feature, y: Feature, name: str) -> Feature:
+        """Append a product; sides of 1 in `y` are stretched."""
+        return Feature(self.node("Mul", name, [x.name, y.name]), x.pilot * y.pilot)
+
+    def silu(self, x: Feature, name: str) -> Feature:
+        """Append `name.sigmoid` and `name.mul`, as exporters write a SiLU."""
+        return self.mul(x, self.sigmoid(x, f"{name}.sigmoid"), f"{name}.mul")
 
     def conv_norm_relu(
         self, x: Feature, name: str, channels: int, kernel: int, *, stride: int = 1, epsilon: float = 1e-5
@@ -117,6 +136,11 @@ class ConvNet(Net):
         output = self.node("AveragePool", name, [x.name], **window(kernel, stride, 0))
         return Feature(output, windows(x.pilot, kernel, stride).mean(axis=(4, 5)))
 
+    def global_average_pool(self, x: Feature, name: str) -> Feature:
+        """Append a pooling of each channel to its mean."""
+        output = self.node("GlobalAveragePool", name, [x.name])
+        return Feature(output, x.pilot.mean(axis=(2, 3), keepdims=True))
+
     def concat(self, parts: Sequence[Feature], name: str) -> Feature:
         """Append a concatenation along the channels."""
         output = self.node("Concat", name, [part.name for part in parts], axis=1)
@@ -138,7 +162,7 @@ class ConvNet(Net):
         """
         pooled = replace(x, name=self.node("GlobalAveragePool", "pool", [x.name]))
         weight = self.drawn((CLASSES, x.channels), 4 / sqrt(x.channels))
-        bias = -weight.astype(np.float64) @ x.pilot.mean(axis=(1, 2, 3))
+        bias = -weight.astype(np.float64) @ _statistics(x.pilot)[0]
         tensors = (self.tensor(f"{name}.weight", weight), self.tensor(f"{name}.bias", _rounded(bias)))
         self.output(self.gemm(self.flatten(pooled), name, tensors, "logits"), ["batch", CLASSES])
 
@@ -151,9 +175,33 @@ class ConvNet(Net):
         self.output(logits, ["batch", CLASSES])
 
 
-def sample_images(rng: np.random.Generator, batch: int) -> Tensors:
+class Sketch(ConvNet):
+    """A network without weights: nodes and shapes only, for what needs no more; made in a moment, however large.
+
+    Its initializers have names, types and dimensions and no data, so that nothing can run it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, seed=0)
+
+    def image(self, *, side: int = SIDE, pilot_side: int = _PILOT_SIDE, calibrate: bool = False) -> Feature:
+        """Declare the model's input; there is nothing to calibrate, so the pilot batch is empty whatever is asked."""
+        return super().image(side=side, calibrate=False)
+
+    def drawn(self, shape: Sequence[int], std: float = 1.0) -> Floats:
+        """Return zeros that take no memory."""
+        return np.broadcast_to(np.float32(0), tuple(shape))
+
+    def tensor(self, name: str, array: NDArray[np.generic]) -> str:
+        """Append an initializer without data and return its name."""
+        elem_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+        self.model().graph.initializer.add(name=name, data_type=elem_type, dims=array.shape)
+        return name
+
+
+def sample_images(rng: np.random.Generator, batch: int, side: int = SIDE) -> Tensors:
     """Return `batch` normalised images that differ as photographs do: in overall colour, in patches, in detail."""
-    return {"image": _images(rng, batch, SIDE)}
+    return {"image": _images(rng, batch, side)}
 
 
 class _Window(TypedDict):
@@ -171,8 +219,16 @@ def _images(rng: np.random.Generator, batch: int, side: int) -> Floats:
     images = np.zeros((batch, 3, side, side), np.float32)
     for cells in (1, 8, side):
         layer = rng.standard_normal((batch, 3, cells, cells), np.float32) * np.float32(sqrt(1 / 3))
-        images += layer.repeat(side // cells, axis=2).repeat(side // cells, axis=3)
+        cell = -(-side // cells)
+        images += layer.repeat(cell, axis=2).repeat(cell, axis=3)[..., :side, :side]
     return images
+
+
+def _statistics(pilot: Array) -> tuple[Array, Array]:
+    """Return the mean and the variance of each channel; 0 and 1 where the pilot batch is empty."""
+    if pilot.size == 0:
+        return np.zeros(len(pilot)), np.ones(len(pilot))
+    return pilot.mean(axis=(1, 2, 3)), pilot.var(axis=(1, 2, 3))
 
 
 def _rounded(measured: Array) -> Floats:

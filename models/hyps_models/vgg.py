@@ -2,7 +2,7 @@
 
 from onnx import ModelProto
 
-from hyps_models.convnet import ConvNet
+from hyps_models.convnet import ConvNet, Sketch
 
 _STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and convolutions of each stage; a maximum pooling ends it."""
@@ -10,7 +10,15 @@ _STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 def build_vgg16(seed: int) -> ModelProto:
     """Return VGG16: 138,357,544 parameters, 102,764,544 of them in `classifier.fc1`."""
-    net = ConvNet("vgg16", seed)
+    return _written(ConvNet("vgg16", seed))
+
+
+def sketch_vgg16() -> ModelProto:
+    """Return the graph of the same network without weights: enough for shapes and counts."""
+    return _written(Sketch("vgg16"))
+
+
+def _written(net: ConvNet) -> ModelProto:
     x = net.image(calibrate=False)
     index = 0
     for channels, convs in _STAGES:

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hyps_models.alexnet import build_alexnet
 from hyps_models.convnet import sample_images
 from hyps_models.densenet import build_densenet169
 from hyps_models.digits.network import build_digits, sample_digits
+from hyps_models.efficientnet import EFFICIENTNETS, EfficientNet, build_efficientnet
 from hyps_models.googlenet import build_googlenet
 from hyps_models.mobilenet import build_mobilenetv2
 from hyps_models.net import Tensors
@@ -36,6 +38,12 @@ class Reference:
     summary: str
 
 
+def _efficientnet(name: str, published: EfficientNet) -> Reference:
+    summary = f"{published.title}, {published.side}x{published.side} images, 1000 classes"
+    sample = partial(sample_images, side=published.side)
+    return Reference(partial(build_efficientnet, name), sample, published.parameters, summary)
+
+
 MODELS: dict[str, Reference] = {
     "alexnet": Reference(build_alexnet, sample_images, 61_100_840, "AlexNet, 224x224 images, 1000 classes"),
     "densenet169": Reference(
@@ -51,6 +59,7 @@ MODELS: dict[str, Reference] = {
     "mobilenetv2": Reference(build_mobilenetv2, sample_images, 3_504_872, "MobileNetV2, 224x224 images, 1000 classes"),
     "resnet50": Reference(build_resnet50, sample_images, 25_557_032, "ResNet-50, 224x224 images, 1000 classes"),
     "vgg16": Reference(build_vgg16, sample_images, 138_357_544, "VGG16, 224x224 images, 1000 classes"),
+    **{name: _efficientnet(name, published) for name, published in EFFICIENTNETS.items()},
 }
 
 

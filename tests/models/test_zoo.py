@@ -14,12 +14,28 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 import hyps_models
+from hyps_models.efficientnet import EFFICIENTNETS, sketch_efficientnet
 from hyps_models.writing import write_model
 
 PARAMETERS = {
     "alexnet": 61_100_840,
     "densenet169": 14_149_480,
     "digits": 16 * 9 + 16 + 32 * 16 * 9 + 32 + 256 * 128 + 256 + 10 * 256 + 10,
+    "efficientnet-b0": 5_288_548,
+    "efficientnet-b1": 7_794_184,
+    "efficientnet-b2": 9_109_994,
+    "efficientnet-b3": 12_233_232,
+    "efficientnet-b4": 19_341_616,
+    "efficientnet-b5": 30_389_784,
+    "efficientnet-b6": 43_040_704,
+    "efficientnet-b7": 66_347_960,
+    "efficientnetv2-b0": 7_139_704,
+    "efficientnetv2-b1": 8_141_052,
+    "efficientnetv2-b2": 10_096_086,
+    "efficientnetv2-b3": 14_358_406,
+    "efficientnetv2-l": 118_515_272,
+    "efficientnetv2-m": 54_139_356,
+    "efficientnetv2-s": 21_458_488,
     "encoder": 109_482_240,
     "encoder-small": 4_385_920,
     "googlenet": 6_624_904,
@@ -28,7 +44,7 @@ PARAMETERS = {
     "resnet50": 25_557_032,
     "vgg16": 138_357_544,
 }
-"""As published (torchvision, BERT); batch-norm statistics are buffers, not parameters. The last two by hand."""
+"""As published (torchvision, timm, BERT); batch-norm statistics are buffers, not parameters. The last two by hand."""
 
 OUTPUTS: dict[str, dict[str, tuple[int, ...]]] = {
     "digits": {"logits": (10,)},
@@ -42,6 +58,21 @@ DIGESTS = {
     "alexnet": "bfcc62fd292c318b",
     "densenet169": "1d1279bde4d304d8",
     "digits": "10168f31acb9f6fb",
+    "efficientnet-b0": "53092b740870054a",
+    "efficientnet-b1": "6747477add66d7c5",
+    "efficientnet-b2": "33fbef6d236a6691",
+    "efficientnet-b3": "119e487dafe77506",
+    "efficientnet-b4": "fd10ee63ef1495ff",
+    "efficientnet-b5": "03060759f4c296e8",
+    "efficientnet-b6": "e52a7e9d8d96cc45",
+    "efficientnet-b7": "a33766a5ac12a129",
+    "efficientnetv2-b0": "b133ad1f6971eb69",
+    "efficientnetv2-b1": "d1ad7c87dd65f081",
+    "efficientnetv2-b2": "9733f16a3a5b4f44",
+    "efficientnetv2-b3": "ce0557a5c2c73b92",
+    "efficientnetv2-l": "197420020f05a9cc",
+    "efficientnetv2-m": "642f4a75b1ee8a9a",
+    "efficientnetv2-s": "4e795ffc56409773",
     "encoder": "333e0bfa24abc52e",
     "encoder-small": "6ca53ab30be09d4a",
     "googlenet": "ad161b035025f5bd",
@@ -52,7 +83,7 @@ DIGESTS = {
 }
 """Of all weights at seed 0, in their order: weights may only change on purpose."""
 
-SLOW = ("alexnet", "densenet169", "encoder", "resnet50", "vgg16")
+QUICK = ("digits", "efficientnetv2-b0", "encoder-small", "googlenet", "lstm", "mobilenetv2")
 PROBED = ("Conv", "BatchNormalization", "Relu", "Clip", "Gemm", "LayerNormalization", "LSTM")
 BATCH = 3
 
@@ -67,7 +98,7 @@ class Built:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(PARAMETERS)],
+    params=[pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in sorted(PARAMETERS)],
 )
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     """Each model once for all tests: pytest runs the tests model by model."""
@@ -86,6 +117,13 @@ def test_parameters_are_the_published_ones(built: Built) -> None:
     counted = sum(prod(tensor.dims) for tensor in _parameters(built.model))
 
     assert counted == PARAMETERS[built.name] == hyps_models.MODELS[built.name].parameters
+
+
+@pytest.mark.parametrize("name", sorted(EFFICIENTNETS))
+def test_sketch_has_the_published_parameters_too(name: str) -> None:
+    counted = sum(prod(tensor.dims) for tensor in _parameters(sketch_efficientnet(name)))
+
+    assert counted == PARAMETERS[name]
 
 
 def test_weights_are_the_same_everywhere(built: Built) -> None:
