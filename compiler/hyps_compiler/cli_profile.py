@@ -72,7 +72,7 @@ def profile(
       hypsc profile model.onnx -o pi4.json --device pi4
       hypsc profile zoo:resnet50 -o server.json --batch 1,4,16 --threads 2
       hypsc profile model.onnx -o slow.json --scale 0.25 --device slow
-    """  # noqa: D301  # click's own mark
+    """
     require_compiler("onnx", "onnxruntime")
     import msgspec
 

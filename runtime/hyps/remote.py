@@ -28,6 +28,9 @@ from hyps.formats.messages import (
     FromWorker,
     Heartbeat,
     Hello,
+    PartitionSeconds,
+    Probe,
+    Probed,
     Submit,
     Welcome,
     decode_from_worker,
@@ -102,6 +105,45 @@ class RemoteRunner:
         with self._lock:
             return self._run(Submit("", headers, tuple(output_names or ())), frames)
 
+    def probe(
+        self, nbytes_up: int = 0, nbytes_down: int = 0, count: int = 1, *, wants_seconds: bool = False
+    ) -> tuple[float, tuple[PartitionSeconds, ...]]:
+        """Send `count` probes at once; return the seconds until the last answer, and what partitions took there.
+
+        Args:
+            nbytes_up: of each probe.
+            nbytes_down: of each answer.
+            count: at most a few; more than the connection holds would wait.
+            wants_seconds: whether to ask for the partitions' seconds.
+
+        Raises:
+            BusyError: the worker has requests to compute.
+            PeerError: the worker is gone, or does not answer probes.
+        """
+        payload = bytes(nbytes_up)
+        with self._lock:
+            requests = [str(next(self._numbers)) for _ in range(count)]
+            seconds: tuple[PartitionSeconds, ...] = ()
+            start_s = time.perf_counter()
+            for request in requests:
+                self._send([encode(Probe(request, nbytes_down, wants_seconds)), payload])
+            for request in requests:
+                message, parts = self._await(request)
+                if not isinstance(message, Probed) or [len(part) for part in parts] != [nbytes_down]:
+                    raise PeerError(f"`{self._shown}` answered a probe wrongly", code="E_PROTOCOL")
+                seconds = message.seconds
+            return time.perf_counter() - start_s, seconds
+
+    @property
+    def device(self) -> str:
+        """What the worker calls itself."""
+        return self._welcome.device
+
+    @property
+    def max_nbytes(self) -> int:
+        """The most bytes that one tensor for the worker may have."""
+        return self._welcome.max_nbytes
+
     def close(self) -> None:
         """Leave the worker."""
         with self._lock:
@@ -172,7 +214,7 @@ class RemoteRunner:
                 raise _refusal(message)
             if isinstance(message, Welcome) and not request:
                 return message, ()
-            if isinstance(message, Done) and message.request == request:
+            if isinstance(message, Done | Probed) and message.request == request:
                 return message, parts[1:]
 
     def _send(self, parts: Sequence[Buffer]) -> None:

@@ -7,6 +7,7 @@ import logging
 import math
 import queue
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +27,12 @@ from hyps.formats.messages import (
     Cancel,
     Done,
     Failed,
+    FromWorker,
     Heartbeat,
     Hello,
+    PartitionSeconds,
+    Probe,
+    Probed,
     Submit,
     Welcome,
     decode_from_client,
@@ -100,6 +105,7 @@ class Service:
         """What is being computed and not done yet, by its index in the batch."""
         self._stuck: _Job | None = None
         self._answered_s = -math.inf
+        self._echo = b""
         engine.call_when_stuck(self._note_stuck)
 
     @property
@@ -161,6 +167,8 @@ class Service:
                     job.is_cancelled = True
             case Heartbeat():
                 self._say(peer, message)
+            case Probe():
+                self._on_probe(peer, message)
             case _:
                 assert_never(message)
 
@@ -198,6 +206,22 @@ class Service:
         else:
             self._say(peer, self._refusal(message.request, verdict))
 
+    def _on_probe(self, peer: bytes, message: Probe) -> None:
+        """Send back what a client asks for who measures the way here; not while there is work, which comes first."""
+        if len(self._admission):
+            self._say(peer, self._refusal(message.request, Verdict.BUSY))
+            return
+        if self._admission.state is not ServiceState.SERVING:
+            self._say(peer, self._refusal(message.request, Verdict.LEAVING))
+            return
+        if message.nbytes > self._max_nbytes:
+            text = f"a probe wants {message.nbytes} bytes back and messages here have at most {self._max_nbytes}"
+            raise PeerError(text, "ask for less", "E_PROTOCOL")
+        if len(self._echo) < message.nbytes:
+            self._echo = bytes(message.nbytes)  # one buffer for all: sending it takes no memory of its own
+        seconds = _partition_seconds(self._engine) if message.wants_seconds else ()
+        self._say(peer, Probed(message.request, seconds), [memoryview(self._echo)[: message.nbytes]])
+
     def _job(self, peer: bytes, message: Submit, frames: Sequence[Buffer]) -> _Job:
         request = Request(from_frames(message.tensors, frames), message.outputs or None)
         return _Job(str(next(self._numbers)), peer, message.request, request)
@@ -232,7 +256,7 @@ class Service:
                 return
         self._say(job.peer, _failed(job.name, outcome))
 
-    def _say(self, peer: bytes, message: Welcome | Done | Failed | Heartbeat, frames: Sequence[Buffer] = ()) -> None:
+    def _say(self, peer: bytes, message: FromWorker, frames: Sequence[Buffer] = ()) -> None:
         self._answered_s = time.monotonic()
         if not self._server.send(peer, [encode(message), *frames]):
             logger.info("a client left before its answer, or does not read")
@@ -380,6 +404,17 @@ def _fixed_nbytes(plan: Plan, tensor: NamedTensor) -> int | None:
     info = plan.tensors.get(tensor.name)
     is_fixed = tensor.shape is not None and all(isinstance(dim, int) for dim in tensor.shape)
     return info.nbytes if info is not None and is_fixed else None
+
+
+def _partition_seconds(engine: Engine) -> tuple[PartitionSeconds, ...]:
+    """Return what the partitions took of late; to be called while nothing is computed."""
+    told = []
+    for partition, timing in sorted(engine.timings.items()):
+        ordered = sorted(timing.run_s)
+        if ordered:
+            late = ordered[math.ceil(0.95 * len(ordered)) - 1]
+            told.append(PartitionSeconds(partition, statistics.median(ordered), late, len(ordered)))
+    return tuple(told)
 
 
 def _failed(request: str, error: HypsError) -> Failed:

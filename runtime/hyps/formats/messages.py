@@ -14,6 +14,9 @@ PROTOCOL_VERSION = 1
 MAX_HEADER_NBYTES = 256 * 1024
 """Of a message without its tensors."""
 
+MAX_PROBE_NBYTES = 4 * 2**20
+"""Of what a probe may have sent back; a worker that takes smaller messages only sends smaller ones."""
+
 Name = Annotated[str, Meta(max_length=16384)]
 Size = Annotated[int, Meta(ge=0, le=2**62)]
 RequestId = Annotated[str, Meta(max_length=64)]
@@ -91,8 +94,34 @@ class Heartbeat(Struct, frozen=True, array_like=True, tag="heartbeat"):
     """Are you there? The answer is the same."""
 
 
-FromClient = Hello | Submit | Cancel | Heartbeat
-FromWorker = Welcome | Done | Failed | Heartbeat
+class Probe(Struct, frozen=True, array_like=True, tag="probe"):
+    """A client measures the way here: any bytes follow in one frame, and as many are wanted back as it says."""
+
+    request: RequestId
+    nbytes: Annotated[int, Meta(ge=0, le=MAX_PROBE_NBYTES)] = 0
+    """Of the frame that is to come back."""
+    wants_seconds: bool = False
+    """Whether the answer shall tell what the worker's partitions took."""
+
+
+class PartitionSeconds(Struct, frozen=True, array_like=True):
+    """What a worker's partition took of late."""
+
+    partition: Name
+    median_s: float
+    p95_s: float
+    n: Size
+
+
+class Probed(Struct, frozen=True, array_like=True, tag="probed"):
+    """The answer to `Probe`; as many bytes as it wanted follow in one frame."""
+
+    request: RequestId
+    seconds: Annotated[tuple[PartitionSeconds, ...], Meta(max_length=4096)] = ()
+
+
+FromClient = Hello | Submit | Cancel | Heartbeat | Probe
+FromWorker = Welcome | Done | Failed | Heartbeat | Probed
 
 _ENCODER = msgspec.msgpack.Encoder()
 _FROM_CLIENT: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)

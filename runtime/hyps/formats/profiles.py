@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from msgspec import Struct
@@ -87,11 +87,13 @@ class LinkProfile(Struct, frozen=True, kw_only=True):
     """From here to there."""
     down_bytes_per_s: float
     latency_s: float
-    """Of one crossing, in one direction, of an empty message."""
+    """Of one crossing in one direction, whatever crosses."""
     message_s: float
-    """What each further message adds to a crossing."""
+    """What each message adds to a crossing, whatever its bytes."""
     n: int
-    """How many messages of each size were timed."""
+    """How many bursts of messages were timed for each rate."""
+    partitions: dict[str, Sample] = {}
+    """What the partitions took that the worker there runs, by their ids, where it had requests before."""
 
 
 class KindModel(Struct, frozen=True, kw_only=True):
@@ -314,8 +316,9 @@ def _seconds(profile: Profile) -> Iterable[tuple[str, float]]:
     yield "export_s_per_byte", profile.time_model.export_s_per_byte
     yield "import_s_per_byte", profile.time_model.import_s_per_byte
     for link in profile.links:
-        yield from ((link.peer, value) for value in (link.latency_s, link.message_s))
+        times = (link.latency_s, link.message_s, *_sampled(link.partitions))
+        yield from ((link.peer, value) for value in times)
 
 
-def _sampled(samples: dict[int, Sample]) -> list[float]:
+def _sampled(samples: Mapping[int, Sample] | Mapping[str, Sample]) -> list[float]:
     return [value for sample in samples.values() for value in (sample.median_s, sample.p95_s)]

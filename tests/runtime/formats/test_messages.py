@@ -15,6 +15,9 @@ from hyps.formats.messages import (
     FromWorker,
     Heartbeat,
     Hello,
+    PartitionSeconds,
+    Probe,
+    Probed,
     Submit,
     TensorHeader,
     Welcome,
@@ -25,12 +28,19 @@ from hyps.formats.messages import (
 from hyps.formats.plan import NamedTensor
 
 HEADER = TensorHeader("x", "float32", (1, 2), 8)
-FROM_CLIENT: list[FromClient] = [Hello(1, "test"), Submit("1", (HEADER,), ("y",)), Cancel("1"), Heartbeat()]
+FROM_CLIENT: list[FromClient] = [
+    Hello(1, "test"),
+    Submit("1", (HEADER,), ("y",)),
+    Cancel("1"),
+    Heartbeat(),
+    Probe("1", 5),
+]
 FROM_WORKER: list[FromWorker] = [
     Welcome(1, "pi", "m", "00", (NamedTensor(name="x", dtype="float32", shape=(1, None, "n")),), (), 10),
     Done("1", (HEADER,)),
     Failed("1", "E_BUSY", "full", "wait", 0.5),
     Heartbeat(),
+    Probed("1", (PartitionSeconds("p000", 0.1, 0.2, 3),)),
 ]
 
 
@@ -60,6 +70,8 @@ def test_fields_of_the_future_are_ignored() -> None:
         ["submit", "1", [["x", "float32", [2**63], 8]]],
         ["submit", "1", [["x", "float32", [1] * 33, 8]]],
         ["submit", "1", [["x", "float32", [1], 8]] * 4097],
+        ["probe", "1", -1],
+        ["probe", "1", 2**23],
         {"type": "cancel"},
         "cancel",
         None,
