@@ -465,9 +465,9 @@ def _tasks_on(assignment: Assignment, machine: int) -> list[int]:
 
 def _wait_s(arrival_rps: float, load_s: float) -> float:
     """Return the mean wait of an M/D/1 queue."""
-    busy = arrival_rps * load_s
-    if busy <= 0:
+    if not arrival_rps or not load_s:
         return 0.0
+    busy = arrival_rps * load_s
     return math.inf if busy >= 1 else busy * load_s / (2 * (1 - busy))
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from hyps_passes.estimate import Assignment, Estimate, pipeline, single, violations
-from hyps_passes.found import Found, judge
-from hyps_passes.objectives import OBJECTIVES, Objective, Terms
-from hyps_passes.problem import REQUEST, Limits, Problem
+from hyps_passes.found import TOLERANCE, Found, judge
+from hyps_passes.objectives import OBJECTIVES, Floats, Objective, Terms
+from hyps_passes.problem import Limits, Problem
 from hyps_passes.searches.min_cut import Flows, tier_cut
 from hyps_passes.searches.pipeline_dp import best_consecutive
 
@@ -37,8 +37,8 @@ def exact(problem: Problem, objective: Objective, *, time_limit_s: float = 30.0,
     if problem.arrival_rps:
         return _with_arrivals(problem, objective, time_limit_s=time_limit_s, general=general)
     best = _plain(problem, objective)
-    free = None if objective.terms is None else _by_cuts(problem, objective)
-    if free is not None and free.bound > 0 and not violations(problem, free.estimate, free.assignment):
+    free, is_complete = (None, False) if objective.terms is None else _by_cuts(problem, objective)
+    if is_complete and (free is None or not violations(problem, free.estimate, free.assignment)):
         best = _better(best, free)
     else:
         from hyps_passes.searches.placement import best_pipeline  # its solver takes long to load
@@ -46,7 +46,7 @@ def exact(problem: Problem, objective: Objective, *, time_limit_s: float = 30.0,
         best = _better(best, best_consecutive(problem, objective))
         warm = None if best is None else best.assignment
         best = _better(best, best_pipeline(problem, objective, warm=warm, time_limit_s=time_limit_s))
-        if best is not None and free is not None:
+        if best is not None and free is not None and is_complete:
             best = replace(best, bound=max(best.bound, free.bound))
     if general:
         from hyps_passes.searches.placement import best_placement
@@ -74,17 +74,41 @@ def cut_machines(problem: Problem, objective: Objective, machines: Sequence[int]
     assert objective.terms is not None
     terms = objective.terms(problem, machines)
     found: Found | None = None
-    for is_entry_empty in (False, True):
-        cut = _cut(problem, terms, is_entry_empty=is_entry_empty)
-        if cut is None:
-            continue
-        tiers, cost = cut
-        fixed = float(terms.fixed[-1]) - (_entry_run(problem, objective, machines) if is_entry_empty else 0.0)
-        assignment = pipeline(problem, machines, tiers)
-        score, told = judge(replace(problem, limits=Limits()), objective, assignment)
-        offer = Found(assignment, told, score, cost + fixed, "pipelines", _reason(problem, assignment, told))
-        found = offer if found is None else _both(found, offer)
+    for is_entry_empty in (False, True)[: len(machines)]:
+        fixed = terms.fixed - (_entry_run(problem, objective, machines) if is_entry_empty else 0.0)
+        layers = terms.layers.copy()
+        layers[:, 0] = np.inf if is_entry_empty else layers[:, 0]
+        for offer in _cuts(problem, objective, machines, Terms(layers, terms.hops, fixed)):
+            found = offer if found is None else _both(found, offer)
     return found
+
+
+def _cuts(problem: Problem, objective: Objective, machines: Sequence[int], terms: Terms) -> Iterator[Found]:
+    """Yield cuts whose least bound holds for all pipelines that use the last machine.
+
+    Usually one. Where the best cut leaves the last machine idle, and only its way back made it look good, a cut for
+    each of the tasks that can be the last.
+    """
+    free = _cut(problem, objective, machines, terms)
+    if free is None:
+        return
+    if len(free.assignment.stages) == len(machines) or free.bound >= free.score * (1 - TOLERANCE):
+        yield free
+        return
+    yield replace(free, bound=math.inf)
+    for layers in _with_a_last_task(problem, terms.layers):
+        offer = _cut(problem, objective, machines, replace(terms, layers=layers))
+        if offer is not None:
+            yield offer
+
+
+def _with_a_last_task(problem: Problem, layers: Floats) -> Iterator[Floats]:
+    """Yield the terms with each task that nothing follows held in the last stage."""
+    for task in range(len(problem.tasks)):
+        if not any(problem.flows[flow].consumers for flow in problem.made_by.get(task, ())):
+            held = layers.copy()
+            held[task, :-1] = np.inf
+            yield held
 
 
 def _plain(problem: Problem, objective: Objective) -> Found | None:
@@ -121,8 +145,11 @@ def is_free(problem: Problem) -> bool:
     return machines and channels and problem.limits == Limits() and not problem.arrival_rps
 
 
-def _by_cuts(problem: Problem, objective: Objective) -> Found | None:
-    """Return the best of all pipelines: a cut for every order of machines, or for those of the tiers where too many."""
+def _by_cuts(problem: Problem, objective: Objective) -> tuple[Found | None, bool]:
+    """Return the best of all pipelines, limits left aside: a cut for every order of machines, and whether it is all.
+
+    Where the orders are too many, those of the tiers are cut.
+    """
     sequences = list(itertools.islice(_sequences(problem), _MOST_SEQUENCES + 1))
     is_complete = len(sequences) <= _MOST_SEQUENCES
     if not is_complete:
@@ -132,7 +159,7 @@ def _by_cuts(problem: Problem, objective: Objective) -> Found | None:
         offer = cut_machines(problem, objective, (problem.entry, *sequence))
         if offer is not None:
             found = offer if found is None else _both(found, offer)
-    return found if is_complete or found is None else replace(found, bound=0.0)
+    return found, is_complete
 
 
 def _sequences(problem: Problem) -> Iterator[tuple[int, ...]]:
@@ -150,21 +177,15 @@ def _tier_sequences(problem: Problem) -> Iterator[tuple[int, ...]]:
     yield from itertools.islice(subsets, _MOST_SEQUENCES)
 
 
-def _cut(problem: Problem, terms: Terms, *, is_entry_empty: bool) -> tuple[list[int], float] | None:
-    layers, base = terms.layers, 0.0
-    if is_entry_empty:
-        if layers.shape[1] == 1:
-            return None
-        layers = layers.copy()
-        layers[:, 0] = np.inf
-    # an output that the request brings itself needs no way, and no task pays for it
-    flows = Flows.of(
-        [flow.producer if flow.producer != REQUEST else -1 for flow in problem.flows],
-        [flow.consumers for flow in problem.flows],
-        terms.hops,
-    )
-    cut = tier_cut(layers, flows)
-    return None if cut is None else ([int(tier) for tier in cut.tiers], base + cut.bound)
+def _cut(problem: Problem, objective: Objective, machines: Sequence[int], terms: Terms) -> Found | None:
+    flows = Flows.of([f.producer for f in problem.flows], [f.consumers for f in problem.flows], terms.hops)
+    cut = tier_cut(terms.layers, flows)
+    if cut is None:
+        return None
+    assignment = pipeline(problem, machines, [int(tier) for tier in cut.tiers])
+    score, told = judge(replace(problem, limits=Limits()), objective, assignment)
+    bound = cut.bound + float(terms.fixed[-1])
+    return Found(assignment, told, score, bound, "pipelines", _reason(problem, assignment, told))
 
 
 def _entry_run(problem: Problem, objective: Objective, machines: Sequence[int]) -> float:
