@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from hyps.adapters.guard import note_phase
-from hyps.errors import OutputError, printable
+from hyps.errors import OutputError, UsageError, printable
 from hyps.formats.quantities import format_nbytes
 from hyps.terminal import NBYTES, HypsCommand, progress, say, verbosity
 from hyps_compiler.cli_options import (
@@ -25,7 +25,7 @@ _SHAPES_HELP = "Shape of an input with open dimensions, as NAME:1x3x224x224; the
 
 
 @click.command(cls=HypsCommand)
-@click.argument("model")
+@click.argument("model", required=False, metavar="[MODEL|PROFILE]")
 @click.option("-o", "--output", type=PATH, help="The profile to write, a JSON file.")
 @click.option("--device", default="", help="Name of the device in the profile; default: local.")
 @click.option("--batch", "batches", default="1", show_default=True, type=BATCHES, help="Such as 1,4,16.")
@@ -40,6 +40,9 @@ _SHAPES_HELP = "Shape of an input with open dimensions, as NAME:1x3x224x224; the
 )
 @click.option("--quick", is_flag=True, help=f"{_QUICK_REPEATS} runs at {_QUICK_BORDERS} borders: rough, and fast.")
 @click.option("--memory", type=NBYTES, help="Most memory to use; less than the model takes: layer by layer.")
+@click.option(
+    "--connect", "peers", multiple=True, metavar="ENDPOINT", help="Measure the link to a running worker; may repeat."
+)
 @click.option("--scale", type=float, help="Write the profile of a device of so many times the speed, such as 0.25.")
 @click.option("--input", "shapes", multiple=True, help=_SHAPES_HELP)
 @max_tensor_option
@@ -47,7 +50,7 @@ _SHAPES_HELP = "Shape of an input with open dimensions, as NAME:1x3x224x224; the
 @timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
 def profile(
-    model: str,
+    model: str | None,
     output: Path | None,
     device: str,
     batches: tuple[int, ...],
@@ -56,6 +59,7 @@ def profile(
     layers: int,
     quick: bool,
     memory: int | None,
+    peers: tuple[str, ...],
     scale: float | None,
     shapes: tuple[str, ...],
     max_tensor: int,
@@ -65,21 +69,25 @@ def profile(
     """Measure what the layers of MODEL, and cuts between them, cost on this device.
 
     Pieces of the model run as a worker would run them, in turns, so that figures can be compared. A device that cannot
-    hold the whole model is measured layer by layer. The profile serves `hypsc compile --profile` and clusters.
+    hold the whole model is measured layer by layer. With `--connect` the link from here to a worker is measured, alone
+    or for the profile. Instead of MODEL a PROFILE that was written before (.json) can be given links, or be scaled.
 
     \b
     Examples:
       hypsc profile model.onnx -o pi4.json --device pi4
       hypsc profile zoo:resnet50 -o server.json --batch 1,4,16 --threads 2
-      hypsc profile model.onnx -o slow.json --scale 0.25 --device slow
+      hypsc profile --connect tcp://192.168.1.7:5757
+      hypsc profile server.json -o slow.json --scale 0.25 --device slow
     """
     require_compiler("onnx", "onnxruntime")
     import msgspec
 
-    from hyps.formats.profiles import encode_profile, scaled
-    from hyps_compiler.profiling import ProfileOptions, profile_model
-    from hyps_compiler.profiling_report import show_profile
+    from hyps.formats.profiles import Profile, encode_profile
+    from hyps_compiler.profiling import ProfileOptions, make_profile, measure_links
+    from hyps_compiler.profiling_report import show_link, show_profile
 
+    if model is None and (not peers or output is not None or scale is not None):
+        raise UsageError("no model is given", "name a model, or --connect alone to measure a link")
     _refuse_existing(output, force)
     options = ProfileOptions(
         device=device,
@@ -88,19 +96,19 @@ def profile(
         repeats=_QUICK_REPEATS if quick else repeats,
         borders=_QUICK_BORDERS if quick else layers,
         memory_bytes=memory,
+        peers=peers,
+        scale=scale,
         shapes=parse_shapes(shapes),
         max_tensor_nbytes=max_tensor,
     )
     with progress("profiling", quiet=verbosity() < 0 or as_json) as bar:
-        measured = profile_model(model, options, bar.enter)
-    if scale is not None:
-        measured = scaled(measured, scale, device or f"{measured.device} x {scale:g}")
-    if output is not None:
-        _write(output, encode_profile(measured))
+        made = measure_links(peers, bar.enter) if model is None else make_profile(model, options, bar.enter)
+    if output is not None and isinstance(made, Profile):
+        _write(output, encode_profile(made))
     if as_json:
-        print_json(msgspec.to_builtins(measured, str_keys=True))
+        print_json(msgspec.to_builtins(made, str_keys=True))
     elif verbosity() >= 0:
-        click.echo(show_profile(measured))
+        click.echo(show_profile(made) if isinstance(made, Profile) else "\n".join(map(show_link, made)))
     if output is not None:
         say(f"wrote {printable(str(output))}, {format_nbytes(output.stat().st_size)}")
 

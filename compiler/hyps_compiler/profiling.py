@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,11 +14,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx_ir as ir
+from msgspec.structs import replace
 
 from hyps.adapters.guard import allowed_seconds, death, forget_scratch, note_scratch
 from hyps.adapters.machine import core_count, cpu_facts, cpu_family
-from hyps.errors import HypsError, InfeasibleError, ModelError, UsageError, printable
-from hyps.formats.profiles import Profile
+from hyps.errors import HypsError, InfeasibleError, ModelError, ProfileError, UsageError, printable
+from hyps.formats.profiles import LinkProfile, Profile, decode_profile, scaled
+from hyps.probe import probe_link
 from hyps_compiler.arrays import write_npz
 from hyps_compiler.frontend import open_model
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
@@ -30,6 +32,8 @@ from hyps_compiler.source import Source
 from hyps_compiler.stage import Staged, stage_model
 from hyps_passes.graph import CutGraph
 from hyps_passes.layers import build_cut_graph
+
+_PROFILE_SUFFIX = ".json"
 
 LOCAL = "local"
 """Name of a device that was given none."""
@@ -50,9 +54,68 @@ class ProfileOptions:
     """The most places to cut that are measured; None: all."""
     memory_bytes: int | None = None
     """The most that the measuring process may have resident; None: most of what is available."""
+    peers: tuple[str, ...] = ()
+    """Addresses of workers to which the links are measured."""
+    scale: float | None = None
+    """Describe a device of so many times the speed, instead of this one."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Shapes of inputs with open dimensions."""
     max_tensor_nbytes: int = MOST_TENSOR_NBYTES
+
+
+def make_profile(model: str, options: ProfileOptions, step: Callable[[str], None] = lambda text: None) -> Profile:
+    """Return the profile of a model, or the one in a file, with the links and the scale that were asked for.
+
+    Args:
+        model: a model file, `zoo:NAME`, or a profile's file, whose name ends with `.json`.
+        options: what was asked for; of a profile's file, nothing is measured again but links.
+        step: called with what is being done, for a progress display.
+
+    Raises:
+        ProfileError: the file is no profile.
+        PeerError: no worker answers at one of the addresses.
+        ModelError, UsageError, InfeasibleError: see `profile_model`.
+    """
+    links = measure_links(options.peers, step)
+    profile = read_profile(Path(model)) if model.endswith(_PROFILE_SUFFIX) else profile_model(model, options, step)
+    if options.scale is not None:
+        profile = scaled(profile, options.scale, options.device or f"{profile.device} x {options.scale:g}")
+    elif options.device:
+        profile = replace(profile, device=options.device)
+    known = {link.peer: link for link in (*profile.links, *links)}
+    return replace(profile, links=tuple(known[peer] for peer in sorted(known)))
+
+
+def read_profile(path: Path) -> Profile:
+    """Return the profile in a file.
+
+    Raises:
+        ProfileError: it is missing, cannot be read, or is no profile.
+    """
+    shown = printable(str(path))
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ProfileError(f"`{shown}` does not exist", "make it with `hypsc profile`", "E_NOT_FOUND") from error
+    except OSError as error:
+        raise ProfileError(f"`{shown}` cannot be read: {printable(error.strerror or str(error))}") from error
+    try:
+        return decode_profile(data)
+    except ProfileError as error:
+        raise ProfileError(f"`{shown}`: {error.message}", error.hint, error.code) from error
+
+
+def measure_links(peers: Sequence[str], step: Callable[[str], None] = lambda text: None) -> tuple[LinkProfile, ...]:
+    """Return what the links to workers cost, one after another.
+
+    Raises:
+        PeerError: no worker answers at one of the addresses.
+    """
+    links = []
+    for peer in peers:
+        step(f"measuring the link to {printable(peer)}")
+        links.append(probe_link(peer))
+    return tuple(links)
 
 
 def profile_model(
