@@ -15,6 +15,8 @@ _ROOT = Path("/sys/fs/cgroup")
 _PERIOD_US = 100_000
 """With 100 ms a quota slows long work by its factor; below 10 ms it drifts, and at 2 ms it does nothing."""
 _GONE_S = 10.0
+_MOST_SHARES, _MOST_WEIGHT = 262_144, 10_000
+"""Under version 1 and 2: whatever else wants the same core waits for a device, so that figures are its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ def make_group(name: str, *, cpu_fraction: float | None, memory_bytes: int | Non
     try:
         for folder in group.folders:
             folder.mkdir()
+        _favour(group.folders[0])
         if cpu_fraction is not None:
             _limit_cpu(group.folders[0], cpu_fraction)
         if memory_bytes is not None:
@@ -81,13 +84,20 @@ def _parents() -> tuple[Path, Path] | None:
     return (_ROOT, _ROOT) if controllers.exists() else None
 
 
+def _favour(folder: Path) -> None:
+    if (folder / "cpu.shares").exists():
+        (folder / "cpu.shares").write_text(str(_MOST_SHARES))
+        return
+    (folder.parent / "cgroup.subtree_control").write_text("+cpu")
+    (folder / "cpu.weight").write_text(str(_MOST_WEIGHT))
+
+
 def _limit_cpu(folder: Path, fraction: float) -> None:
     quota_us = int(fraction * _PERIOD_US)
     if (folder / "cpu.cfs_quota_us").exists():
         (folder / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
         (folder / "cpu.cfs_quota_us").write_text(str(quota_us))
         return
-    (folder.parent / "cgroup.subtree_control").write_text("+cpu")
     (folder / "cpu.max").write_text(f"{quota_us} {_PERIOD_US}")
 
 

@@ -19,14 +19,17 @@ a quarter of a core, median of 40 runs as a multiple of the whole core's (an eve
     this, period of 0.5 ms     4.8                   5.4
 
 A period of 1 ms is the one that slows both alike; what it is above 4.0 are caches and switches, which slow everything
-on the core by the same factor.
+on the core by the same factor. Periods are uneven, from half to one and a half of it: exchanges that take about as long
+as one would else fall into step with it, and be always lucky or never.
 """
 
 import os
+import random
 import sys
 import time
 
 _PERIOD_S = 1e-3
+_PERIODS = 256
 _PRIORITY = 50
 
 
@@ -37,14 +40,17 @@ def main() -> None:
     os.sched_setaffinity(0, {core})
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
     print("pacing", flush=True)
-    clock = time.perf_counter
-    begin_s, taken_s = clock(), (1 - fraction) * _PERIOD_S
+    clock, sleep = time.perf_counter, time.sleep
+    uneven = random.Random(0)
+    periods_s = [_PERIOD_S * uneven.uniform(0.5, 1.5) for _ in range(_PERIODS)]
+    begin_s = clock()
     while os.getppid() == parent:
-        end_s = begin_s + taken_s
-        while clock() < end_s:
-            pass
-        begin_s = max(begin_s + _PERIOD_S, clock() - _PERIOD_S)  # after a long pause do not catch up
-        time.sleep(max(0.0, begin_s - clock()))
+        for period_s in periods_s:
+            end_s = begin_s + (1 - fraction) * period_s
+            while clock() < end_s:
+                pass
+            begin_s = max(begin_s + period_s, clock() - period_s)  # after a long pause do not catch up
+            sleep(max(0.0, begin_s - clock()))
 
 
 if __name__ == "__main__":

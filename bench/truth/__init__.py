@@ -1,0 +1,1 @@
+"""Every cut between two devices, predicted from profiles and measured on real processes and an emulated link."""
