@@ -15,10 +15,10 @@ from problem_fixtures import all_pipelines
 
 
 def all_consecutive(problem: Problem) -> Iterator[Assignment]:
-    """Yield every pipeline of consecutive stages over different machines."""
+    """Yield every pipeline of consecutive stages over different machines, all but the entry's with tasks."""
     for assignment in all_pipelines(problem):
         tasks = [task for stage in assignment.stages for task in stage.tasks]
-        if tasks == sorted(tasks):
+        if tasks == sorted(tasks) and all(stage.tasks for stage in assignment.stages[1:]):
             yield assignment
 
 

@@ -66,10 +66,12 @@ def _direct(problem: Problem, assignment: Assignment) -> Dataflow:
 
 
 def _partitions(problem: Problem, stages: tuple[Stage, ...], borders: list[float]) -> tuple[Partition, ...]:
-    return tuple(
-        Partition(stage_name(problem, stage), tuple((m, stage_s(problem, stage, m) + border) for m in stage.machines))
-        for stage, border in zip(stages, borders, strict=True)
-    )
+    parts = []
+    for index, (stage, border) in enumerate(zip(stages, borders, strict=True)):
+        is_idle = not stage.tasks and not index  # the entry, which has nothing to do
+        seconds = tuple((m, 0.0 if is_idle else stage_s(problem, stage, m) + border) for m in stage.machines)
+        parts.append(Partition(stage_name(problem, stage), seconds))
+    return tuple(parts)
 
 
 def _tensor(

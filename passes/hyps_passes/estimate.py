@@ -15,7 +15,7 @@ class Stage:
     machines: tuple[int, ...]
     """Where it runs; of several, each takes the requests that come while the others are busy."""
     tasks: tuple[int, ...]
-    """Ascending. None: the stage only passes on what it gets."""
+    """Ascending. None: the stage only passes on what it gets, which takes a run as well, but not at the entry."""
 
     @property
     def machine(self) -> int:
@@ -162,9 +162,7 @@ def estimate(problem: Problem, assignment: Assignment) -> Estimate:
 
 
 def stage_s(problem: Problem, stage: Stage, machine: int) -> float:
-    """Return the seconds that a stage takes on a machine, what its borders cost left out; 0 where it has no tasks."""
-    if not stage.tasks:
-        return 0.0
+    """Return the seconds that a stage takes on a machine, what its borders cost left out."""
     tasks = sum(problem.seconds[task][machine] * problem.tasks[task].reach for task in stage.tasks)
     return problem.machines[machine].run_s + tasks
 
@@ -325,7 +323,7 @@ class _Run:
 
     def _compute(self, index: int, start: float, borders: float) -> float:
         stage = self.stages[index]
-        if not stage.tasks and not borders:
+        if not stage.tasks and not index:  # the request begins at the entry, which has nothing to do
             return start
         seconds = {m: stage_s(self.problem, stage, m) + borders for m in stage.machines}
         rate = sum(1 / s if s else math.inf for s in seconds.values())
