@@ -21,8 +21,7 @@ def place(problem: Problem, objective: Objective, settings: Settings) -> Found |
     others = servers(problem)
     if not others:
         return no_server(problem)
-    behind = compressive(problem) if settings.bottlenecks is None else settings.bottlenecks
-    places = sorted({0, *(task + 1 for task in behind)})
+    places = [0, *(task + 1 for task in compressive(problem))]
     known = without_exits(problem)
     ranked = rank_whole(known, OBJECTIVES["latency"])
     for server in others:
@@ -35,7 +34,7 @@ def place(problem: Problem, objective: Objective, settings: Settings) -> Found |
 
 
 def compressive(problem: Problem) -> tuple[int, ...]:
-    """Return the last task before each compressive natural bottleneck (equation 3), told from bytes alone."""
+    """Return the last task before each compressive natural bottleneck (equation 3), flattened layers among them."""
     nbytes = crossing_bytes(problem)
     found, smallest = [], nbytes[0]
     for position in range(1, len(problem.tasks)):

@@ -95,8 +95,9 @@ def spell_cut(problem: Problem, assignment: Assignment) -> str:
     crossing = crossing_flows(problem, assignment)
     cuts = []
     for hop, stage in enumerate(assignment.stages[1:]):
-        nbytes = sum(problem.flows[flow].nbytes for flow in crossing[hop])
-        cuts.append(f"{format_nbytes(nbytes)} before {problem.tasks[stage.tasks[0]].name}")
+        nbytes = format_nbytes(sum(problem.flows[flow].nbytes for flow in crossing[hop]))
+        relays = f"through {problem.machines[stage.machine].name}"
+        cuts.append(f"{nbytes} before {problem.tasks[stage.tasks[0]].name}" if stage.tasks else f"{nbytes} {relays}")
     return ", ".join(cuts) if cuts else f"all on {problem.machines[assignment.stages[0].machine].name}"
 
 

@@ -18,8 +18,6 @@ class Settings:
     """Of each search that may take long."""
     general: bool = False
     """Whether `exact` also looks for branches that run side by side."""
-    bottlenecks: tuple[int, ...] | None = None
-    """The last task before each compressive natural bottleneck, for `dynamic-split`; None: told from bytes alone."""
     required: frozenset[str] = frozenset()
     """Machines that must compute, for `scission`."""
     first_cut: int = 0

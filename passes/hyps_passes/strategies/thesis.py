@@ -69,7 +69,7 @@ def _fewest_bytes(problem: Problem, points: dict[int, str], cuts: int) -> Candid
         )
         if not is_banned and not violations(problem, estimate(problem, assignment), assignment):
             kinds = " and ".join(sorted({points[p] for p in positions})) or "no"
-            words = f"{kinds} split point{'s' * (cuts != 1)}, {spell_cut(problem, assignment)}"
+            words = f"{kinds} split point{'s' * (cuts > 1)}, {spell_cut(problem, assignment)}"
             return Candidate(assignment, words)
     return None
 
