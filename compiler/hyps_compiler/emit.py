@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -81,8 +80,7 @@ def emit_partitions(model: ir.Model, division: Division, folder: Path) -> tuple[
 def emit_devices(plan: Plan, folder: Path) -> None:
     """Write into `folder`/devices, for each device of the first variant, the plan of its own partitions alone.
 
-    What other devices send is an input of that plan, and what they need an output. Files are linked, not copied, where
-    the file system can.
+    What other devices send is an input of that plan, and what they need an output.
     """
     placement = plan.variants[0].placement
     replicas = plan.variants[0].replicas
@@ -92,7 +90,7 @@ def emit_devices(plan: Plan, folder: Path) -> None:
         target = folder / DEVICES / _folder_name(device)
         (target / PARTITIONS).mkdir(parents=True)
         for path in sorted({path for part in own.partitions for path in partition_files(part)}):
-            _link(folder / path, target / path)
+            shutil.copyfile(folder / path, target / path)  # a reader refuses files that have another name
         (target / "plan.json").write_bytes(encode_plan(own))
 
 
@@ -141,13 +139,6 @@ def _folder_name(device: str) -> str:
     """Return the device's name as a folder's: letters, digits and dashes, told apart by a digest where it is more."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in device)[:64]
     return plain if plain == device else f"{plain}-{hashlib.sha256(device.encode()).hexdigest()[:8]}"
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
 
 
 def tensor_infos(division: Division, partitions: Sequence[Partition]) -> dict[str, TensorInfo]:
