@@ -156,7 +156,7 @@ def show(rows: list[Row]) -> str:
     """Return the results as a table."""
     cells = [
         (
-            row.model,
+            row.model.removeprefix("efficientnet").lstrip("-"),
             _shown(row.published),
             _shown(row.blocks),
             " ".join(map(str, row.compressive_blocks)),
