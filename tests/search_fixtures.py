@@ -66,15 +66,22 @@ def least_score(problem: Problem, objective: Objective, assignments: Iterable[As
     return min((judge(problem, objective, assignment)[0] for assignment in assignments), default=math.inf)
 
 
-def with_random_limits(rng: np.random.Generator, problem: Problem, examples: list[Assignment]) -> Problem:
-    """Return the problem with limits near what some of the placements need: some bind, some cannot be kept together."""
+def with_random_limits(
+    rng: np.random.Generator, problem: Problem, examples: list[Assignment], *, share: float = 0.35
+) -> Problem:
+    """Return the problem with limits near what some of the placements need, on that share of what can be limited.
+
+    Some bind, some cannot be kept together.
+    """
+    if not examples:
+        return problem
     told = [estimate(problem, examples[int(i)]) for i in rng.integers(len(examples), size=6)]
     told = [e for e in told if math.isfinite(e.latency_s)]
     if not told:
         return problem
 
     def of(amounts: list[float]) -> float | None:
-        return float(rng.choice(amounts)) if rng.random() < 0.35 else None
+        return float(rng.choice(amounts)) if rng.random() < share else None
 
     deadline, joules, wire = (of([getattr(e, name) for e in told]) for name in ("latency_s", "joules", "wire_bytes"))
     throughput = of([e.throughput_rps for e in told])

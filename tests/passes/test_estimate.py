@@ -7,30 +7,8 @@ import pytest
 
 from hyps_passes.estimate import Assignment, Stage, estimate, is_sound, pipeline, placed, single, violations
 from hyps_passes.objectives import OBJECTIVES
-from hyps_passes.problem import REQUEST, Channel, Flow, Limits, Machine, Problem, Task
-from problem_fixtures import all_pipelines, random_problem
-
-
-def two_machines(**limits: float) -> Problem:
-    """Return three layers in a row: 10, 20 and 30 ms on the camera, a tenth on the server."""
-    return Problem(
-        tasks=(Task("a", ((0, 100),), 7), Task("b", ((1, 200),)), Task("c", ((2, 400),))),
-        flows=(
-            Flow("image", 1000, REQUEST, (0,)),
-            Flow("ab", 500, 0, (1, 2)),
-            Flow("bc", 100, 1, (2,)),
-            Flow("answer", 10, 2, (), is_output=True),
-        ),
-        machines=(
-            Machine("camera", 5000, 50, 0.001, 4.0, 1.0, 0.001),
-            Machine("server", None, 80, 0.0005, 100.0, 30.0),
-        ),
-        channels=(Channel(0, 1, 1e-5, 0.004, 0.001), Channel(1, 0, 1e-6, 0.002, 0.0001, 20)),
-        seconds=((0.01, 0.001), (0.02, 0.002), (0.03, 0.003)),
-        export_s=((0.0, 0.0), (0.0003, 0.0), (0.0005, 0.0), (0.0, 0.0)),
-        import_s=((0.0, 0.0), (0.0, 0.0002), (0.0, 0.0004), (0.0, 0.0)),
-        limits=Limits(**limits),  # type: ignore[arg-type]  # the tests name fields
-    )
+from hyps_passes.problem import REQUEST, Channel, Flow, Machine, Problem, Task
+from problem_fixtures import all_pipelines, random_problem, two_machines
 
 
 def test_everything_at_the_entry_costs_its_layers() -> None:
