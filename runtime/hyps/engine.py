@@ -18,6 +18,7 @@ from hyps.adapters.lanes import Lanes, Leg, spec_of
 from hyps.adapters.machine import hold_memory_down, trim
 from hyps.adapters.plan_files import check_cpu, check_files, read_plan
 from hyps.adapters.sessions import ORT_ERRORS, Mode, Session, Sessions, execution_error
+from hyps.adapters.yardstick import macs_per_s
 from hyps.core.events import (
     Drop,
     Event,
@@ -179,6 +180,15 @@ class Engine:
         self._lanes = Lanes([], [], [])
         self._sessions.clear()
         trim()
+
+    @property
+    def threads(self) -> int:
+        """Threads that one partition has."""
+        return self._opener.threads
+
+    def measure_speed(self) -> float:
+        """Return the multiply-accumulates per second of a matrix product here (`yardstick`)."""
+        return macs_per_s(self._opener)
 
     def call_when_stuck(self, on_stuck: Callable[[int], None]) -> None:
         """Have `on_stuck` called, by another thread, with the index of a request of `run_each` that cannot be ended."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from hyps.errors import BusyError
-from hyps.formats.messages import MAX_PROBE_NBYTES, PartitionSeconds
+from hyps.errors import BusyError, PeerError
+from hyps.formats.messages import MAX_PROBE_NBYTES, MachineFacts, PartitionSeconds
 from hyps.formats.profiles import LinkProfile, Sample
 from hyps.remote import RemoteRunner, connect
 
@@ -60,12 +60,25 @@ def measure_link(runner: RemoteRunner, address: str) -> LinkProfile:
     )
 
 
+def probe_machine(runner: RemoteRunner) -> MachineFacts:
+    """Return what the machine of a running worker can do.
+
+    Raises:
+        BusyError: the worker had requests to compute for half a minute.
+        PeerError: it is gone, or does not tell.
+    """
+    told = _patiently(lambda: runner.probe(wants_seconds=True)[1].machine)
+    if told is None:
+        raise PeerError("the worker does not tell what its machine can do", "upgrade hyps there")
+    return told
+
+
 def _sample(told: PartitionSeconds) -> Sample:
     return Sample(median_s=told.median_s, p95_s=told.p95_s, n=told.n)
 
 
 def _seconds(runner: RemoteRunner) -> tuple[PartitionSeconds, ...]:
-    return runner.probe(wants_seconds=True)[1]
+    return runner.probe(wants_seconds=True)[1].seconds
 
 
 def _typical(runs: int, seconds: Callable[[], float]) -> float:

@@ -28,7 +28,6 @@ from hyps.formats.messages import (
     FromWorker,
     Heartbeat,
     Hello,
-    PartitionSeconds,
     Probe,
     Probed,
     Submit,
@@ -107,14 +106,14 @@ class RemoteRunner:
 
     def probe(
         self, nbytes_up: int = 0, nbytes_down: int = 0, count: int = 1, *, wants_seconds: bool = False
-    ) -> tuple[float, tuple[PartitionSeconds, ...]]:
-        """Send `count` probes at once; return the seconds until the last answer, and what partitions took there.
+    ) -> tuple[float, Probed]:
+        """Send `count` probes at once; return the seconds until the last answer, and that.
 
         Args:
             nbytes_up: of each probe.
             nbytes_down: of each answer.
             count: at most a few; more than the connection holds would wait.
-            wants_seconds: whether to ask for the partitions' seconds.
+            wants_seconds: whether to ask for the partitions' seconds and the machine's facts.
 
         Raises:
             BusyError: the worker has requests to compute.
@@ -123,7 +122,7 @@ class RemoteRunner:
         payload = bytes(nbytes_up)
         with self._lock:
             requests = [str(next(self._numbers)) for _ in range(count)]
-            seconds: tuple[PartitionSeconds, ...] = ()
+            answer = Probed("")
             start_s = time.perf_counter()
             for request in requests:
                 self._send([encode(Probe(request, nbytes_down, wants_seconds)), payload])
@@ -131,8 +130,8 @@ class RemoteRunner:
                 message, parts = self._await(request)
                 if not isinstance(message, Probed) or [len(part) for part in parts] != [nbytes_down]:
                     raise PeerError(f"`{self._shown}` answered a probe wrongly", code="E_PROTOCOL")
-                seconds = message.seconds
-            return time.perf_counter() - start_s, seconds
+                answer = message
+            return time.perf_counter() - start_s, answer
 
     @property
     def device(self) -> str:

@@ -30,6 +30,7 @@ from hyps.formats.messages import (
     FromWorker,
     Heartbeat,
     Hello,
+    MachineFacts,
     PartitionSeconds,
     Probe,
     Probed,
@@ -106,6 +107,7 @@ class Service:
         self._stuck: _Job | None = None
         self._answered_s = -math.inf
         self._echo = b""
+        self._facts: MachineFacts | None = None
         engine.call_when_stuck(self._note_stuck)
 
     @property
@@ -219,8 +221,17 @@ class Service:
             raise PeerError(text, "ask for less", "E_PROTOCOL")
         if len(self._echo) < message.nbytes:
             self._echo = bytes(message.nbytes)  # one buffer for all: sending it takes no memory of its own
-        seconds = _partition_seconds(self._engine) if message.wants_seconds else ()
-        self._say(peer, Probed(message.request, seconds), [memoryview(self._echo)[: message.nbytes]])
+        answer = Probed(message.request)
+        if message.wants_seconds:
+            answer = Probed(message.request, _partition_seconds(self._engine), self._machine())
+        self._say(peer, answer, [memoryview(self._echo)[: message.nbytes]])
+
+    def _machine(self) -> MachineFacts:
+        """Measured once, when somebody asks first: while there is no work."""
+        if self._facts is None:
+            engine = self._engine
+            self._facts = MachineFacts(engine.memory_bytes, engine.threads, engine.measure_speed())
+        return self._facts
 
     def _job(self, peer: bytes, message: Submit, frames: Sequence[Buffer]) -> _Job:
         request = Request(from_frames(message.tensors, frames), message.outputs or None)

@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import hyps
 from hyps.adapters.frames import to_frames
 from hyps.adapters.transport import ZmqClient
 from hyps.errors import HypsError, PeerError, TensorError
+from hyps.formats.cluster import decode_cluster
 from hyps.formats.messages import Done, FromWorker, Heartbeat, Submit, decode_from_worker, encode
+from hyps_compiler.cli import main as hypsc
 from plan_fixtures import mlp, sharded
 
 pytestmark = pytest.mark.network
@@ -283,3 +286,17 @@ def test_arguments_that_cannot_be_meant_are_refused(folder: Path) -> None:
     with pytest.raises(HypsError, match="is no size"):
         hyps.InferenceSession(folder, memory="lots")
     assert hyps.load(folder).model.name == "test"
+
+
+def test_a_cluster_file_is_written_from_what_a_running_worker_tells(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cluster.toml"
+    with serving(folder, "--device", "server", "--threads", "1", "--memory", "300MB") as (_, address):
+        words = ["cluster", address, "-o", str(path), "--device", "camera", "--threads", "1"]
+        told = CliRunner().invoke(hypsc, words, catch_exceptions=False)
+    assert told.exit_code == 0
+    cluster = decode_cluster(path.read_text())
+    assert cluster.entry == "camera"
+    server = cluster.device("server")
+    assert (server.memory_bytes, server.threads, server.endpoint) == (300_000_000, 1, address)
+    assert 0.05 < server.speed < 20  # the same machine, whatever else it does meanwhile
+    assert cluster.links[0].up_bytes_per_s > 1e6

@@ -79,6 +79,14 @@ class Sessions:
         """
         return self._create(str(path), self._options(mode, optimization), printable(path.name))
 
+    def open_bytes(self, model: bytes, mode: Mode, shown: str) -> Session:
+        """Return a session of a model of our own.
+
+        Raises:
+            PlanError: onnxruntime refuses it.
+        """
+        return self._create(model, self._options(mode, "none"), shown)
+
     def measure_base(self) -> int:
         """Return the resident bytes of this process with onnxruntime started; 0 where the system does not tell."""
         self._create(_IDENTITY_MODEL, self._options(Mode.MAPPED, "none"), "the empty model")

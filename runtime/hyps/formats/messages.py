@@ -101,7 +101,7 @@ class Probe(Struct, frozen=True, array_like=True, tag="probe"):
     nbytes: Annotated[int, Meta(ge=0, le=MAX_PROBE_NBYTES)] = 0
     """Of the frame that is to come back."""
     wants_seconds: bool = False
-    """Whether the answer shall tell what the worker's partitions took."""
+    """Whether the answer shall tell what the worker's partitions took, and what its machine can do."""
 
 
 class PartitionSeconds(Struct, frozen=True, array_like=True):
@@ -113,11 +113,23 @@ class PartitionSeconds(Struct, frozen=True, array_like=True):
     n: Size
 
 
+class MachineFacts(Struct, frozen=True, array_like=True):
+    """What a worker's machine can do."""
+
+    memory_bytes: Size | None
+    """Its budget; None: it has no limit."""
+    threads: Size
+    macs_per_s: float
+    """Multiply-accumulates per second of a matrix product with these threads."""
+
+
 class Probed(Struct, frozen=True, array_like=True, tag="probed"):
     """The answer to `Probe`; as many bytes as it wanted follow in one frame."""
 
     request: RequestId
     seconds: Annotated[tuple[PartitionSeconds, ...], Meta(max_length=4096)] = ()
+    machine: MachineFacts | None = None
+    """With `seconds`."""
 
 
 FromClient = Hello | Submit | Cancel | Heartbeat | Probe

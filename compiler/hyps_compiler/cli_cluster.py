@@ -1,0 +1,52 @@
+"""`hypsc cluster`: a cluster file from what running workers tell."""
+
+from pathlib import Path
+
+import click
+
+from hyps.errors import OutputError, printable
+from hyps.terminal import progress, say, verbosity
+from hyps_compiler.cli_options import PATH, print_json, require_compiler
+
+
+@click.command()
+@click.argument("endpoints", nargs=-1, required=True, metavar="ENDPOINT...")
+@click.option("-o", "--output", required=True, type=PATH, help="The cluster file to write.")
+@click.option("--device", default="local", show_default=True, help="Name of this machine, where requests arise.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of a partition here; default: one per core.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def cluster(
+    endpoints: tuple[str, ...], output: Path, device: str, threads: int | None, force: bool, as_json: bool
+) -> None:
+    """Ask the workers at ENDPOINTs for memory, threads and speed, measure the ways to them, and write a cluster file.
+
+    Speed is that of a matrix product, against this machine's; profiles measured on the devices tell more.
+
+    \b
+    Examples:
+      hypsc cluster tcp://192.168.1.7:5757 -o cluster.toml --device camera
+      hypsc cluster tcp://pi1:5757 tcp://pi2:5757 -o cluster.toml
+    """  # click's own mark
+    require_compiler("onnxruntime")
+    import msgspec
+
+    from hyps_compiler.cluster_file import ask_worker, cluster_toml, show_survey, survey
+
+    if output.exists() and not (force and output.is_file()):
+        raise OutputError(f"`{printable(str(output))}` exists", "add --force to replace it", code="E_EXISTS")
+    with progress("asking workers", quiet=verbosity() < 0 or as_json) as bar:
+        peers = []
+        for endpoint in endpoints:
+            bar.enter(printable(endpoint, 40))
+            peers.append(ask_worker(endpoint))
+        found = survey(device, threads, peers)
+    try:
+        output.write_text(cluster_toml(found))
+    except OSError as error:
+        raise OutputError(f"`{printable(str(output))}` cannot be written: {error.strerror}") from error
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+    elif verbosity() >= 0:
+        click.echo(show_survey(found))
+    say(f"wrote {printable(str(output))}")
