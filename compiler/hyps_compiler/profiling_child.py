@@ -29,8 +29,6 @@ from hyps_compiler.arrays import read_npz
 from hyps_compiler.profiling_jobs import Answer, Border, Job, Piece, Progress
 
 _OPTIMIZATION: Optimization = "portable"
-_SHORT_S = 0.02
-"""What takes less is run once before it is timed: what ran before it has put its data out of the caches."""
 _GROUP_PIECES = 24
 """Loaded at a time, at most."""
 _GROUP_S, _MOST_ROUNDS = 2.0, 10
@@ -72,7 +70,6 @@ class _Runner:
     session: Session
     feeds: Feeds = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
-    last_s: float = 0.0
 
     def run(self) -> list[Any]:
         """Return the outputs of one run.
@@ -87,14 +84,14 @@ class _Runner:
         return outputs
 
     def time(self) -> None:
-        """Time one run; a short one runs before as well."""
+        """Time one run.
+
+        What ran before it has put its data out of the caches, as the wait for a request does on a worker.
+        """
         with guarded():
-            if self.last_s < _SHORT_S:
-                self.run()
             start_s = time.perf_counter()
             self.run()
-            self.last_s = time.perf_counter() - start_s
-            self.seconds.append(self.last_s)
+            self.seconds.append(time.perf_counter() - start_s)
 
 
 @dataclass(frozen=True, slots=True)
