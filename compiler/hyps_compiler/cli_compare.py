@@ -75,5 +75,5 @@ def compare(
 
         problem = load_problem(model, request, step).problem
         found = compare_strategies(problem, wanted, Settings(time_limit_s=time_limit, general=general), step)
-        require_possible(problem, found)
+        require_possible(problem, found, time_limit_s=time_limit)
     print_json(comparison_json(found)) if as_json else click.echo(show_comparison(found))

@@ -75,7 +75,7 @@ def compare(
     return Comparison(objective, tuple(ordered), exact if isinstance(exact, Found) else None)
 
 
-def require_possible(problem: Problem, comparison: Comparison) -> None:
+def require_possible(problem: Problem, comparison: Comparison, *, time_limit_s: float = 30.0) -> None:
     """Refuse a problem for which no strategy has a placement.
 
     Raises:
@@ -85,7 +85,7 @@ def require_possible(problem: Problem, comparison: Comparison) -> None:
         return
     from hyps_passes.searches.relaxation import relaxations  # rarely needed, and its solver takes long to load
 
-    told = relaxations(problem, comparison.objective)
+    told = relaxations(problem, comparison.objective, time_limit_s=time_limit_s)
     if told is None:
         raise InfeasibleError("no strategy finds a placement that keeps the constraints")
     raise InfeasibleError(told.message, told.hint)

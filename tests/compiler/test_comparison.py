@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from hyps_compiler.comparison import Comparison, compare, comparison_json, show_comparison
+from hyps.errors import InfeasibleError
+from hyps_compiler.comparison import Comparison, compare, comparison_json, require_possible, show_comparison
 from hyps_passes.found import Found
 from hyps_passes.objectives import OBJECTIVES
 from hyps_passes.problem import Limits, Problem
@@ -103,3 +104,11 @@ def test_a_placement_outside_what_is_proven_may_be_below_it() -> None:
     assert isinstance(found.rows[0].result, Found)
     assert (found.gap(found.rows[0].result) or 0) < 0
     assert "`coedge` is below" in " ".join(show_comparison(found).split())
+
+
+def test_nothing_possible_is_refused_with_what_binds() -> None:
+    found = compared(problem=three_devices(Limits(deadline_s=1e-6)))
+    assert all(not isinstance(row.result, Found) for row in found.rows)
+    with pytest.raises(InfeasibleError, match="deadline"):
+        require_possible(three_devices(Limits(deadline_s=1e-6)), found)
+    require_possible(three_devices(), compared())
