@@ -67,7 +67,7 @@ class TierCut:
 
 
 @dataclass(frozen=True, slots=True)
-class _Network:
+class Network:
     """Arcs of a flow network whose cuts cost what tiers cost; an infinite capacity forbids the cut."""
 
     nodes: int
@@ -77,7 +77,7 @@ class _Network:
 
 
 @dataclass(frozen=True, slots=True)
-class _Capacities:
+class Capacities:
     """Capacities as integers: multiples of 2 ** -exponent."""
 
     integers: Integers
@@ -124,9 +124,9 @@ def tier_cut(seconds: Floats, flows: Flows) -> TierCut | None:
         cost = float(seconds.sum())
         return TierCut(np.zeros(len(seconds), np.int64), cost, cost)
     offsets = seconds.min(axis=1)
-    network = _network(seconds - offsets[:, np.newaxis], flows)
-    capacities = _capacities(network)
-    flow, behind = _solve(network, capacities)
+    network = cut_network(seconds - offsets[:, np.newaxis], flows)
+    capacities = whole_capacities(network)
+    flow, behind = minimum_cut(network, capacities)
     if flow >= capacities.infinite:
         return None
     tiers = behind[_task_nodes(seconds)].sum(axis=1)
@@ -150,6 +150,49 @@ def tier_cost(seconds: Floats, flows: Flows, tiers: Integers) -> float:
     return float(seconds[np.arange(len(tiers)), tiers].sum() + flows.hop_costs[crosses].sum())
 
 
+def cut_network(seconds: Floats, flows: Flows) -> Network:
+    """Return the network of costs of 0 or more: source 0, sink 1, then the nodes of the tasks, then those of flows."""
+    nodes = _task_nodes(seconds)
+    arcs = [_running(nodes, seconds), _ordered(nodes), _no_way_back(nodes, flows), *_crossing(nodes, flows)]
+    tails, heads, capacities = (np.concatenate([part[i].ravel() for part in arcs]) for i in range(3))
+    counts = capacities > 0
+    node_count = _FIRST_NODE + nodes.size + flows.hop_costs.size
+    return Network(node_count, tails[counts], heads[counts], capacities[counts])
+
+
+def whole_capacities(network: Network) -> Capacities:
+    """Round to the finest binary fraction with which all that leaves the source or the sink stays below 2 ** 62."""
+    is_finite = np.isfinite(network.capacities)
+    finite = network.capacities[is_finite]
+    endless = int(np.count_nonzero(~is_finite & ((network.tails == _SOURCE) | (network.heads == _SINK))))
+    exponent = 60 - (endless + 2).bit_length() - math.frexp(float(finite.sum()))[1]
+    rounded = np.rint(np.ldexp(finite, exponent))
+    integers = np.empty(len(is_finite), np.int64)
+    integers[is_finite] = rounded
+    infinite = int(integers[is_finite].sum()) + 1
+    integers[~is_finite] = infinite
+    error = float(np.abs(np.ldexp(rounded, -exponent) - finite).sum())
+    return Capacities(integers, infinite, exponent, error)
+
+
+def minimum_cut(network: Network, capacities: Capacities) -> tuple[int, npt.NDArray[np.bool_]]:
+    """Return the value of the maximum flow, and the nodes on the sink's side of the minimum cut nearest to the sink.
+
+    Raises:
+        InternalError: ortools gave up.
+    """
+    from ortools.graph.python import max_flow
+
+    solver: Any = max_flow.SimpleMaxFlow()
+    solver.add_arcs_with_capacity(network.tails.astype(np.int32), network.heads.astype(np.int32), capacities.integers)
+    status = solver.solve(_SOURCE, _SINK)
+    if status != solver.OPTIMAL:
+        raise InternalError(f"ortools gave up on a maximum flow: {status.name}")
+    behind = np.zeros(network.nodes, bool)
+    behind[solver.get_sink_side_min_cut()] = True
+    return int(solver.optimal_flow()), behind
+
+
 def _check(seconds: Floats, flows: Flows) -> None:
     if np.isnan(seconds).any() or (seconds == -math.inf).any():
         raise ValueError("the seconds of a task are no number")
@@ -163,15 +206,6 @@ def _task_nodes(seconds: Floats) -> Integers:
     """Return the node of each task and hop."""
     tasks, tiers = seconds.shape
     return _FIRST_NODE + np.arange(tasks * (tiers - 1)).reshape(tasks, tiers - 1)
-
-
-def _network(seconds: Floats, flows: Flows) -> _Network:
-    nodes = _task_nodes(seconds)
-    arcs = [_running(nodes, seconds), _ordered(nodes), _no_way_back(nodes, flows), *_crossing(nodes, flows)]
-    tails, heads, capacities = (np.concatenate([part[i].ravel() for part in arcs]) for i in range(3))
-    counts = capacities > 0
-    node_count = _FIRST_NODE + nodes.size + flows.hop_costs.size
-    return _Network(node_count, tails[counts], heads[counts], capacities[counts])
 
 
 _Arcs: TypeAlias = tuple[Integers, Integers, Floats]
@@ -193,8 +227,7 @@ def _no_way_back(nodes: Integers, flows: Flows) -> _Arcs:
     """A producer runs before each hop before which a consumer runs."""
     producers = flows.producers[flows.by_consumer()]
     made = producers != REQUEST
-    edges = np.unique(producers[made] * len(nodes) + flows.consumers[made])
-    return _forbid(nodes[edges % len(nodes)], nodes[edges // len(nodes)])
+    return _forbid(nodes[flows.consumers[made]], nodes[producers[made]])
 
 
 def _crossing(nodes: Integers, flows: Flows) -> list[_Arcs]:
@@ -221,36 +254,7 @@ def _forbid(tails: Integers, heads: Integers) -> _Arcs:
     return tails, heads, np.full(tails.shape, math.inf)
 
 
-def _capacities(network: _Network) -> _Capacities:
-    """Round to the finest binary fraction with which all that leaves the source stays below 2 ** 62."""
-    is_finite = np.isfinite(network.capacities)
-    finite = network.capacities[is_finite]
-    endless = int(np.count_nonzero(~is_finite & (network.tails == _SOURCE)))
-    exponent = 60 - (endless + 2).bit_length() - math.frexp(float(finite.sum()))[1]
-    rounded = np.rint(np.ldexp(finite, exponent))
-    integers = np.empty(len(is_finite), np.int64)
-    integers[is_finite] = rounded
-    infinite = int(integers[is_finite].sum()) + 1
-    integers[~is_finite] = infinite
-    error = float(np.abs(np.ldexp(rounded, -exponent) - finite).sum())
-    return _Capacities(integers, infinite, exponent, error)
-
-
-def _solve(network: _Network, capacities: _Capacities) -> tuple[int, npt.NDArray[np.bool_]]:
-    """Return the value of the maximum flow, and the nodes on the sink's side of the minimum cut nearest to the sink."""
-    from ortools.graph.python import max_flow
-
-    solver: Any = max_flow.SimpleMaxFlow()
-    solver.add_arcs_with_capacity(network.tails.astype(np.int32), network.heads.astype(np.int32), capacities.integers)
-    status = solver.solve(_SOURCE, _SINK)
-    if status != solver.OPTIMAL:
-        raise InternalError(f"ortools gave up on a maximum flow: {status.name}")
-    behind = np.zeros(network.nodes, bool)
-    behind[solver.get_sink_side_min_cut()] = True
-    return int(solver.optimal_flow()), behind
-
-
-def _magnitude(offsets: Floats, network: _Network) -> float:
+def _magnitude(offsets: Floats, network: Network) -> float:
     """Return the sum of all costs, for judging what rounding of floats can do."""
     finite = network.capacities[np.isfinite(network.capacities)]
     return float(np.abs(offsets).sum() + finite.sum())
