@@ -1,6 +1,7 @@
 """Compiles ONNX models into plans: `hypsc` on the command line, `compile` from Python."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     inputs: "Mapping[str, np.ndarray[Any, Any]] | None" = None,
     max_tensor: int | str | None = None,
+    cluster: str | Path | None = None,
+    profile: str | Path | None = None,
+    objective: str = "latency",
+    strategy: str = "exact",
     verify: bool = True,
     force: bool = False,
 ) -> Plan:
@@ -41,18 +46,30 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
         inputs: a request to measure and verify with, instead of a made one.
         max_tensor: most memory that one tensor that the model computes may take, in bytes or as `4GB`; 2 GiB unless
             given, and four times as much for all that follows from constants together. Weights may be larger.
+        cluster: a cluster file; the search then decides where to cut and what runs where, and `max_params` is the only
+            other limit that may be given.
+        profile: a profile of a device of speed 1, for devices of the cluster without their own; measured here unless
+            given.
+        objective: what to make best on the cluster: `latency`, `throughput`, `memory`, `energy` or `bytes`.
+        strategy: how to place layers; `hyps_passes.strategies.STRATEGIES` has all.
         verify: whether to prove the plan against the model.
         force: whether to replace an existing plan.
 
     Raises:
         HypsError: of the kind that says whose fault it is; see `hyps.errors`.
     """
+    from hyps.errors import UsageError
     from hyps.formats.quantities import parse_nbytes
     from hyps_compiler.driver import Options, compile_model
     from hyps_compiler.limits import MOST_TENSOR_NBYTES
     from hyps_compiler.partition import Request, parse_cuts
 
     cuts, tensors = parse_cuts([cut] if isinstance(cut, str) else cut)
+    if cluster is not None and (cut != "mandatory" or partitions or memory or optimize != "portable"):
+        raise UsageError(
+            "a cluster's search decides where to cut",
+            "leave out cut, partitions, memory and optimize, or write limits into the cluster file",
+        )
     request = Request(
         max_params=max_params,
         memory_bytes=parse_nbytes(memory) if isinstance(memory, str) else memory,
@@ -69,4 +86,16 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
         force=force,
         max_tensor_nbytes=MOST_TENSOR_NBYTES if max_tensor is None else parse_nbytes(str(max_tensor)),
     )
+    if cluster is not None:
+        from hyps_compiler.clusters import SiteRequest, load_site
+        from hyps_compiler.placement import PlacementRequest
+
+        files = SiteRequest(
+            Path(cluster),
+            None if profile is None else Path(profile),
+            shapes=options.shapes,
+            max_tensor_nbytes=options.max_tensor_nbytes,
+        )
+        placement = PlacementRequest(load_site(str(model), files), objective=objective, strategy=strategy)
+        options = replace(options, placement=placement)
     return compile_model(model, Path(output), options).plan

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import hyps_compiler
 from hyps.adapters.plan_files import read_plan
 from hyps.core.switching import best_variant
 from hyps.errors import ClusterError, HypsError, InfeasibleError, ProfileError, UsageError
@@ -229,6 +230,16 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path, words: list
     told = CliRunner().invoke(main, ["compile", "zoo:digits", "-o", str(tmp_path / "plan"), *words])
     assert told.exit_code == 2
     assert "cluster" in told.output
+
+
+def test_python_places_models_as_the_command_does(tmp_path: Path, profile: Path, names: list[str]) -> None:
+    path = tmp_path / "cluster.toml"
+    path.write_text(split(names))
+    plan = hyps_compiler.compile("zoo:digits", tmp_path / "plan", cluster=path, profile=profile, objective="energy")
+    assert set(plan.variants[0].placement.values()) == {"camera", "server"}
+    assert plan.objective == "energy"
+    with pytest.raises(UsageError):
+        hyps_compiler.compile("zoo:digits", tmp_path / "other", cluster=path, cut="all")
 
 
 def test_a_plan_reads_back_as_it_was_written(tmp_path: Path, profile: Path) -> None:
