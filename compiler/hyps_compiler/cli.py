@@ -24,6 +24,7 @@ from hyps_compiler.cli_options import (
 )
 from hyps_compiler.cli_placement import placement_options, placement_request, refuse_own_cuts
 from hyps_compiler.cli_profile import profile
+from hyps_compiler.cli_simulate import simulate
 
 if TYPE_CHECKING:
     from hyps_compiler.partition import Request
@@ -323,6 +324,7 @@ def doctor(as_json: bool) -> int:
 main.add_command(cluster)
 main.add_command(compare)
 main.add_command(profile)
+main.add_command(simulate)
 
 
 def _request(max_params: int | None, memory: int | None, cut: str, partitions: int | None) -> "Request":

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyps.core.events import Event, Execute, Executed, Load, Loaded, Submitted, TensorArrived
@@ -101,6 +101,7 @@ def _made(problem: searched.Problem, stage: Stage) -> list[int]:
     return [flow for task in stage.tasks for flow in problem.made_by.get(task, ())]
 
 
+@settings(deadline=None, max_examples=60)
 @given(SEEDS)
 def test_a_request_alone_on_any_placement_takes_as_long_as_the_schedule(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -277,6 +278,7 @@ def scenarios(draw: st.DrawFn) -> tuple[System, Arrivals, int, float]:
     return system, draw(st.sampled_from(loads)), 40, draw(st.sampled_from((0.0, 0.5)))
 
 
+@settings(deadline=None, max_examples=60)
 @given(scenarios())
 def test_every_request_ends_once_and_nothing_does_two_things_at_a_time(
     scenario: tuple[System, Arrivals, int, float],
@@ -307,6 +309,7 @@ def _check_uses(told: Simulated) -> None:
         assert 0 <= told.utilization(use) <= 1 + 1e-9
 
 
+@settings(deadline=None, max_examples=60)
 @given(scenarios())
 def test_the_same_seed_gives_the_same_bits(scenario: tuple[System, Arrivals, int, float]) -> None:
     system, load, count, jitter = scenario
@@ -345,6 +348,7 @@ def test_nothing_is_kept_of_a_finished_request_but_its_latency() -> None:
 # Against the runtime's own state machine.
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=5), st.integers(0, 200), st.integers(1, 6), st.integers(1, 9))
 def test_a_device_loads_and_runs_in_the_order_of_the_worker(
     weights: list[int], spare: int, requests: int, activation: int
