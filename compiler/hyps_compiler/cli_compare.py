@@ -1,6 +1,7 @@
 """`hypsc compare`: every strategy side by side on one cluster."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from hyps_compiler.cli_options import (
     require_compiler,
     timeout_option,
 )
+
+if TYPE_CHECKING:
+    from hyps_passes.problem import Problem
 
 OBJECTIVE_NAMES = ("latency", "throughput", "memory", "energy", "bytes")
 """Those of `hyps_passes.objectives`, known here without numpy."""
@@ -30,6 +34,7 @@ OBJECTIVE_NAMES = ("latency", "throughput", "memory", "energy", "bytes")
     "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Requests computed and sent together."
 )
 @click.option("--parallel", "general", is_flag=True, help="Let `exact` run branches side by side on several devices.")
+@click.option("--pareto", is_flag=True, help="Show what is best at some trade of all five objectives instead.")
 @click.option("--time-limit", type=TIMEOUT, default="30s", show_default=True, help="Of each search that may take long.")
 @click.option("--input", "shapes", multiple=True, help=SHAPES_HELP)
 @max_tensor_option
@@ -42,6 +47,7 @@ def compare(
     objective: str,
     batch: int,
     general: bool,
+    pareto: bool,
     time_limit: float,
     shapes: tuple[str, ...],
     max_tensor: int,
@@ -56,6 +62,7 @@ def compare(
       hypsc compare model.onnx --cluster cluster.toml
       hypsc compare model.onnx --cluster cluster.toml --profile pi.json
       hypsc compare zoo:vgg16 --cluster cluster.toml --objective throughput --json
+      hypsc compare zoo:vgg16 --cluster cluster.toml --pareto
     """
     require_compiler("onnx", "onnxruntime")
     from hyps_compiler.clusters import SiteRequest, load_problem
@@ -74,6 +81,17 @@ def compare(
                 say(text)
 
         problem = load_problem(model, request, step).problem
+        if pareto:
+            _show_pareto(problem, time_limit, as_json=as_json)
+            return
         found = compare_strategies(problem, wanted, Settings(time_limit_s=time_limit, general=general), step)
         require_possible(problem, found, time_limit_s=time_limit)
     print_json(comparison_json(found)) if as_json else click.echo(show_comparison(found))
+
+
+def _show_pareto(problem: "Problem", time_limit_s: float, *, as_json: bool) -> None:
+    from hyps_compiler.pareto_report import front_json, require_points, show_front
+    from hyps_passes.searches.pareto import front
+
+    found = require_points(front(problem, time_limit_s=time_limit_s))
+    print_json(front_json(problem, found)) if as_json else click.echo(show_front(problem, found))
