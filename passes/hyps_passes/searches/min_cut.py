@@ -178,18 +178,22 @@ def whole_capacities(network: Network) -> Capacities:
 def minimum_cut(network: Network, capacities: Capacities) -> tuple[int, npt.NDArray[np.bool_]]:
     """Return the value of the maximum flow, and the nodes on the sink's side of the minimum cut nearest to the sink.
 
+    The flow is sent backwards, from the sink: the cut is the same, and on graphs with the fan-out of networks, tensors
+    that shrink and a fast last tier it takes a quarter to a fiftieth of the time. The worst found that way is a chain
+    of thousands of equal layers on three tiers, for which it grows with the square of the length.
+
     Raises:
         InternalError: ortools gave up.
     """
     from ortools.graph.python import max_flow
 
     solver: Any = max_flow.SimpleMaxFlow()
-    solver.add_arcs_with_capacity(network.tails.astype(np.int32), network.heads.astype(np.int32), capacities.integers)
-    status = solver.solve(_SOURCE, _SINK)
+    solver.add_arcs_with_capacity(network.heads.astype(np.int32), network.tails.astype(np.int32), capacities.integers)
+    status = solver.solve(_SINK, _SOURCE)
     if status != solver.OPTIMAL:
         raise InternalError(f"ortools gave up on a maximum flow: {status.name}")
     behind = np.zeros(network.nodes, bool)
-    behind[solver.get_sink_side_min_cut()] = True
+    behind[solver.get_source_side_min_cut()] = True
     return int(solver.optimal_flow()), behind
 
 

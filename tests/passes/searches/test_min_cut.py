@@ -158,13 +158,25 @@ def test_costs_of_any_size_keep_their_resolution() -> None:
 
 
 def test_what_a_long_chain_of_small_costs_adds_up_to_is_exact() -> None:
-    tasks = 20_000
+    tasks = 2_000
     chain = Flows.of([REQUEST, *range(tasks - 1)], [[task] for task in range(tasks)], np.full((tasks, 2), 1e-3))
     seconds = np.tile([3e-6, 2e-6, 1e-6], (tasks, 1))
     found = tier_cut(seconds, chain)
     assert found is not None
     assert found.tiers.tolist() == [2] * tasks
     assert found.cost == pytest.approx(tasks * 1e-6 + 2e-3, rel=1e-12)
+
+
+def test_thousands_of_pinned_layers_do_not_overflow() -> None:
+    tasks = 20_000
+    flows = Flows.of(range(-1, tasks - 1), [[task] for task in range(tasks)], np.full((tasks, 1), 1e9))
+    seconds = np.full((tasks, 2), 1e9)
+    seconds[: tasks // 2, 1] = seconds[tasks // 2 :, 0] = INFINITE
+    found = tier_cut(seconds, flows)
+    assert found is not None
+    assert found.tiers.tolist() == [0] * (tasks // 2) + [1] * (tasks // 2)
+    assert found.cost == found.bound == (tasks + 1) * 1e9
+    assert tier_cut(seconds[:, ::-1], flows) is None
 
 
 @pytest.mark.parametrize("tiers", [1, 2, 3])
