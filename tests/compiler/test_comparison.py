@@ -67,7 +67,7 @@ def test_a_strategy_without_a_placement_is_null_and_says_why() -> None:
     assert [remote[key] for key in ("latency_s", "throughput_rps", "lower_bound_s", "gap", "cut")] == [None] * 5
     assert "bytes: 60.1 kB of 30.0 kB" in remote["reason"]
     assert rows["exact"]["latency_s"] is not None
-    assert "not here: memory of" in show_comparison(found) or "not here: bytes" in show_comparison(found)
+    assert "not here: bytes: 60.1 kB of 30.0 kB; memory of m" in " ".join(show_comparison(found).split())
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -150,7 +150,6 @@ def test_scission_ranks_and_keeps_to_the_users_criteria() -> None:
     later = place("scission", problem, settings=Settings(first_cut=2))
     assert cut_tensors(problem, later.assignment) == ["t1"]
     all_three = place("scission", problem, settings=Settings(required=frozenset(("m0", "m1", "m2"))))
-    assert [stage.machine for stage in all_three.assignment.stages] == [0, 1, 2] or counts(all_three)[0] > 0
     assert {stage.machine for stage in all_three.assignment.stages if stage.tasks} == {0, 1, 2}
     refused = STRATEGIES["scission"].place(problem, LATENCY, Settings(required=frozenset(("m9",))))
     assert refused == Refusal("no sequence of up to three devices meets the criteria")
@@ -162,11 +161,11 @@ def test_hyps_cuts_around_what_a_device_cannot_hold_and_behind_pooling() -> None
     problem = chain([0.01] * 5, sizes, machines=3, weights=weights, pooling=(2,), memory_bytes=(3000, 9000, 3000))
     assert split_points(problem) == {3: "mandatory", 4: "mandatory"}
     found = place("hyps", problem)
-    assert counts(found) == [3, 1, 1] or counts(found) == [3, 2]
+    assert counts(found) == [3, 1, 1]
     assert found.reason.startswith("mandatory split point")
     easy = chain([0.01] * 5, sizes, machines=3, weights=weights, pooling=(0, 2))
     assert split_points(easy) == {1: "pooling", 3: "pooling"}
-    assert counts(place("hyps", easy))[0] == 1
+    assert counts(place("hyps", easy)) == [1, 2, 2]
 
 
 def test_hyps_takes_the_point_that_the_fewest_bytes_cross() -> None:
