@@ -260,6 +260,8 @@ def _results(
     with open(file, "wb") as stream:
         write_model(model, stream)
     del model.graph.node[counts[0] :], model.graph.output[counts[1] :]
-    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # by default all probes run last and keep every value
+    session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     results = dict(zip([value.name for value in session.get_outputs()], session.run(None, inputs), strict=True))
     return {name: results[name] for name in names}, {probe: float(results[f"{probe}:mean"]) for probe in probes}
