@@ -5,10 +5,13 @@ runs on the device and on the server, and measures the link; from that the cost 
 search chooses one. Then requests are made through the cuts, in turns: the device runs the head and sends what crosses
 to a `hyps-worker` on the server, which runs the tail and answers. All with one thread and everything loaded.
 
+Every case is predicted twice: with what the product knows of a link, and with what a request costs beside it as well
+(`truth.link` measures that). The second shows how much of the first's error that is.
+
 Profiles and measurements alternate too (`--sessions`), so that what disturbs one disturbs the other; a prediction is
 the mean over the sessions, a measured latency the median over all requests. Of models with many borders some 20, spread
 evenly, are measured, and always those that are chosen, those that are none (`local`, `remote`), and every natural
-bottleneck that no border before it beats.
+bottleneck that no border before it beats. Cuts with a tensor of more than 2.5 s on its way are left out.
 
     python -m truth                                       # in bench/, as root
     python -m truth --model mobilenetv2 --pair camera     # one of them; results are added to those there are
@@ -16,12 +19,11 @@ bottleneck that no border before it beats.
 
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +31,21 @@ import click
 
 import testbed
 from common import RESULTS, machine, write_results
-from hyps.formats.profiles import LinkProfile
-from hyps.terminal import table
 from hyps_passes.graph import CutGraph
 from hyps_passes.searches.split_points import bottlenecks
 from testbed import Device
 from truth.clusters import DEVICE, PAIRS, SERVER, Pair
-from truth.measuring import Samples, measure_cuts, measure_link
-from truth.plans import Model, Sides, read_model, write_sides
-from truth.predicting import Prediction, build, choose, measure_profile, predict
+from truth.measuring import Samples, measure_cuts, measure_way
+from truth.outcome import Case, Head, result, show
+from truth.plans import Sides, read_model, write_empty, write_sides
+from truth.predicting import build, choose, measure_profile, predict
 
 MODELS = ("mobilenetv2", "resnet50", "googlenet", "alexnet", "densenet169", "vgg16", "encoder-small")
 LOCAL, REMOTE, EXACT = "local", "remote", "exact"
 """Everything on the device, everything on the server, and what the search chose where that is no prefix."""
 
-Head = tuple[int, ...]
-"""The layers that the device runs."""
+_LONGEST_MESSAGE_S = 2.5
+"""A tensor that takes over three seconds on its way ends the connection: workers hear no heartbeat behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +56,6 @@ class Turns:
     repeats: int
     profiled: int
     """The most borders that a profile measures."""
-
-
-@dataclass(slots=True)
-class Case:
-    """One model on one cluster, as far as it has been seen."""
-
-    model: Model
-    pair: Pair
-    heads: dict[str, Head]
-    predictions: dict[str, list[Prediction]] = field(default_factory=dict)
-    samples: dict[str, Samples] = field(default_factory=dict)
-    chosen: list[str] = field(default_factory=list)
-    """By session."""
-    links: list[LinkProfile] = field(default_factory=list)
-    loads: list[float] = field(default_factory=list)
-    """Of the machine, when each session began."""
 
 
 @click.command()
@@ -102,7 +87,7 @@ def main(
             sides: dict[Head, Sides] = {}
             for pair in pairs:
                 start_s = time.monotonic()
-                case = Case(model, PAIRS[pair], _candidates(model.graph, most))
+                case = Case(model, PAIRS[pair], _candidates(model.graph, PAIRS[pair], most))
                 with testbed.build(case.pair.layout) as devices:
                     for _ in range(sessions):
                         run_session(case, devices, sides, Path(folder), turns)
@@ -125,16 +110,15 @@ def run_session(
     case.loads.append(round(os.getloadavg()[0], 2))
     _write(case, sides, folder)
     profiles = {
-        name: measure_profile(case.model.name, devices[name], folder / f"{name}.json", turns.profiled)
+        name: measure_profile(case.model.path, devices[name], folder / f"{name}.json", turns.profiled)
         for name in (DEVICE, SERVER)
     }
-    whole = sides[()].tail
-    assert whole is not None
-    case.links.append(measure_link(whole, devices))
-    problem = build(case.model.graph, profiles[DEVICE], profiles[SERVER], case.links[-1])
-    case.chosen.append(_name_of(case, choose(problem)))
-    for name, head in case.heads.items():
-        case.predictions.setdefault(name, []).append(predict(problem, head))
+    way = measure_way(_empty(folder), devices)
+    case.ways.append(way)
+    for forecast, request_s in zip(case.forecasts.values(), (0.0, way.request_s), strict=True):
+        problem = build(case.model.graph, profiles[DEVICE], profiles[SERVER], way.link, request_s)
+        forecast.chosen.append(_name_of(case, choose(problem)))
+        forecast.add({name: predict(problem, head) for name, head in case.heads.items()})
     _write(case, sides, folder)
     own = {name: sides[head] for name, head in case.heads.items()}
     measured = measure_cuts(case.model.name, own, devices, folder, rounds=turns.rounds, repeats=turns.repeats)
@@ -142,6 +126,10 @@ def run_session(
         known = case.samples.setdefault(name, Samples([], []))
         known.whole_us.extend(samples.whole_us)
         known.head_us.extend(samples.head_us)
+
+
+def _empty(folder: Path) -> Path:
+    return folder / "empty" if (folder / "empty").exists() else write_empty(folder / "empty")
 
 
 def _write(case: Case, sides: dict[Head, Sides], folder: Path) -> None:
@@ -165,82 +153,19 @@ def _behind(border: int) -> str:
     return f"behind {border}"
 
 
-def _candidates(graph: CutGraph, most: int) -> dict[str, Head]:
-    legal = graph.legal_borders()
-    spread = {legal[round(i * (len(legal) - 1) / max(1, most - 1))] for i in range(most)} if legal else set()
-    spread |= {point.border for point in bottlenecks(graph) if point.is_compressive}
+def _candidates(graph: CutGraph, pair: Pair, most: int) -> dict[str, Head]:
+    """Return the cuts that are measured whatever the search chooses."""
+    longest_nbytes = pair.bytes_per_s * _LONGEST_MESSAGE_S
+    able = [
+        border
+        for border in graph.legal_borders()
+        if all((value.nbytes or 0) <= longest_nbytes for value in graph.borders[border])
+    ]
+    spread = {able[round(i * (len(able) - 1) / max(1, most - 1))] for i in range(most)} if able else set()
+    spread |= {point.border for point in bottlenecks(graph) if point.is_compressive and point.border in able}
     everything = tuple(layer.index for layer in graph.layers)
     prefixes = {_behind(border): tuple(range(border + 1)) for border in sorted(spread)}
     return {LOCAL: everything, REMOTE: (), **prefixes}
-
-
-def result(case: Case) -> dict[str, Any]:
-    """Return what is kept of a case."""
-    cuts = {name: _cut(case, name) for name in case.heads}
-    chosen = max(case.chosen, key=case.chosen.count)
-    best = min(cuts, key=lambda name: cuts[name]["median_s"])
-    return {
-        "model": case.model.name,
-        "pair": case.pair.name,
-        "cpu_fraction": case.pair.cpu_fraction,
-        "bytes_per_s": case.pair.bytes_per_s,
-        "layers": len(case.model.graph.layers),
-        "borders": len(case.model.graph.legal_borders()),
-        "load": case.loads,
-        "links": [{"up": k.up_bytes_per_s, "latency_s": k.latency_s, "message_s": k.message_s} for k in case.links],
-        "median_error": statistics.median(abs(cut["error"]) for cut in cuts.values()),
-        "worst_error": max(abs(cut["error"]) for cut in cuts.values()),
-        "chosen": chosen,
-        "best": best,
-        "regret": cuts[chosen]["median_s"] / cuts[best]["median_s"] - 1,
-        "cuts": cuts,
-    }
-
-
-def _cut(case: Case, name: str) -> dict[str, Any]:
-    predictions, samples = case.predictions[name], case.samples[name]
-    told_s = statistics.fmean(p.latency_s for p in predictions)
-    median_s = statistics.median(samples.whole_us) / 1e6
-    return {
-        "nbytes": _crossing_nbytes(case.model.graph, case.heads[name]),
-        "predicted_s": told_s,
-        "predicted_head_s": statistics.fmean(p.head_s for p in predictions),
-        "predicted_tail_s": statistics.fmean(p.tail_s for p in predictions),
-        "median_s": median_s,
-        "p95_s": sorted(samples.whole_us)[int(0.95 * (len(samples.whole_us) - 1))] / 1e6,
-        "median_head_s": statistics.median(samples.head_us) / 1e6,
-        "error": told_s / median_s - 1,
-        "predictions_s": [p.latency_s for p in predictions],
-        "samples_us": samples.whole_us,
-        "head_us": samples.head_us,
-    }
-
-
-def _crossing_nbytes(graph: CutGraph, head: Head) -> int:
-    """Return the bytes that go up: what crosses, and the model's inputs that the tail reads."""
-    inside = set(head)
-    sent = [v for v in graph.values if (v.producer in inside or v.producer < 0) and set(v.consumers) - inside]
-    return sum(value.nbytes or 0 for value in sent)
-
-
-def show(results: Sequence[dict[str, Any]]) -> str:
-    """Return the results as a table."""
-    rows = [
-        (
-            r["model"],
-            r["pair"],
-            len(r["cuts"]),
-            f"{r['median_error']:.1%}",
-            f"{r['worst_error']:.1%}",
-            r["chosen"],
-            r["best"],
-            f"{r['cuts'][r['best']]['median_s'] * 1e3:.1f}",
-            f"{r['regret']:.1%}",
-        )
-        for r in results
-    ]
-    headers = ("model", "cluster", "cuts", "error", "worst", "chosen", "best", "best ms", "regret")
-    return table(rows, headers, "llrrrllrr", 100)
 
 
 def _earlier() -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
-"""What the program on the device is told to load."""
+"""What goes between the bench and its programs on the device."""
 
 import msgspec
 from msgspec import Struct
+
+from hyps.formats.profiles import LinkProfile
 
 
 class Part(Struct, frozen=True):
@@ -31,3 +33,11 @@ def decode_job(data: bytes) -> Job:
 def encode_job(job: Job) -> bytes:
     """Return the bytes of a job."""
     return msgspec.json.encode(job)
+
+
+class Way(Struct, frozen=True):
+    """The way from the device to the server."""
+
+    link: LinkProfile
+    request_s: float
+    """What a request takes there and back beside the link and what is computed."""

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from hyps.formats.profiles import LinkProfile
 from testbed import Device
 from truth.clusters import DEVICE, SERVER
-from truth.job import Job, Part, encode_job
+from truth.job import Job, Part, Way, encode_job
 from truth.plans import Sides
 
 _FIRST_PORT = 5757
@@ -63,15 +62,15 @@ def measure_cuts(
     return samples
 
 
-def measure_link(plan: Path, devices: Mapping[str, Device]) -> LinkProfile:
-    """Return what the link costs between the device and a worker on the server that serves the plan."""
+def measure_way(plan: Path, devices: Mapping[str, Device]) -> Way:
+    """Return what the way costs between the device and a worker on the server that serves an empty plan."""
     with contextlib.ExitStack() as stack:
         parts = _serve({"": Sides(None, plan)}, devices[SERVER], stack)
         command = [sys.executable, "-m", "truth.link", parts[""].tail]
         done = devices[DEVICE].run(command, capture_output=True, text=True, cwd=_BENCH)
     if done.returncode != 0:
         raise RuntimeError(f"the link could not be measured: {done.stderr}")
-    return msgspec.json.decode(done.stdout, type=LinkProfile)
+    return msgspec.json.decode(done.stdout, type=Way)
 
 
 def _uncut(sides: Mapping[str, Sides]) -> str:

@@ -1,10 +1,14 @@
 """The plan folders of both sides of a cut, as each device of a cluster would get its own."""
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnx import TensorProto, helper
+
+import hyps_models
 from hyps.formats.plan import ModelInfo, NamedTensor, Partition, Plan, TensorInfo, Variant, encode_plan
 from hyps_compiler import emit
 from hyps_compiler.frontend import open_model
@@ -21,9 +25,10 @@ class Model:
     """A model that is ready to be cut, exactly as `hypsc compile` and `hypsc profile` cut it."""
 
     name: str
+    path: Path
+    """Its file."""
     staged: Staged
     graph: CutGraph
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +43,14 @@ class Sides:
 
 def read_model(name: str, folder: Path) -> Model:
     """Return the reference model `name`, staged in the empty folder `folder`."""
+    path = folder / f"{name}.onnx"
+    hyps_models.save(name, path)
     (folder / "work").mkdir()
     (folder / "stage").mkdir()
-    source = open_model(f"zoo:{name}", folder / "work", max_tensor_nbytes=MOST_TENSOR_NBYTES)
+    source = open_model(path, folder / "work", max_tensor_nbytes=MOST_TENSOR_NBYTES)
     staged = stage_model(source, folder / "stage", "portable")
     measured = measure(staged.model, staged.path, shapes={}, feeds=None, max_tensor_nbytes=MOST_TENSOR_NBYTES)
-    return Model(name, staged, build_cut_graph(staged.model, measured.sizes, fused=staged.fused), source.sha256)
+    return Model(name, path, staged, build_cut_graph(staged.model, measured.sizes, fused=staged.fused))
 
 
 def write_sides(model: Model, head: Sequence[int], folder: Path) -> Sides:
@@ -69,6 +76,34 @@ def write_sides(model: Model, head: Sequence[int], folder: Path) -> Sides:
     return Sides(folder / "head" if inside else None, folder / "tail" if tail else None)
 
 
+def write_empty(folder: Path) -> Path:
+    """Write a plan that hands back the one number it is given, and return its folder."""
+    told = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "empty",
+        [told("x", TensorProto.FLOAT, [1])],
+        [told("y", TensorProto.FLOAT, [1])],
+    )
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    (folder / "partitions").mkdir(parents=True)
+    (folder / "partitions/p000.onnx").write_bytes(data)
+    partition = Partition(
+        id="p000",
+        kind="vertical",
+        file="partitions/p000.onnx",
+        sha256=hashlib.sha256(data).hexdigest(),
+        inputs=("x",),
+        outputs=("y",),
+        layers=("empty",),
+        parameters=0,
+        weight_bytes=0,
+    )
+    infos = {name: TensorInfo(dtype="float32", shape=(1,), nbytes=4) for name in "xy"}
+    (folder / "plan.json").write_bytes(encode_plan(_plan("empty", partition, infos, {"ai.onnx": 17}, 8)))
+    return folder
+
+
 def _write_plan(model: Model, division: Division, partition: Partition, folder: Path) -> None:
     """Write the plan of one of the division's partitions, whose borders are its inputs and outputs."""
     infos = {
@@ -77,17 +112,24 @@ def _write_plan(model: Model, division: Division, partition: Partition, folder: 
         if name in (*partition.inputs, *partition.outputs)
     }
     told = model.staged.model
+    opset = {domain or "ai.onnx": version for domain, version in told.opset_imports.items()}
+    name = f"{model.name} {partition.layers[0]} .. {partition.layers[-1]}"
+    (folder / "plan.json").write_bytes(encode_plan(_plan(name, partition, infos, opset, told.ir_version)))
+
+
+def _plan(
+    name: str, partition: Partition, infos: dict[str, TensorInfo], opset: dict[str, int], ir_version: int
+) -> Plan:
     info = ModelInfo(
-        name=f"{model.name} {partition.layers[0]} .. {partition.layers[-1]}",
+        name=name,
         sha256=partition.sha256,
-        ir_version=told.ir_version,
-        opset={domain or "ai.onnx": version for domain, version in told.opset_imports.items()},
+        ir_version=ir_version,
+        opset=opset,
         inputs=_named(partition.inputs, infos),
         outputs=_named(partition.outputs, infos),
     )
     variant = Variant(name="local", placement={partition.id: "local"})
-    plan = Plan(model=info, optimization="portable", tensors=infos, partitions=(partition,), variants=(variant,))
-    (folder / "plan.json").write_bytes(encode_plan(plan))
+    return Plan(model=info, optimization="portable", tensors=infos, partitions=(partition,), variants=(variant,))
 
 
 def _named(names: Sequence[str], infos: dict[str, TensorInfo]) -> tuple[NamedTensor, ...]:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyps.formats.cluster import Cluster, Link
@@ -31,9 +31,9 @@ class Prediction:
     tail_s: float
 
 
-def measure_profile(model: str, device: Device, path: Path, borders: int) -> Profile:
-    """Return what the reference model costs on a device of the testbed, measured there by `hypsc profile`."""
-    command = [_HYPSC, "profile", f"zoo:{model}", "-o", path, "--device", device.name, "--threads", 1, "-q", "--force"]
+def measure_profile(model: Path, device: Device, path: Path, borders: int) -> Profile:
+    """Return what a model costs on a device of the testbed, measured there by `hypsc profile`."""
+    command = [_HYPSC, "profile", model, "-o", path, "--device", device.name, "--threads", 1, "-q", "--force"]
     command += ["--layers", borders, "--repeats", _REPEATS]
     done = device.run(command, capture_output=True, text=True)
     if done.returncode != 0:
@@ -41,7 +41,7 @@ def measure_profile(model: str, device: Device, path: Path, borders: int) -> Pro
     return decode_profile(path.read_bytes())
 
 
-def build(graph: CutGraph, device: Profile, server: Profile, link: LinkProfile) -> Problem:
+def build(graph: CutGraph, device: Profile, server: Profile, link: LinkProfile, request_s: float = 0.0) -> Problem:
     """Return the problem of dividing a model between the two.
 
     Args:
@@ -49,9 +49,12 @@ def build(graph: CutGraph, device: Profile, server: Profile, link: LinkProfile) 
         device: what they cost on the device.
         server: what they cost on the server.
         link: from the device to the server.
+        request_s: what a request to the server takes beside.
     """
     costs = {DEVICE: profile_costs(graph, device, 1), SERVER: profile_costs(graph, server, 1)}
-    return build_problem(graph, _cluster(link), costs)
+    problem = build_problem(graph, _cluster(link), costs)
+    here, there = problem.machines
+    return replace(problem, machines=(here, replace(there, run_s=there.run_s + request_s)))
 
 
 def predict(problem: Problem, head: Sequence[int]) -> Prediction:
