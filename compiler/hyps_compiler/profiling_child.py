@@ -33,6 +33,8 @@ _GROUP_PIECES = 24
 """Loaded at a time, at most."""
 _GROUP_S, _MOST_ROUNDS = 2.0, 10
 """Short pieces are timed more often than asked: until a group took so long, at most so many times as often."""
+_LONG_GROUP_S, _FEWEST_ROUNDS = 15.0, 3
+"""Long ones, such as large batches, less often: a group that has taken so long ends after so many rounds."""
 _EMPTY_RUNS = 400
 _SHARE_OF_AVAILABLE = 0.7
 
@@ -257,9 +259,10 @@ class _Bench:
             runner.time()
         for runner in order:
             runner.seconds = []
-        start_s = time.monotonic()
-        for count in range(_MOST_ROUNDS * self._job.repeats):
-            if count >= self._job.repeats and time.monotonic() - start_s > _GROUP_S:
+        start_s, asked = time.monotonic(), self._job.repeats
+        for count in range(_MOST_ROUNDS * asked):
+            limit_s = _GROUP_S if count >= asked else _LONG_GROUP_S if count >= _FEWEST_ROUNDS else math.inf
+            if time.monotonic() - start_s > limit_s:
                 return
             self._random.shuffle(order)
             for runner in order:
