@@ -32,6 +32,8 @@ class _Stretch:
     seconds: Mapping[int, float]
     spread: Mapping[int, float]
     """The 95th percentile in units of the median."""
+    runs: Mapping[int, int]
+    """How often they were timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def assemble(graph: CutGraph, job: Job, answer: Answer) -> Parts:
         stretches, cuts = _from_layers(job, answer)
     batches = sorted(job.requests)
     time_model = _fit(graph, stretches, cuts, batches)
-    layers = [profile for stretch in stretches for profile in _layers(graph, stretch, time_model, batches, job.repeats)]
+    layers = [profile for stretch in stretches for profile in _layers(graph, stretch, time_model, batches)]
     borders = [_border(graph, border, cuts, answer, time_model, batches) for border in graph.legal_borders()]
     return Parts(tuple(layers), tuple(borders), time_model)
 
@@ -66,30 +68,35 @@ def _from_cuts(job: Job, answer: Answer, whole: Mapping[int, Sample]) -> tuple[l
         ]
         shares[batch] = share_out(max(0.0, sample.median_s - base_s), cuts)
     spread = {batch: sample.p95_s / sample.median_s for batch, sample in whole.items()}
+    runs = {batch: answer.heads[indices[0]][batch].n if indices else sample.n for batch, sample in whole.items()}
     starts = [0, *(index + 1 for index in indices)]
     windows = list(zip(starts, [*indices, job.whole.last], strict=True))
-    return _stretches(windows, shares, spread), _cuts(indices, shares)
+    return _stretches(windows, shares, spread, runs), _cuts(indices, shares)
 
 
 def _from_layers(job: Job, answer: Answer) -> tuple[list[_Stretch], dict[int, _Cut]]:
     ends = [piece.last for piece in job.layers]
-    shares, spread = {}, {}
+    shares, spread, runs = {}, {}, {}
     for batch in job.requests:
         alone = [answer.alone[place][batch] for place in range(len(job.layers))]
         pairs = [answer.pairs[p][batch].median_s if p in answer.pairs else None for p in range(len(job.layers) - 1)]
         shares[batch] = share_out_pairs([s.median_s for s in alone], pairs, answer.session_s)
         spread[batch] = max(sample.p95_s / sample.median_s for sample in alone)
+        runs[batch] = min(sample.n for sample in alone)
     windows = [(piece.first, piece.last) for piece in job.layers]
     measured = {end for place, end in enumerate(ends[:-1]) if place in answer.pairs}
     cuts = _cuts(ends[:-1], shares)
-    return _stretches(windows, shares, spread), {end: cut for end, cut in cuts.items() if end in measured}
+    return _stretches(windows, shares, spread, runs), {end: cut for end, cut in cuts.items() if end in measured}
 
 
 def _stretches(
-    windows: Sequence[tuple[int, int]], shares: Mapping[int, Shares], spread: Mapping[int, float]
+    windows: Sequence[tuple[int, int]],
+    shares: Mapping[int, Shares],
+    spread: Mapping[int, float],
+    runs: Mapping[int, int],
 ) -> list[_Stretch]:
     return [
-        _Stretch(first, last, {batch: share.stretches[place] for batch, share in shares.items()}, spread)
+        _Stretch(first, last, {batch: share.stretches[place] for batch, share in shares.items()}, spread, runs)
         for place, (first, last) in enumerate(windows)
     ]
 
@@ -141,7 +148,6 @@ def _layers(
     stretch: _Stretch,
     time_model: TimeModel,
     batches: Sequence[int],
-    repeats: int,
 ) -> list[LayerProfile]:
     """Return the layers of a stretch; of several, each has its part by the model of time."""
     layers = graph.layers[stretch.first : stretch.last + 1]
@@ -152,7 +158,9 @@ def _layers(
         for place, share in enumerate(shares):
             median_s = stretch.seconds[batch] * share / sum(shares)
             p95_s = median_s * stretch.spread[batch]
-            samples[place][batch] = Sample(median_s=median_s, p95_s=p95_s, n=repeats if len(layers) == 1 else 0)
+            samples[place][batch] = Sample(
+                median_s=median_s, p95_s=p95_s, n=stretch.runs[batch] if len(layers) == 1 else 0
+            )
     return [
         LayerProfile(
             name=layer.name,
