@@ -40,9 +40,13 @@ def random_problem(
     has_borders: bool = True,
     cannot_cross: float = 0.1,
     banned: float = 0.1,
+    branches: bool = False,
 ) -> Problem:
-    """Return a DAG of layers with fan-out, tied weights and a direct link between each two of the machines."""
-    flows = list(_flows(rng, tasks, cannot_cross))
+    """Return a DAG of layers with fan-out, tied weights and a direct link between each two of the machines.
+
+    Without `branches` each layer needs the one before it, so that stages are always consecutive.
+    """
+    flows = list(_flows(rng, tasks, cannot_cross, 1.1 if branches else 1.5))
     seconds = rng.integers(1, 100, (tasks, machines)) / 1000.0
     seconds[:, 1:][rng.random((tasks, machines - 1)) < banned] = np.inf
     borders = rng.integers(0, 5, (2, len(flows), machines)) / 1000.0 * has_borders
@@ -105,11 +109,11 @@ def _is_allowed(problem: Problem, machines: tuple[int, ...], stages: tuple[int, 
     return True
 
 
-def _flows(rng: np.random.Generator, tasks: int, cannot_cross: float) -> Iterator[Flow]:
+def _flows(rng: np.random.Generator, tasks: int, cannot_cross: float, nearness: float) -> Iterator[Flow]:
     yield Flow("input", int(rng.integers(1, 3000)), REQUEST, (0,))
     used: set[int] = {0}
     for task in range(tasks):
-        later = [int(c) for c in range(task + 1, tasks) if rng.random() < 1.5 / (c - task + 0.5)]
+        later = [int(c) for c in range(task + 1, tasks) if rng.random() < nearness / (c - task + 0.5)]
         crosses = bool(rng.random() >= cannot_cross)
         used.update(later)
         yield Flow(f"value{task}", int(rng.integers(1, 3000)), task, tuple(later), not later, crosses or not later)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hyps_passes.estimate import Assignment, Estimate, pipeline, single, violations
+from hyps_passes.estimate import Assignment, Estimate, estimate, pipeline, single, violations
 from hyps_passes.found import TOLERANCE, Found, judge
 from hyps_passes.objectives import OBJECTIVES, Floats, Objective, Terms
 from hyps_passes.problem import Limits, Problem
@@ -183,7 +183,8 @@ def _cut(problem: Problem, objective: Objective, machines: Sequence[int], terms:
     if cut is None:
         return None
     assignment = pipeline(problem, machines, [int(tier) for tier in cut.tiers])
-    score, told = judge(replace(problem, limits=Limits()), objective, assignment)
+    told = estimate(problem, assignment)
+    score = objective.score(told)  # limits are left aside, those of machines too: another cut must not win by them
     bound = cut.bound + float(terms.fixed[-1])
     return Found(assignment, told, score, bound, "pipelines", _reason(problem, assignment, told))
 

@@ -27,7 +27,7 @@ def test_the_best_of_all_pipelines_is_found_and_proven(name: str, tasks: int, ma
     objective, rng = OBJECTIVES[name], np.random.default_rng(tasks)
     split = 0
     for _ in range(count):
-        problem = random_problem(rng, tasks=tasks, machines=machines)
+        problem = random_problem(rng, tasks=tasks, machines=machines, branches=True)
         found, best = exact(problem, objective), brute_force(problem, objective)
         assert found is not None
         assert is_sound(problem, found.assignment)
@@ -50,7 +50,7 @@ def test_under_limits_nothing_that_keeps_them_is_better(name: str) -> None:
     objective, rng = OBJECTIVES[name], np.random.default_rng(11)
     feasible = 0
     for _ in range(25):
-        problem = limited(rng, random_problem(rng, tasks=4, machines=2))
+        problem = limited(rng, random_problem(rng, tasks=4, machines=2, branches=True))
         found, best = exact(problem, objective, time_limit_s=10), brute_force(problem, objective)
         assert (found is None) == math.isinf(best)
         if found is not None:
