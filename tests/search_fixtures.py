@@ -15,10 +15,10 @@ from problem_fixtures import all_pipelines
 
 
 def all_consecutive(problem: Problem) -> Iterator[Assignment]:
-    """Yield every pipeline of consecutive stages over different machines, all but the entry's with tasks."""
+    """Yield every pipeline of consecutive stages over different machines."""
     for assignment in all_pipelines(problem):
         tasks = [task for stage in assignment.stages for task in stage.tasks]
-        if tasks == sorted(tasks) and all(stage.tasks for stage in assignment.stages[1:]):
+        if tasks == sorted(tasks):
             yield assignment
 
 
@@ -27,10 +27,7 @@ def all_replicated(problem: Problem) -> Iterator[Assignment]:
     machines = range(len(problem.machines))
     groups = [g for n in range(1, len(machines) + 1) for g in itertools.permutations(machines, n) if _rises(g[1:])]
     for assignment in _sequences(problem, groups):
-        is_relay = [not stage.tasks for stage in assignment.stages]
-        used = [
-            m for stage, relay in zip(assignment.stages, is_relay, strict=True) if not relay for m in stage.machines
-        ]
+        used = [m for index, stage in enumerate(assignment.stages) if index or stage.tasks for m in stage.machines]
         if len(used) == len(set(used)) and is_sound(problem, assignment):
             yield assignment
 
@@ -42,13 +39,13 @@ def _rises(machines: tuple[int, ...]) -> bool:
 def _sequences(problem: Problem, groups: list[tuple[int, ...]]) -> Iterator[Assignment]:
     count = len(problem.tasks)
     for stages in range(1, len(problem.machines) + 2):
-        for cuts in itertools.combinations(range(1, count), stages - 1):
+        for cuts in itertools.combinations_with_replacement(range(count), stages - 1):
             members = [tuple(range(a, b)) for a, b in itertools.pairwise((0, *cuts, count))]
             for chosen in itertools.product(groups, repeat=stages):
                 body = tuple(Stage(g, tasks) for g, tasks in zip(chosen, members, strict=True))
                 if problem.entry == chosen[0][0]:
                     yield Assignment(body)
-                elif all(problem.entry != group[0] for group in chosen):
+                elif members[0] and all(problem.entry != group[0] for group in chosen):
                     yield Assignment((Stage((problem.entry,), ()), *body))
 
 

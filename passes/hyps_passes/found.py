@@ -9,8 +9,8 @@ from hyps_passes.objectives import Objective
 from hyps_passes.problem import Problem
 
 Space = Literal["pipelines", "consecutive pipelines", "replicated pipelines", "placements"]
-"""Over what a bound holds: all pipelines from the entry on over different machines, whose stages have tasks but for the
-entry's; those among them whose stages are consecutive in the running order; the latter, where each stage may run on
+"""Over what a bound holds: all pipelines from the entry on over different machines, some of which may only pass on what
+they get; those among them whose stages are consecutive in the running order; the latter, where each stage may run on
 several machines; any machine for each task, tensors sent straight to their consumers and what is independent side by
 side (`estimate.placed`)."""
 

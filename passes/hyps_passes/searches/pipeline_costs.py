@@ -99,8 +99,8 @@ class CutCosts:
 class SequenceCosts:
     """What stages on given machines, in order, cost: arrays by beginning and end, infinite where there is no way.
 
-    The first stage begins at 0 and may be empty; the last one ends behind the last task. So the array of the first has
-    one row, and that of the last one column.
+    The first stage begins at 0, the last one ends behind the last task: so the array of the first has one row, and that
+    of the last one column. All but the last may be empty; then they only pass on what they get.
     """
 
     def __init__(self, costs: CutCosts, groups: Groups) -> None:
@@ -135,12 +135,15 @@ class SequenceCosts:
     def is_allowed(self, stage: int) -> npt.NDArray[np.bool_]:
         """Return which beginnings and ends the order, bans and tensors that cannot cross leave."""
         starts, ends = self._starts(stage), self._ends(stage)
-        allowed = starts[:, None] < ends if stage else starts[:, None] <= ends
+        is_last = stage == len(self.groups) - 1
+        allowed = starts[:, None] < ends if is_last else starts[:, None] <= ends
         for machine in self.groups[stage]:
             banned = self.costs.banned[machine]
             allowed &= banned[ends] == banned[starts][:, None]
-        if stage < len(self.groups) - 1:
+        if not is_last:
             allowed &= self.costs.is_legal[ends] & (ends < self.costs.count)
+        if not stage and any(self.problem.entry in group for group in self.groups[1:]):
+            allowed &= ends == 0  # a machine runs one stage
         return allowed
 
     def values(self, stage: int, goal: Goal) -> Floats:
@@ -208,7 +211,7 @@ class SequenceCosts:
         """Return how long a machine of the stage computes; what the borders cost is what they cost the first one."""
         starts, ends, leader = self._starts(stage), self._ends(stage), self.leaders[stage]
         seconds = self._between(stage, self.costs.seconds[machine])
-        seconds += self.problem.machines[machine].run_s * (starts[:, None] < ends)
+        seconds += self.problem.machines[machine].run_s * (starts[:, None] < ends if not stage else True)
         if stage:
             seconds += self.costs.imports[leader][starts][:, None]
         if stage < len(self.groups) - 1:

@@ -91,7 +91,7 @@ def sequences(problem: Problem, *, replicas: bool = False) -> Iterator[Groups]:
         yield from sorted(_replicated(problem), key=lambda groups: (sum(map(len, groups)), len(groups), groups))
         return
     others = [m for m in range(len(problem.machines)) if m != problem.entry]
-    for count in range(min(len(others), len(problem.tasks)) + 1):
+    for count in range(len(others) + 1):
         for sequence in itertools.permutations(others, count):
             yield ((problem.entry,), *((machine,) for machine in sequence))
 

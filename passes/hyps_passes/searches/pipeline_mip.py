@@ -36,7 +36,7 @@ class Best:
 
 
 class PipelineProgram:
-    """All pipelines over given machines, each with tasks but the first; the first machine is the entry.
+    """All pipelines over given machines, of which the first is the entry and the last one has tasks.
 
     Whether task t runs behind hop s - 1, so in stage s or later, is variable `behind[t][s]`, and never falls along a
     tensor.
@@ -110,9 +110,8 @@ class PipelineProgram:
                 for consumer in self.problem.flows[flow].consumers:
                     for stage in range(1, self.stages):
                         self.mip.at_most([*row[stage], *scaled(self.behind[consumer][stage], -1.0)])
-        for stage in range(1, self.stages):
-            tasks = range(len(self.problem.tasks))
-            self.mip.at_most([(i, -f) for task in tasks for i, f in self.runs(task, stage)], -1.0)
+        last = [(i, -f) for task in range(len(self.behind)) for i, f in self.runs(task, self.stages - 1)]
+        self.mip.at_most(last, -1.0)
 
     def _ban(self) -> None:
         for task, seconds in enumerate(self.problem.seconds):
@@ -156,13 +155,19 @@ class PipelineProgram:
         ]
         return largest(self.mip, [self.runs(task, 0) for task in sources])
 
-    def _is_used(self, stage: int) -> Terms:
+    def _computes(self, stage: int) -> Terms:
+        """Return whether a stage takes a run: that it is not the entry without tasks."""
         return [(CONSTANT, 1.0)] if stage else self.first_is_used
+
+    def _has_tasks(self, stage: int) -> Terms:
+        if stage in (0, self.stages - 1):
+            return self._computes(stage)
+        return largest(self.mip, [self.runs(task, stage) for task in range(len(self.behind))])
 
     def _time(self, stage: int) -> Terms:
         """Return how long a stage computes, its borders included."""
         machine = self.machines[stage]
-        terms = scaled(self._is_used(stage), self.problem.machines[machine].run_s)
+        terms = scaled(self._computes(stage), self.problem.machines[machine].run_s)
         for task, told in enumerate(self.problem.tasks):
             if math.isfinite(self.problem.seconds[task][machine]):
                 terms += scaled(self.runs(task, stage), self.problem.seconds[task][machine] * told.reach)
@@ -225,7 +230,7 @@ class PipelineProgram:
         return terms
 
     def _peaks(self, stage: int) -> list[Terms]:
-        return self.memory.peaks(self.machines[stage], self._is_used(stage))
+        return self.memory.peaks(self.machines[stage], self._has_tasks(stage))
 
 
 def search_pipelines(
@@ -272,7 +277,7 @@ def _orders(problem: Problem) -> _Orders:
     others = sorted(
         (m for m in range(len(problem.machines)) if m != entry), key=lambda m: (problem.machines[m].tier, m)
     )
-    counts = range(min(len(others), len(problem.tasks)) + 1)
+    counts = range(len(others) + 1)
     if sum(math.perm(len(others), count) for count in counts) <= MOST_SEQUENCES:
         every = [(entry, *p) for count in counts for p in itertools.permutations(others, count)]
         return _Orders([order for order in every if _is_connected(problem, order)], True)

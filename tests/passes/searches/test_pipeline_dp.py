@@ -17,7 +17,7 @@ from search_fixtures import all_consecutive, all_replicated, least_score, with_r
 
 def drawn(seed: int, *, limits: bool = True, queue: bool = True) -> Problem:
     rng = np.random.default_rng(seed)
-    problem = random_problem(rng, tasks=int(rng.integers(1, 8)), machines=int(rng.integers(1, 5)))
+    problem = random_problem(rng, tasks=int(rng.integers(1, 7)), machines=int(rng.integers(1, 5)), branches=True)
     if rng.random() < 0.3:
         reach = np.minimum.accumulate(rng.random(len(problem.tasks)))
         tasks = tuple(replace(t, reach=float(r)) for t, r in zip(problem.tasks, reach, strict=True))
@@ -46,8 +46,8 @@ def check_against_brute_force(problem: Problem) -> bool:
 
 
 def test_consecutive_pipelines_are_never_worse_than_brute_force() -> None:
-    feasible = [check_against_brute_force(drawn(seed)) for seed in range(60)]
-    assert 20 < sum(feasible) < 60
+    feasible = [check_against_brute_force(drawn(seed)) for seed in range(30)]
+    assert 10 < sum(feasible) < 30
 
 
 @pytest.mark.slow
@@ -66,6 +66,6 @@ def check_replicas(problem: Problem) -> None:
 
 def test_replicated_stages_are_never_worse_than_brute_force() -> None:
     rng = np.random.default_rng(8)
-    for _ in range(12):
-        problem = random_problem(rng, tasks=int(rng.integers(1, 5)), machines=int(rng.integers(1, 4)))
+    for _ in range(8):
+        problem = random_problem(rng, tasks=int(rng.integers(1, 5)), machines=int(rng.integers(1, 4)), branches=True)
         check_replicas(with_random_limits(rng, problem, list(all_consecutive(problem))))

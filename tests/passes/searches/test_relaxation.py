@@ -47,14 +47,14 @@ def check_relaxation(problem: Problem) -> str:
 
 def drawn(seed: int) -> Problem:
     rng = np.random.default_rng(seed)
-    problem = random_problem(rng, tasks=int(rng.integers(1, 6)), machines=int(rng.integers(1, 4)))
+    problem = random_problem(rng, tasks=int(rng.integers(1, 6)), machines=int(rng.integers(1, 4)), branches=True)
     return with_random_limits(rng, problem, list(all_pipelines(problem)), share=0.7)
 
 
 def test_what_is_told_is_enough_and_nothing_tighter_is() -> None:
-    kinds = [check_relaxation(drawn(seed)) for seed in range(40)]
-    assert kinds.count("possible") > 3
-    assert kinds.count("one") > 5
+    kinds = [check_relaxation(drawn(seed)) for seed in range(24)]
+    assert kinds.count("possible") > 2
+    assert kinds.count("one") > 3
     assert kinds.count("several") > 0
 
 
