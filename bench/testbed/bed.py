@@ -15,12 +15,12 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from hyps.errors import HypsError, UsageError, printable
-from testbed.groups import Group, find_groups, make_group
+from testbed.groups import Group, can_make_groups, find_groups, make_group
 from testbed.layout import Layout, Machine
 from testbed.network import namespaces_of, wiring
 
 _PREFIX = "hyps-bed"
-_TOOLS = ("ip", "tc", "nsenter", "taskset")
+_TOOLS = ("ip", "tc", "unshare", "nsenter", "taskset", "chrt")
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _NAMESPACES = Path("/run/netns")
 _ENTER = 'for file in $1; do echo $$ > "$file" || exit 126; done; shift; exec "$@"'
@@ -61,7 +61,16 @@ def missing() -> str:
     if os.geteuid() != 0:
         return "namespaces and control groups need root"
     absent = [tool for tool in _TOOLS if shutil.which(tool) is None]
-    return f"there is no `{absent[0]}` here" if absent else ""
+    if absent:
+        return f"there is no `{absent[0]}` here"
+    if not can_make_groups():
+        return "there are no control groups that could be changed"
+    return "" if _is_allowed(["unshare", "--net", "true"]) else "network namespaces are not allowed here"
+
+
+def missing_to_pace() -> str:
+    """Return why no core can be slowed here, beside what `missing` says; empty where one can."""
+    return "" if _is_allowed(["chrt", "--fifo", "1", "true"]) else "priority over everything else is not allowed here"
 
 
 @contextlib.contextmanager
@@ -84,7 +93,9 @@ def build(layout: Layout) -> Iterator[Mapping[str, Device]]:
     stack = contextlib.ExitStack()
     with _ended_by_signals():
         try:
-            yield _set_up(layout, stack)
+            with _undisturbed():
+                devices = _set_up(layout, stack)
+            yield devices
         finally:
             with _undisturbed():
                 stack.close()
@@ -105,7 +116,7 @@ def sweep() -> list[str]:
 
 
 def _set_up(layout: Layout, stack: contextlib.ExitStack) -> dict[str, Device]:
-    """Make groups, namespaces, wires and pacers; what undoes a step is on the stack before the step is made."""
+    """Make groups, namespaces, wires and pacers; put on the stack what undoes every step."""
     run = f"{_PREFIX}-{os.getpid()}-{secrets.token_hex(2)}"
     namespaces = {name: f"{run}-{name}" for name in namespaces_of(layout)}
     for namespace in namespaces.values():
@@ -154,6 +165,10 @@ def _command(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise HypsError(f"`{' '.join(command)}` failed: {printable(done.stderr.strip())}", "run as root")
+
+
+def _is_allowed(command: Sequence[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _delete_namespace(namespace: str) -> None:

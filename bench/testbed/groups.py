@@ -69,6 +69,12 @@ def make_group(name: str, *, cpu_fraction: float | None, memory_bytes: int | Non
     return group
 
 
+def can_make_groups() -> bool:
+    """Return whether there are control groups here, and groups can be made under them."""
+    parents = _parents()
+    return parents is not None and all(os.access(parent, os.W_OK) for parent in parents)
+
+
 def find_groups(prefix: str) -> Iterator[Group]:
     """Yield every group whose name begins with `prefix`."""
     parents = _parents() or ()

@@ -14,7 +14,10 @@ from hyps.errors import UsageError
 from testbed import SWITCH, Layout, Machine, Wire
 from testbed.network import namespaces_of, wiring
 
-needs_root = pytest.mark.skipif(bool(testbed.missing()), reason=testbed.missing() or "never")
+_MISSING = testbed.missing()
+_MISSING_TO_PACE = _MISSING or testbed.missing_to_pace()
+needs_root = pytest.mark.skipif(bool(_MISSING), reason=_MISSING or "never")
+needs_pacing = pytest.mark.skipif(bool(_MISSING_TO_PACE), reason=_MISSING_TO_PACE or "never")
 
 _RECEIVE = """
 import socket, sys, time
@@ -114,7 +117,7 @@ def test_machines_without_a_wire_do_not_reach_each_other() -> None:
 
 
 @pytest.mark.root
-@needs_root
+@needs_pacing
 def test_a_paced_core_slows_work_by_its_factor_whether_the_device_rests_between_or_not() -> None:
     core = min(os.sched_getaffinity(0))
 
@@ -159,7 +162,7 @@ def test_nothing_is_left_when_the_block_ends_by_an_error() -> None:
 
 
 @pytest.mark.root
-@needs_root
+@needs_pacing
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_nothing_is_left_when_a_signal_ends_the_run(number: signal.Signals, status: int) -> None:
     process = _bed_in_a_process()
@@ -172,7 +175,7 @@ def test_nothing_is_left_when_a_signal_ends_the_run(number: signal.Signals, stat
 
 
 @pytest.mark.root
-@needs_root
+@needs_pacing
 def test_what_a_killed_run_left_is_swept() -> None:
     process = _bed_in_a_process()
     process.kill()
