@@ -1,13 +1,16 @@
 """Requests on their way through a plan's partitions on a cluster, in virtual time.
 
 Devices run one partition at a time, links carry one message at a time; what is ready waits for them. A single request
-takes what `hyps_passes.estimate` says, many at once show what it can only bound: who waits for whom, and how long.
+takes what `hyps_passes.estimate` says, many at once show what it can only bound: who waits for whom, and how long. The
+two differ by design in three places. Over several links in a row tensors follow each other here, while the estimate of a
+pipeline lets one through after the other and that of a placement books the later links ahead. Answers of a pipeline's
+inner stages leave when they are made, not at the end. A tensor that the entry uses and the answer has comes back once.
 
 The runtime's own `hyps.core.worker_state` is not what runs here, for three reasons that lie in what it is for. It
 begins a request when all that the request will ever need from outside is there: a device that makes a tensor, sends it
 away and waits for what another makes of it would wait for ever. It knows no peers: outputs leave with the answer, while
 here they leave when their partition ends. And it moves names through tables that guard against duplicates and lost
-events, which virtual time does not have, at twenty times the cost per request. What is shared is what decides times:
+events, which virtual time does not have, at five times the cost per request. What is shared is what decides times:
 which partitions a device keeps (`hyps.core.residency`), work by request while it keeps all, else by partition and in
 chunks, and the choice of a variant (`hyps.core.switching`). A test holds the order of loads and runs of both together.
 """
