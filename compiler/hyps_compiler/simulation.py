@@ -2,8 +2,8 @@
 
 Devices run one partition at a time, links carry one message at a time; what is ready waits for them. A single request
 takes what `hyps_passes.estimate` says, many at once show what it can only bound: who waits for whom, and how long. The
-two differ by design in three places. Over several links in a row tensors follow each other here, while the estimate of a
-pipeline lets one through after the other and that of a placement books the later links ahead. Answers of a pipeline's
+two differ by design in three places. Over several links in a row tensors follow each other here; the estimate of a
+pipeline lets them through one by one, and that of a placement books the later links ahead. Answers of a pipeline's
 inner stages leave when they are made, not at the end. A tensor that the entry uses and the answer has comes back once.
 
 The runtime's own `hyps.core.worker_state` is not what runs here, for three reasons that lie in what it is for. It
