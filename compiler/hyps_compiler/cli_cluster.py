@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 from hyps.errors import OutputError, printable
-from hyps.terminal import progress, say, verbosity
+from hyps.terminal import HypsCommand, progress, say, verbosity
 from hyps_compiler.cli_options import PATH, print_json, require_compiler
 
 
-@click.command()
+@click.command(cls=HypsCommand)
 @click.argument("endpoints", nargs=-1, required=True, metavar="ENDPOINT...")
 @click.option("-o", "--output", required=True, type=PATH, help="The cluster file to write.")
 @click.option("--device", default="local", show_default=True, help="Name of this machine, where requests arise.")

@@ -87,6 +87,7 @@ class Placed:
             throughput_rps=told.throughput_rps,
             lower_bound_s=self.found.bound if is_bound else None,
             bound_over=self.found.space if is_bound else None,
+            batch=self.request.batches[0],
             memory_bytes={m.name: b for m, b in zip(problem.machines, told.peak_bytes, strict=True) if b},
             link_bytes={
                 channel_name(problem, channel.source, channel.target): nbytes

@@ -48,7 +48,7 @@ def hosts_of(variant: Variant, partition: str) -> tuple[str, ...]:
 
 
 def tensor_nbytes(plan: Plan, name: str) -> int:
-    """Return the bytes of a tensor.
+    """Return the bytes of a tensor, of as many requests as the plan's first variant takes together.
 
     Raises:
         PlanError: the plan does not say.
@@ -60,7 +60,7 @@ def tensor_nbytes(plan: Plan, name: str) -> int:
             "compile it again with the shapes of the model's inputs, --input NAME:SHAPE",
             "E_DYNAMIC_SHAPE",
         )
-    return nbytes
+    return nbytes * plan.variants[0].prediction.batch
 
 
 def _task(plan: Plan, index: int) -> Task:

@@ -428,10 +428,13 @@ class _Schedule:
         """Send a tensor to every machine that needs it, once each."""
         stages = {self.run_of.stage_of[c] for c in self.problem.flows[flow].consumers}
         targets = {self.run_of.stages[stage].machine for stage in stages if flow in self.missing[stage]}
-        for target in sorted(targets):
-            self._push(self._transfer(flow, source, target, now), 0, flow, target)
-        if self.problem.flows[flow].is_output and source != self.problem.entry:
-            self.end_s = max(self.end_s, self._transfer(flow, source, self.problem.entry, now))
+        is_answer = self.problem.flows[flow].is_output and source != self.problem.entry
+        for target in sorted(targets | ({self.problem.entry} if is_answer else set())):
+            arrival = self._transfer(flow, source, target, now)
+            if target in targets:
+                self._push(arrival, 0, flow, target)
+            if is_answer and target == self.problem.entry:
+                self.end_s = max(self.end_s, arrival)
 
     def _transfer(self, flow: int, source: int, target: int, now: float) -> float:
         if source == target:

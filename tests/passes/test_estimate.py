@@ -126,3 +126,21 @@ def test_terms_of_a_pipeline_add_up_to_its_score(name: str) -> None:
             assert objective.score(estimate(problem, assignment)) == pytest.approx(total)
             checked += 1
     assert checked > 200
+
+
+def test_an_answer_that_the_entry_uses_too_is_sent_there_once() -> None:
+    problem = Problem(
+        tasks=(Task("a"), Task("b")),
+        flows=(
+            Flow("in", 8, REQUEST, (0,)),
+            Flow("middle", 100, 0, (1,), is_output=True),
+            Flow("out", 8, 1, (), is_output=True),
+        ),
+        machines=(Machine("one"), Machine("two")),
+        channels=(Channel(0, 1, 1e-5), Channel(1, 0, 1e-5)),
+        seconds=((0.01, 0.01), (0.01, 0.01)),
+        export_s=((0.0, 0.0),) * 3,
+        import_s=((0.0, 0.0),) * 3,
+    )
+    told = estimate(problem, Assignment((Stage((1,), (0,)), Stage((0,), (1,))), is_pipeline=False))
+    assert told.channel_bytes == (8, 100)

@@ -115,6 +115,8 @@ class Prediction(Struct, frozen=True, kw_only=True):
     energy_joules: float | None = None
     partition_s: dict[str, float] = {}
     """Seconds of each partition on its device, what its borders cost there included."""
+    batch: int = 1
+    """Requests that it takes together; seconds and bytes are those of all."""
     bound_over: str | None = None
     """Among which placements nothing is better than the lower bound; null: nothing is known of others."""
 
