@@ -20,7 +20,8 @@ import click
 
 from common import machine, write_results
 from hyps.terminal import table
-from hyps_compiler.clusters import Planning, SiteRequest, load_problem, read_profile
+from hyps_compiler.clusters import Planning, SiteRequest, load_problem
+from hyps_compiler.profiling import read_profile
 from hyps_passes.estimate import estimate, pipeline, single
 from hyps_passes.graph import CutGraph
 from hyps_passes.problem import Problem

@@ -25,9 +25,9 @@ import click
 from common import machine, write_results
 from hyps.formats.profiles import Profile, encode_profile
 from hyps.terminal import table
-from hyps_compiler.clusters import SiteRequest, load_problem, read_profile
+from hyps_compiler.clusters import SiteRequest, load_problem
 from hyps_compiler.comparison import Comparison, compare, comparison_json
-from hyps_compiler.profiling import ProfileOptions, profile_model
+from hyps_compiler.profiling import ProfileOptions, profile_model, read_profile
 from hyps_passes.found import Found
 from hyps_passes.objectives import OBJECTIVES
 from hyps_passes.problem import Problem

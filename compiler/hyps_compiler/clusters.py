@@ -6,15 +6,15 @@ from pathlib import Path
 
 import msgspec
 
-from hyps.errors import ClusterError, HypsError, ProfileError, UsageError, printable
+from hyps.errors import ClusterError, UsageError, printable
 from hyps.formats.cluster import Cluster, decode_cluster
-from hyps.formats.profiles import Profile, decode_profile, scaled
+from hyps.formats.profiles import Profile, scaled
 from hyps_compiler.frontend import open_model
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import measure
 from hyps_compiler.output import scratch_folder
 from hyps_compiler.partition import BASE_BYTES, Request, sliced
-from hyps_compiler.profiling import ProfileOptions, profile_model
+from hyps_compiler.profiling import ProfileOptions, profile_model, read_profile
 from hyps_compiler.stage import stage_model
 from hyps_passes.costs import Costs, profile_costs
 from hyps_passes.graph import CutGraph
@@ -131,16 +131,16 @@ def read_cluster(path: Path) -> Cluster:
     Raises:
         ClusterError: it cannot be read, or is wrong.
     """
-    return decode_cluster(_read(path, "cluster", ClusterError).decode("utf-8", "replace"), path.name)
-
-
-def read_profile(path: Path) -> Profile:
-    """Return the profile in a file.
-
-    Raises:
-        ProfileError: it cannot be read, or is wrong.
-    """
-    return decode_profile(_read(path, "profile", ProfileError))
+    shown = printable(str(path))
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError as error:
+        raise ClusterError(
+            f"cluster file `{shown}` does not exist", "`hypsc cluster` writes one", "E_NOT_FOUND"
+        ) from error
+    except OSError as error:
+        raise ClusterError(f"cluster file `{shown}` cannot be read: {error.strerror}") from error
+    return decode_cluster(text, path.name)
 
 
 def device_limit(cluster: Cluster) -> Request:
@@ -168,13 +168,3 @@ def _measuring(cluster: Cluster, request: SiteRequest) -> ProfileOptions:
         shapes=request.shapes,
         max_tensor_nbytes=request.max_tensor_nbytes,
     )
-
-
-def _read(path: Path, noun: str, error: type[HypsError]) -> bytes:
-    shown = printable(str(path))
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as cause:
-        raise error(f"{noun} file `{shown}` does not exist", code="E_NOT_FOUND") from cause
-    except OSError as cause:
-        raise error(f"{noun} file `{shown}` cannot be read: {cause.strerror}") from cause

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 from hyps.errors import InfeasibleError, UsageError, printable
 from hyps.formats.plan import Partition, Prediction, Regime, Variant
 from hyps_compiler.clusters import Site
