@@ -9,9 +9,10 @@ Beside that the choices on the link of ScissionLite (57 Mbit/s, 28 ms; section 4
 DenseNet169, for both speeds of device and server, free and with the first five layers kept on the device for privacy.
 
     python bench/strategies.py                                   # all models, all clusters
-    python bench/strategies.py --model vgg16 --profiles folder/  # profiles folder/vgg16.json
+    python bench/strategies.py --model vgg16 --profiles folder/  # profile folder/vgg16.json; other models are kept
 """
 
+import json
 import statistics
 import tempfile
 import time
@@ -22,7 +23,7 @@ from typing import Any
 
 import click
 
-from common import machine, write_results
+from common import RESULTS, machine, write_results
 from hyps.formats.profiles import Profile, encode_profile
 from hyps.terminal import table
 from hyps_compiler.clusters import SiteRequest, load_problem
@@ -58,7 +59,7 @@ def main(
     models: tuple[str, ...], clusters: tuple[str, ...], objectives: tuple[str, ...], profiles: Path | None
 ) -> None:
     """Compare all strategies on all models and clusters, and write `results/strategies.json`."""
-    rows, papers, measured = [], [], {}
+    rows, papers, measured = kept(models)
     with tempfile.TemporaryDirectory() as scratch:
         for model in models:
             path = measured_profile(model, profiles or Path(scratch))
@@ -74,6 +75,14 @@ def main(
         print(f"\n{paper['model']}, {paper['testbed']}:\n{show_choices(paper)}")
     result = {"machine": machine(), "profiles": measured, "comparisons": rows, "scissionlite": papers}
     print(f"\nwrote {write_results('strategies', result)}")
+
+
+def kept(models: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    """Return the comparisons, choices and profiles that an earlier run has of other models."""
+    path = RESULTS / "strategies.json"
+    told = json.loads(path.read_text()) if path.exists() else {"comparisons": [], "scissionlite": [], "profiles": {}}
+    rows, papers = ([row for row in told[key] if row["model"] not in models] for key in ("comparisons", "scissionlite"))
+    return rows, papers, {model: value for model, value in told["profiles"].items() if model not in models}
 
 
 def measured_profile(model: str, folder: Path) -> Path:
