@@ -9,9 +9,10 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 
-from hyps_passes.estimate import Assignment, estimate, is_sound, placed
+from hyps_passes.assignment import Assignment, is_sound
+from hyps_passes.estimate import estimate, placed
 from hyps_passes.problem import REQUEST, Problem
-from hyps_passes.searches.goals import Cap, Goal, amount, keeps
+from hyps_passes.searches.goals import SLACK, Cap, Goal, amount, keeps
 from hyps_passes.searches.mip import CONSTANT, Mip, Terms, scaled
 from hyps_passes.searches.pipeline_mip import Best
 from hyps_passes.searches.placement_rows import MemoryRows, keep, largest, waiting
@@ -244,10 +245,12 @@ def search_placements(
     """
     end = time.monotonic() + time_limit_s
     best = _better(problem, goal, caps, Best(None, math.inf, 0.0), warm)
-    program = PlacementProgram(problem, _latest_s(problem, caps))
+    program = PlacementProgram(problem, _latest_s(problem, goal, caps, best.score))
     for cap in caps:
         program.keep(cap)
     objective = largest(program.mip, program.sums(goal))
+    if math.isfinite(best.score):
+        program.mip.at_most(objective, best.score)
     solved = program.mip.solve(objective, time_limit_s=0.7 * time_limit_s)
     starts = [] if warm is None else [_machine_of(problem, warm)]
     if solved.values is not None:
@@ -258,11 +261,20 @@ def search_placements(
     return Best(best.assignment, best.score, min(bound, best.score))
 
 
-def _latest_s(problem: Problem, caps: Sequence[Cap]) -> float:
-    """Return a latency that no placement has: each task on the slowest machine, each tensor on the slowest way."""
-    for cap in caps:
-        if cap.goal.kind == "latency":
-            return cap.most
+def _latest_s(problem: Problem, goal: Goal, caps: Sequence[Cap], score: float) -> float:
+    """Return a latency that no placement which counts exceeds: that keeps the limits and scores as well as `score`."""
+    entry = problem.machines[problem.entry]
+    idle_w = min(entry.idle_w, entry.active_w)
+    told = [_slowest_s(problem), *(cap.most * SLACK for cap in caps if cap.goal.kind == "latency")]
+    if goal.kind == "latency":
+        told.append(score * SLACK)
+    if goal.kind == "energy" and idle_w:  # the entry idles as long as the request lasts
+        told.append(score / idle_w * SLACK)
+    return min(told)
+
+
+def _slowest_s(problem: Problem) -> float:
+    """Return a latency that no placement exceeds: each task on the slowest machine, each tensor on the slowest way."""
     machines = range(len(problem.machines))
     ways = list(problem.paths)
     tasks = sum(max((s for s in row if math.isfinite(s)), default=0.0) for row in problem.seconds)
