@@ -36,7 +36,8 @@ from hyps_compiler.simulation_system import (
     System,
     Tensor,
 )
-from hyps_passes.estimate import Assignment, estimate, placed, single
+from hyps_passes.assignment import Assignment, single
+from hyps_passes.estimate import estimate, placed
 from hyps_passes.problem import Problem
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

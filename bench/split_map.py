@@ -22,7 +22,8 @@ from common import machine, write_results
 from hyps.terminal import table
 from hyps_compiler.clusters import Planning, SiteRequest, load_problem
 from hyps_compiler.profiling import read_profile
-from hyps_passes.estimate import estimate, pipeline, single
+from hyps_passes.assignment import pipeline, single
+from hyps_passes.estimate import estimate
 from hyps_passes.graph import CutGraph
 from hyps_passes.problem import Problem
 from hyps_passes.searches.regimes import best_intervals, cut_regions

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hyps_passes.estimate import Assignment, pipeline
+from hyps_passes.assignment import Assignment, pipeline
 from hyps_passes.problem import REQUEST, Channel, Flow, Limits, Machine, Problem, Task
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from hyps_passes.estimate import Assignment, Stage, estimate, is_sound, placed
+from hyps_passes.assignment import Assignment, Stage, is_sound
+from hyps_passes.estimate import estimate, placed
 from hyps_passes.found import judge
 from hyps_passes.objectives import Objective
 from hyps_passes.problem import Limits, Problem

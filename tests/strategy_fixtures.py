@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 
-from hyps_passes.estimate import Assignment, pipeline
+from hyps_passes.assignment import Assignment, pipeline
 from hyps_passes.problem import REQUEST, Channel, Flow, Limits, Machine, Problem, Task
 
 FASTER = 10.0

@@ -8,8 +8,9 @@ from pathlib import Path
 from hyps.formats.cluster import Cluster, Link
 from hyps.formats.cluster import Device as ClusterDevice
 from hyps.formats.profiles import LinkProfile, Profile, decode_profile
+from hyps_passes.assignment import pipeline
 from hyps_passes.costs import profile_costs
-from hyps_passes.estimate import estimate, pipeline
+from hyps_passes.estimate import estimate
 from hyps_passes.graph import CutGraph
 from hyps_passes.objectives import OBJECTIVES
 from hyps_passes.placing import build_problem

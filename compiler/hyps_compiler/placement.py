@@ -7,12 +7,13 @@ from hyps.errors import InfeasibleError, UsageError, printable
 from hyps.formats.plan import Partition, Prediction, Regime, Variant
 from hyps_compiler.clusters import Site
 from hyps_compiler.partition import Division, cut_at
-from hyps_passes.estimate import Assignment, channel_name, estimate, partition_seconds
+from hyps_passes.assignment import Assignment
+from hyps_passes.estimate import estimate, partition_seconds
 from hyps_passes.found import Found
 from hyps_passes.graph import CutGraph, reordered
 from hyps_passes.objectives import OBJECTIVES, Objective
 from hyps_passes.overlay import Overlay, overlay
-from hyps_passes.problem import Problem
+from hyps_passes.problem import Problem, channel_name
 from hyps_passes.searches.regimes import CutRegion, best_intervals, cut_regions
 from hyps_passes.strategies import STRATEGIES
 from hyps_passes.strategies.strategy import Settings

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 from hyps_compiler.simulation_system import REQUEST, Dataflow, Device, Link, Partition, System, Tensor
-from hyps_passes.estimate import Assignment, Stage, channel_name, crossing_flows, stage_name, stage_s
-from hyps_passes.problem import Problem
+from hyps_passes.assignment import Assignment, Stage, crossing_flows, stage_name
+from hyps_passes.problem import Problem, channel_name
+from hyps_passes.request_run import stage_s
 
 
 def system_of(problem: Problem, assignment: Assignment) -> System:

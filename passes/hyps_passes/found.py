@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from hyps_passes.estimate import Assignment, Estimate, estimate, violations
+from hyps_passes.assignment import Assignment
+from hyps_passes.estimate import Estimate, estimate, violations
 from hyps_passes.objectives import Objective
 from hyps_passes.problem import Problem
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hyps_passes.estimate import Assignment, Stage
+from hyps_passes.assignment import Assignment, Stage
 from hyps_passes.problem import Problem
 
 

@@ -201,3 +201,8 @@ class Problem:
 
 
 _TYPICAL_NBYTES = 100_000
+
+
+def channel_name(problem: Problem, source: int, target: int) -> str:
+    """Return how a channel is called: `camera to server`."""
+    return f"{problem.machines[source].name} to {problem.machines[target].name}"

@@ -11,7 +11,7 @@ from hyps.formats.quantities import format_nbytes
 
 FLOORS: Mapping[str, Mapping[str, str]] = {
     "": {"click": "8.1", "msgspec": "0.19", "numpy": "1.26", "onnxruntime": "1.27", "pyzmq": "26"},
-    "compiler": {"ml_dtypes": "0.5", "networkx": "3.2", "onnx": "1.21", "onnx-ir": "1.0"},
+    "compiler": {"ml_dtypes": "0.5", "networkx": "3.2", "onnx": "1.21", "onnx-ir": "1.0", "tomli-w": "1.0"},
     "image": {"pillow": "10"},
     "search": {"ortools": "9.12"},
     "tf": {"keras": "3.6", "tensorflow-cpu": "2.19", "tf2onnx": "1.17"},

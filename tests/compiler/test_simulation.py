@@ -32,7 +32,8 @@ from hyps_compiler.simulation_system import (
 )
 from hyps_compiler.simulation_system import Load as Arrivals
 from hyps_passes import problem as searched
-from hyps_passes.estimate import Assignment, Stage, estimate, placed, single
+from hyps_passes.assignment import Assignment, Stage, single
+from hyps_passes.estimate import estimate, placed
 from problem_fixtures import all_pipelines, random_problem
 
 SEEDS = st.integers(0, 2**32 - 1)

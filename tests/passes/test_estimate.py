@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from hyps_passes.estimate import Assignment, Stage, estimate, is_sound, pipeline, placed, single, violations
+from hyps_passes.assignment import Assignment, Stage, is_sound, pipeline, single
+from hyps_passes.estimate import estimate, placed, violations
 from hyps_passes.objectives import OBJECTIVES
 from hyps_passes.problem import REQUEST, Channel, Flow, Machine, Problem, Task
 from problem_fixtures import all_pipelines, random_problem, two_machines

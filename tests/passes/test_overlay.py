@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from hyps_passes.estimate import estimate, is_sound
+from hyps_passes.assignment import is_sound
+from hyps_passes.estimate import estimate
 from hyps_passes.overlay import overlay
 from problem_fixtures import all_pipelines, random_problem
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from hyps_passes.estimate import Assignment, Estimate, estimate, pipeline, single, violations
+from hyps_passes.assignment import Assignment, pipeline, single
+from hyps_passes.estimate import Estimate, estimate, violations
 from hyps_passes.found import TOLERANCE, Found, judge
 from hyps_passes.objectives import OBJECTIVES, Floats, Objective, Terms
 from hyps_passes.problem import Limits, Problem

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
-from hyps_passes.estimate import Assignment, Estimate, channel_name
+from hyps_passes.assignment import Assignment
+from hyps_passes.estimate import Estimate
 from hyps_passes.objectives import Objective
-from hyps_passes.problem import Problem
+from hyps_passes.problem import Problem, channel_name
 
 Kind = Literal["latency", "throughput", "memory", "energy", "bytes", "memory of", "share of", "bytes of"]
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyps_passes.estimate import Assignment, Estimate, estimate, pipeline
+from hyps_passes.assignment import Assignment, pipeline
+from hyps_passes.estimate import Estimate, estimate
 from hyps_passes.found import Space
 from hyps_passes.objectives import OBJECTIVES
 from hyps_passes.problem import REQUEST, Problem

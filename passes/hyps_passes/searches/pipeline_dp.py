@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hyps_passes.estimate import Assignment, Stage, estimate
+from hyps_passes.assignment import Assignment, Stage
+from hyps_passes.estimate import estimate
 from hyps_passes.found import Found, Space
 from hyps_passes.objectives import Objective
 from hyps_passes.problem import Problem

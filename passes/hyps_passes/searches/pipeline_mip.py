@@ -10,7 +10,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hyps_passes.estimate import Assignment, estimate, pipeline
+from hyps_passes.assignment import Assignment, pipeline
+from hyps_passes.estimate import estimate
 from hyps_passes.problem import REQUEST, Problem
 from hyps_passes.searches.goals import Cap, Goal, amount, keeps
 from hyps_passes.searches.mip import CONSTANT, Mip, Solved, Terms, scaled, value_of

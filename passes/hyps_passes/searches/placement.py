@@ -1,6 +1,7 @@
 """Placements under any limits, by mixed-integer programs with a time limit: the best, and how far off it can be."""
 
-from hyps_passes.estimate import Assignment, estimate
+from hyps_passes.assignment import Assignment
+from hyps_passes.estimate import estimate
 from hyps_passes.found import Found
 from hyps_passes.objectives import Objective
 from hyps_passes.problem import Problem

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hyps_passes.estimate import Assignment, estimate, pipeline, violations
+from hyps_passes.assignment import Assignment, pipeline
+from hyps_passes.estimate import estimate, violations
 from hyps_passes.objectives import OBJECTIVES
 from hyps_passes.problem import Limits, Machine, Problem
 from hyps_passes.searches.exact import cut_machines, is_free, plain_placements
@@ -61,7 +62,8 @@ def cut_regions(
 def best_intervals(regions: tuple[CutRegion, ...], load: float = 0.0) -> dict[_Key, tuple[float, float | None]]:
     """Return the interval of bandwidth, in bytes per second, in which each cut is best at a load.
 
-    The interval that begins at the least bandwidth begins at 0, that which ends at the largest has no end.
+    The interval that begins at the least bandwidth is given 0 as its begin, that which ends at the largest no end:
+    beyond the bandwidths that were searched nothing is proven.
     """
     level = 1 / (1 - load)
     found: dict[_Key, tuple[float, float]] = {}

@@ -10,7 +10,7 @@ from itertools import groupby
 
 import numpy as np
 
-from hyps_passes.estimate import Assignment, Stage
+from hyps_passes.assignment import Assignment, Stage
 from hyps_passes.found import Found
 from hyps_passes.objectives import Floats, Objective, hop_s
 from hyps_passes.problem import REQUEST, Problem

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyps.formats.quantities import format_seconds
-from hyps_passes.estimate import Assignment, channel_name, estimate, pipeline, single
+from hyps_passes.assignment import Assignment, pipeline, single
+from hyps_passes.estimate import estimate
 from hyps_passes.found import Found
 from hyps_passes.objectives import Floats, Objective
-from hyps_passes.problem import REQUEST, Problem
+from hyps_passes.problem import REQUEST, Problem, channel_name
 from hyps_passes.searches.min_cut import Flows, tier_cut
 from hyps_passes.strategies.judging import Candidate, best_allowed, no_server, servers, spell_cut, without_exits
 from hyps_passes.strategies.strategy import Refusal, Settings

@@ -5,7 +5,7 @@ and over the tensors that cross, each paid once, so that a minimum s-t cut of th
 included. No cut and full offloading are among the cuts. With several servers each is tried. Early exits are not known.
 """
 
-from hyps_passes.estimate import Assignment, single
+from hyps_passes.assignment import Assignment, single
 from hyps_passes.found import Found
 from hyps_passes.objectives import OBJECTIVES, Objective
 from hyps_passes.problem import Problem

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from hyps.formats.quantities import format_nbytes, format_seconds
-from hyps_passes.estimate import Assignment, Estimate, crossing_flows, estimate, excesses, is_sound
+from hyps_passes.assignment import Assignment, crossing_flows, is_sound
+from hyps_passes.estimate import Estimate, estimate, excesses
 from hyps_passes.found import Found, Space, judge
 from hyps_passes.objectives import Objective
 from hyps_passes.problem import Problem

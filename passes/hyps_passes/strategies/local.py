@@ -1,6 +1,6 @@
 """`local`: nothing leaves the device at which requests arise."""
 
-from hyps_passes.estimate import single
+from hyps_passes.assignment import single
 from hyps_passes.found import Found
 from hyps_passes.objectives import Objective
 from hyps_passes.problem import Problem

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyps_passes.estimate import Assignment, pipeline
+from hyps_passes.assignment import Assignment, pipeline
 from hyps_passes.objectives import Floats, Objective
 from hyps_passes.problem import Problem
 from hyps_passes.strategies.consecutive import measure_cuts

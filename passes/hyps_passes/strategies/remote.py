@@ -1,6 +1,6 @@
 """`remote`: everything on one other device, whichever is best by the objective; the request's tensors are sent."""
 
-from hyps_passes.estimate import single
+from hyps_passes.assignment import single
 from hyps_passes.found import Found
 from hyps_passes.objectives import Objective
 from hyps_passes.problem import Problem

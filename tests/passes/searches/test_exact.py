@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hyps_passes.estimate import Assignment, is_sound, single
+from hyps_passes.assignment import Assignment, is_sound, single
 from hyps_passes.found import judge
 from hyps_passes.objectives import OBJECTIVES, Objective
 from hyps_passes.problem import Limits, Machine, Problem

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hyps_passes.estimate import Assignment
+from hyps_passes.assignment import Assignment
 from hyps_passes.found import judge
 from hyps_passes.objectives import OBJECTIVES
 from hyps_passes.problem import REQUEST, Flow, Problem

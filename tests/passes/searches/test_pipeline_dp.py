@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hyps_passes.estimate import is_sound
+from hyps_passes.assignment import is_sound
 from hyps_passes.found import judge
 from hyps_passes.objectives import OBJECTIVES
 from hyps_passes.problem import Problem

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from hyps_passes.estimate import Assignment, crossing_flows, estimate, is_sound, pipeline, single
+from hyps_passes.assignment import Assignment, crossing_flows, is_sound, pipeline, single
+from hyps_passes.estimate import estimate
 from hyps_passes.objectives import OBJECTIVES
 from hyps_passes.problem import Problem
 from hyps_passes.strategies.consecutive import crossing_bytes, crossing_counts, measure_cuts

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from hyps_passes.estimate import Assignment, Stage, estimate, pipeline, placed, single
+from hyps_passes.assignment import Assignment, Stage, pipeline, single
+from hyps_passes.estimate import estimate, placed
 from hyps_passes.found import Found
 from hyps_passes.objectives import OBJECTIVES
 from hyps_passes.problem import Limits, Machine

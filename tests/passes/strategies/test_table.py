@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hyps_passes.estimate import is_sound, violations
+from hyps_passes.assignment import is_sound
+from hyps_passes.estimate import violations
 from hyps_passes.found import Found, judge
 from hyps_passes.objectives import OBJECTIVES
 from hyps_passes.problem import Limits, Problem

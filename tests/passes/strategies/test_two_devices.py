@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hyps_passes.estimate import estimate, is_sound, pipeline, single
+from hyps_passes.assignment import is_sound, pipeline, single
+from hyps_passes.estimate import estimate
 from hyps_passes.found import Found
 from hyps_passes.objectives import OBJECTIVES
 from hyps_passes.problem import Limits, Problem
