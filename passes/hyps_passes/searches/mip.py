@@ -98,6 +98,7 @@ class Mip:
             time_limit=datetime.timedelta(seconds=max(time_limit_s, 0.01)),
             relative_gap_tolerance=_RELATIVE_GAP,
             absolute_gap_tolerance=0.0,
+            presolve=mathopt.Emphasis.OFF,  # it loses solutions: test_presolve_does_not_lose_the_best_placement
         )
         hints = [] if hint is None else [_hint(mathopt, model, hint)]
         result = mathopt.solve(

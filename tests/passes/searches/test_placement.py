@@ -110,6 +110,11 @@ def test_no_placement_of_a_thousand_problems_is_below_the_bound() -> None:
     assert exact >= 0.95 * searched
 
 
+def test_presolve_does_not_lose_the_best_placement() -> None:
+    """HiGHS 1.12's presolve takes a worse solution of this one for the optimum, and so proves a bound that is wrong."""
+    check_placements(drawn(5028, tasks=6, machines=3))
+
+
 def two_branches() -> Problem:
     """Return two equal branches that one machine runs one after another, over a link that costs little."""
     problem = random_problem(np.random.default_rng(0), tasks=4, machines=2, has_borders=False, cannot_cross=0, banned=0)
