@@ -28,13 +28,17 @@ _OPTIONS = (
         "--batch",
         "batches",
         type=BATCHES,
-        help="Requests computed together; 1,8: placed for 1, variants for 8.",
+        help="Requests computed together; 1,8: placed for 1, --adaptive for 8 too.",
     ),
     click.option("--parallel", "general", is_flag=True, help="Also let branches run side by side on several devices."),
     click.option("--time-limit", "time_limit_s", type=TIMEOUT, help="Of each search that may take long; default: 30s."),
-    click.option("--fixed", is_flag=True, help="Only the best placement: no variants for other bandwidths and loads."),
+    click.option(
+        "--adaptive",
+        is_flag=True,
+        help="Of two devices: also hold what is best at other bandwidths, loads, batches; at more borders.",
+    ),
 )
-_WITHOUT_CLUSTER = ("profile", "objective", "strategy", "batches", "general", "time_limit_s", "fixed")
+_WITHOUT_CLUSTER = ("profile", "objective", "strategy", "batches", "general", "time_limit_s", "adaptive")
 
 
 def placement_options(command: _Command) -> _Command:
@@ -74,7 +78,7 @@ def placement_request(
         strategy=told["strategy"] or "exact",
         general=told["general"],
         time_limit_s=told["time_limit_s"] or 30.0,
-        is_adaptive=not told["fixed"],
+        is_adaptive=told["adaptive"],
         batches=batches,
     )
 

@@ -32,8 +32,9 @@ class PlacementRequest:
     general: bool = False
     """Whether stages may run side by side."""
     time_limit_s: float = 30.0
-    is_adaptive: bool = True
-    """Whether a plan for two devices gets the variants that are best at other bandwidths and loads."""
+    is_adaptive: bool = False
+    """Whether a plan for two devices gets the variants that are best at other bandwidths and loads. All variants share
+    partitions, so that each is cut where any of them is."""
     batches: tuple[int, ...] = (1,)
 
 
@@ -131,9 +132,9 @@ def place(graph: CutGraph, rewrites: tuple[str, ...], request: PlacementRequest)
     problem = request.site.problem(graph, request.batches[0])
     objective = objective_of(request.objective)
     found = search(problem, objective, request)
-    regions = _regions(graph, problem, request)
-    assignments, names = _distinct(problem, found.assignment, regions)
+    assignments, names = _distinct(problem, found.assignment, _regions(graph, problem, request))
     covered = overlay(problem, assignments)
+    regions = _regions(graph, problem, request, covered.placements)
     ends = [len(block) for block in covered.blocks]
     borders = [sum(ends[: index + 1]) - 1 for index in range(len(ends) - 1)]
     division = cut_at(reordered(graph, covered.order), borders, rewrites, f"{request.strategy}, {request.objective}")
@@ -178,14 +179,25 @@ def search(problem: Problem, objective: Objective, request: PlacementRequest) ->
 
 
 def _regions(
-    graph: CutGraph, problem: Problem, request: PlacementRequest
+    graph: CutGraph, problem: Problem, request: PlacementRequest, only: Sequence[Assignment] | None = None
 ) -> tuple[tuple[int, tuple[CutRegion, ...]], ...]:
-    """Return the best cuts at any bandwidth and load, by batch; none where the plan is not adaptive."""
-    if not request.is_adaptive or request.strategy != "exact" or request.objective != "latency" or request.general:
+    """Return what is best at any bandwidth and load, by batch; none where the plan is not adaptive.
+
+    With `only`, of these: the plan's variants, as its partitions make them.
+
+    Raises:
+        UsageError: there are not two devices, or something else than the latency of pipelines is asked for.
+    """
+    if not request.is_adaptive:
         return ()
+    is_table = request.strategy == "exact" and request.objective == "latency" and not request.general
+    if len(problem.machines) != 2 or not is_table:
+        raise UsageError(
+            "--adaptive is about the latency of cuts between two devices, by the strategy `exact`", "leave it out"
+        )
     found = []
     for batch in request.batches:
-        regions = cut_regions(request.site.unloaded().problem(graph, batch))
+        regions = cut_regions(request.site.unloaded().problem(graph, batch), only=only)
         if regions:
             found.append((batch, regions))
     return tuple(found)

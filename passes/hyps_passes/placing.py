@@ -52,6 +52,7 @@ def build_problem(
             wire_bytes=cluster.constraints.wire_bytes,
             throughput_rps=cluster.constraints.throughput_rps,
         ),
+        is_private=cluster.constraints.is_private,
         arrival_rps=cluster.arrival_rps,
     )
 

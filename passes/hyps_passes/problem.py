@@ -118,6 +118,9 @@ class Problem:
     entry: int = 0
     """The machine at which requests arise and answers are wanted."""
     limits: Limits = field(default_factory=Limits)
+    is_private: bool = False
+    """Whether some tensors must not leave trusted machines: tasks that read them are banned from others already, and
+    nothing passes over others (`paths`)."""
     arrival_rps: float = 0.0
     """Requests that arrive in a second, at random moments; 0: one at a time."""
 
@@ -147,7 +150,9 @@ class Problem:
     def paths(self) -> dict[tuple[int, int], tuple[int, ...]]:
         """The channels from each machine to each other that can be reached, on the way of the smallest delay.
 
-        Delay is that of one tensor of 100 kB, as much as a feature map late in a network has.
+        Delay is that of one tensor of 100 kB, as much as a feature map late in a network has. Where tensors are private
+        no way between trusted machines leads over others, and from others none leads to a trusted one but the entry,
+        for answers: so no stage that is not trusted comes between a private tensor and who reads it.
         """
         return {
             (source, target): path
@@ -188,15 +193,18 @@ class Problem:
         """Bellman and Ford's relaxation: clusters are small."""
         delay = {source: 0.0}
         found: dict[int, tuple[int, ...]] = {source: ()}
+        is_guarded = self.is_private and self.machines[source].is_trusted
         for _ in self.machines:
             for index, channel in enumerate(self.channels):
-                if channel.source not in delay:
+                if channel.source not in delay or (is_guarded and not self.machines[channel.source].is_trusted):
                     continue
                 offer = delay[channel.source] + channel.latency_s + channel.seconds(_TYPICAL_NBYTES)
                 if offer < delay.get(channel.target, math.inf):
                     delay[channel.target] = offer
                     found[channel.target] = (*found[channel.source], index)
         del found[source]
+        if self.is_private and not is_guarded:
+            found = {m: way for m, way in found.items() if m == self.entry or not self.machines[m].is_trusted}
         return found
 
 

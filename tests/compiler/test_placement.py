@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import hyps_compiler
 from hyps.adapters.plan_files import read_plan
-from hyps.core.switching import best_variant
+from hyps.core.switching import best_variant, regime_s
 from hyps.errors import ClusterError, HypsError, InfeasibleError, ProfileError, UsageError
 from hyps.formats.plan import Plan, plan_problems
 from hyps.formats.profiles import encode_profile
@@ -129,7 +129,7 @@ def test_the_plan_says_what_it_is_predicted_to_cost(tmp_path: Path, profile: Pat
 
 
 def test_the_table_finds_the_variant_of_every_bandwidth(tmp_path: Path, profile: Path) -> None:
-    plan = place(tmp_path, profile, cluster_text(), batches=(1, 4)).plan
+    plan = place(tmp_path, profile, cluster_text(), batches=(1, 4), is_adaptive=True).plan
     assert {regime.batch for regime in plan.regimes} == {1, 4}
     known = {variant.name: variant for variant in plan.variants}
     found = set()
@@ -144,8 +144,24 @@ def test_the_table_finds_the_variant_of_every_bandwidth(tmp_path: Path, profile:
     assert len(found) >= 2, "a slow camera sends its work away when the link is fast"
 
 
+def test_the_table_costs_what_the_variants_are_predicted_to(tmp_path: Path, profile: Path) -> None:
+    plan = place(tmp_path, profile, cluster_text(), is_adaptive=True).plan
+    predicted = {variant.name: variant.prediction.latency_s for variant in plan.variants}
+    for regime in plan.regimes:
+        assert regime_s(regime, 50e6 / 8) == pytest.approx(predicted[regime.variant], rel=1e-6)
+
+
+def test_without_other_variants_the_best_is_what_was_proven(tmp_path: Path, profile: Path, names: list[str]) -> None:
+    compiled = place(tmp_path, profile, split(names))
+    (best,) = compiled.plan.variants
+    assert compiled.placed is not None
+    assert best.prediction.latency_s == pytest.approx(compiled.placed.found.score)
+    assert len(compiled.plan.partitions) == len([s for s in compiled.placed.found.assignment.stages if s.tasks])
+
+
 def test_every_variant_answers_as_the_model(tmp_path: Path, profile: Path) -> None:
-    plan = place(tmp_path, profile, cluster_text()).plan
+    plan = place(tmp_path, profile, cluster_text(), is_adaptive=True).plan
+    assert len(plan.variants) > 1
     feeds = zoo.sample_inputs("digits", 5, 2)
     answers = []
     for variant in plan.variants:
@@ -176,12 +192,23 @@ def test_private_requests_stay_where_they_are_trusted(tmp_path: Path, profile: P
     assert not set(away) & set(names[:4])
 
 
+def test_private_requests_do_not_pass_over_others(tmp_path: Path, profile: Path, names: list[str]) -> None:
+    text = cluster_text(more="[constraints]\nprivate = true").replace(
+        'between = ["camera", "server"]', 'between = ["camera", "hub"]'
+    )
+    hub = '[[devices]]\nname = "hub"\ntrusted = false\n[[links]]\nbetween = ["hub", "server"]\nup = "10Gbit/s"\n'
+    plan = place(tmp_path, profile, text.replace("[[links]]", hub + "[[links]]", 1)).plan
+    image = next(tensor.name for tensor in plan.model.inputs)
+    readers = {plan.variants[0].placement[part.id] for part in plan.partitions if image in part.inputs}
+    assert readers == {"camera"}, "the server can only be reached over the hub, which must not see the request"
+
+
 def test_memory_decides_what_a_device_holds(tmp_path: Path, profile: Path) -> None:
-    whole = place(tmp_path, profile, cluster_text(up="1kbit/s"), is_adaptive=False).plan
+    whole = place(tmp_path, profile, cluster_text(up="1kbit/s")).plan
     (peak,) = whole.variants[0].prediction.memory_bytes.values()
     again = tmp_path / "again"
     again.mkdir()
-    plan = place(again, profile, cluster_text(camera=f"memory = {peak - 1}", up="1kbit/s"), is_adaptive=False).plan
+    plan = place(again, profile, cluster_text(camera=f"memory = {peak - 1}", up="1kbit/s")).plan
     assert plan.variants[0].prediction.memory_bytes.get("camera", 0) < peak
     assert "server" in plan.variants[0].placement.values()
 

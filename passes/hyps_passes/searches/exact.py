@@ -73,6 +73,8 @@ def cut_machines(problem: Problem, objective: Objective, machines: Sequence[int]
     One minimum cut; its bound holds for pipelines whose every stage but the entry's has tasks.
     """
     assert objective.terms is not None
+    if not all(way in problem.paths for way in _ways(machines)):
+        return None
     terms = objective.terms(problem, machines)
     found: Found | None = None
     for is_entry_empty in (False, True)[: len(machines)]:
@@ -82,6 +84,12 @@ def cut_machines(problem: Problem, objective: Objective, machines: Sequence[int]
         for offer in _cuts(problem, objective, machines, Terms(layers, terms.hops, fixed)):
             found = offer if found is None else _both(found, offer)
     return found
+
+
+def _ways(machines: Sequence[int]) -> list[tuple[int, int]]:
+    """Return from where to where a pipeline over the machines must be able to send."""
+    back = [(machines[-1], machines[0])] if len(machines) > 1 else []
+    return [*itertools.pairwise(machines), *back]
 
 
 def _cuts(problem: Problem, objective: Objective, machines: Sequence[int], terms: Terms) -> Iterator[Found]:

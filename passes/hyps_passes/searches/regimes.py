@@ -1,7 +1,7 @@
 """Two devices: which cut is best at which bandwidth and server load, as a table that holds everywhere."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from hyps_passes.assignment import Assignment, pipeline
@@ -30,7 +30,11 @@ class CutRegion:
 
 
 def cut_regions(
-    problem: Problem, *, bandwidths: tuple[float, float] = BANDWIDTHS, loads: tuple[float, float] = LOADS
+    problem: Problem,
+    *,
+    only: Sequence[Assignment] | None = None,
+    bandwidths: tuple[float, float] = BANDWIDTHS,
+    loads: tuple[float, float] = LOADS,
 ) -> tuple[CutRegion, ...]:
     """Return the best cut for every bandwidth and load of the other device; empty unless there are two devices.
 
@@ -40,19 +44,21 @@ def cut_regions(
 
     Args:
         problem: with the other device free of load.
+        only: the placements to choose from; None: all cuts.
         bandwidths: least and largest, in bytes per second.
         loads: the least and the largest part of the other device's power that others use.
     """
     if len(problem.machines) != 2 or len(problem.channels) != 2:
         return ()
     problem = replace(problem, limits=Limits(), arrival_rps=0.0)
-    candidates = _candidates(problem)
+    given = _candidates(problem) if only is None else {_key(problem, assignment): assignment for assignment in only}
+    candidates = {key: assignment for key, assignment in given.items() if _is_possible(problem, assignment)}
     if not candidates:
         return ()
     known = dict(candidates)
     costs = {key: _cost(problem, key, assignment) for key, assignment in candidates.items()}
     oracle = _cheapest(costs)
-    if is_free(problem):
+    if only is None and is_free(problem):
         oracle = _cut_oracle(problem, known)
     box = Box((1 / bandwidths[1], 1 / bandwidths[0]), (1 / (1 - loads[0]), 1 / (1 - loads[1])))
     regions = best_regions(oracle, list(costs.values()), box)
@@ -102,7 +108,7 @@ def _candidates(problem: Problem) -> dict[_Key, Assignment]:
             if all(f.can_cross or not f.consumers or not f.producer < first <= f.consumers[-1] for f in problem.flows)
         )
         plain += [pipeline(problem, machines, [0] * first + [1] * (count - first)) for first in legal]
-    return {_key(problem, assignment): assignment for assignment in plain if _is_possible(problem, assignment)}
+    return {_key(problem, assignment): assignment for assignment in plain}
 
 
 def _is_possible(problem: Problem, assignment: Assignment) -> bool:

@@ -1,5 +1,6 @@
 """The best placement against brute force over all pipelines, on thousands of small problems."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -114,3 +115,27 @@ def test_a_model_without_layers_is_placed() -> None:
     found = exact(problem, OBJECTIVES["latency"])
     assert found is not None
     assert isinstance(found.assignment, Assignment)
+
+
+def test_private_tensors_never_come_to_machines_that_are_not_trusted() -> None:
+    rng = np.random.default_rng(21)
+    away = 0
+    for _ in range(40):
+        problem = random_problem(rng, tasks=5, machines=4, banned=0.0)
+        private = {0, *problem.flows[0].consumers}
+        machines = tuple(replace(m, is_trusted=index != 2) for index, m in enumerate(problem.machines))
+        seconds = tuple(
+            tuple(math.inf if m == 2 and task in private else s / (1 + 9 * m) for m, s in enumerate(row))
+            for task, row in enumerate(problem.seconds)
+        )
+        secret = replace(problem, machines=machines, seconds=seconds, is_private=True)
+        found = exact(secret, OBJECTIVES["latency"])
+        assert found is not None
+        reached: set[int] = set()
+        order = [stage.machine for stage in found.assignment.stages]
+        last = max(i for i, stage in enumerate(found.assignment.stages) if private.intersection(stage.tasks))
+        for source, target in itertools.pairwise(order[: last + 1]):
+            reached.update(secret.channels[channel].target for channel in secret.paths[source, target])
+        assert 2 not in reached
+        away += len(order) > 1
+    assert away > 10
