@@ -106,7 +106,7 @@ class Placed:
     def _interval(self, index: int) -> tuple[float, float | None] | None:
         for batch, regions in self.regions:
             if batch == 1:
-                intervals = best_intervals(regions)
+                intervals = best_intervals(regions, serialize_s_per_byte=self.serialize_s_per_byte)
                 for region in regions:
                     if self._place(region) == index and region.cost.key in intervals:
                         return intervals[region.cost.key]
@@ -138,10 +138,8 @@ def place(graph: CutGraph, rewrites: tuple[str, ...], request: PlacementRequest)
     ends = [len(block) for block in covered.blocks]
     borders = [sum(ends[: index + 1]) - 1 for index in range(len(ends) - 1)]
     division = cut_at(reordered(graph, covered.order), borders, rewrites, f"{request.strategy}, {request.objective}")
-    links = request.site.cluster.links
-    return Placed(
-        division, found, problem, covered, names, regions, links[0].serialize_s_per_byte if links else 0.0, request
-    )
+    serialize = _serialize_s_per_byte(request.site)
+    return Placed(division, found, problem, covered, names, regions, serialize, request)
 
 
 def objective_of(name: str) -> Objective:
@@ -197,10 +195,17 @@ def _regions(
         )
     found = []
     for batch in request.batches:
-        regions = cut_regions(request.site.unloaded().problem(graph, batch), only=only)
+        unloaded = request.site.unloaded().problem(graph, batch)
+        regions = cut_regions(unloaded, only=only, serialize_s_per_byte=_serialize_s_per_byte(request.site))
         if regions:
             found.append((batch, regions))
     return tuple(found)
+
+
+def _serialize_s_per_byte(site: Site) -> float:
+    """Return what messages cost beside the wire, of the one link that two devices have."""
+    links = site.cluster.links
+    return links[0].serialize_s_per_byte if links else 0.0
 
 
 def _distinct(

@@ -253,7 +253,8 @@ class SequenceCosts:
     def _energy(self, stage: int) -> Floats:
         leader = self.leaders[stage]
         machine = self.problem.machines[leader]
-        joules = self._latency(stage) * self.idle_w
+        latency = self._latency(stage)
+        joules = latency * self.idle_w if self.idle_w else np.where(np.isinf(latency), np.inf, 0.0)
         joules += self._time(stage, leader) * (machine.active_w - machine.idle_w)
         return joules + self._bytes(stage, self._radio(self._hop(stage)), self._radio(self.returns[stage]))
 

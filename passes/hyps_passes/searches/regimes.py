@@ -33,6 +33,7 @@ def cut_regions(
     problem: Problem,
     *,
     only: Sequence[Assignment] | None = None,
+    serialize_s_per_byte: float = 0.0,
     bandwidths: tuple[float, float] = BANDWIDTHS,
     loads: tuple[float, float] = LOADS,
 ) -> tuple[CutRegion, ...]:
@@ -45,6 +46,7 @@ def cut_regions(
     Args:
         problem: with the other device free of load.
         only: the placements to choose from; None: all cuts.
+        serialize_s_per_byte: the part of the link's seconds per byte that does not depend on its bandwidth.
         bandwidths: least and largest, in bytes per second.
         loads: the least and the largest part of the other device's power that others use.
     """
@@ -60,12 +62,15 @@ def cut_regions(
     oracle = _cheapest(costs)
     if only is None and is_free(problem):
         oracle = _cut_oracle(problem, known)
-    box = Box((1 / bandwidths[1], 1 / bandwidths[0]), (1 / (1 - loads[0]), 1 / (1 - loads[1])))
+    ends = [1 / bandwidth + serialize_s_per_byte for bandwidth in bandwidths]
+    box = Box((ends[1], ends[0]), (1 / (1 - loads[0]), 1 / (1 - loads[1])))
     regions = best_regions(oracle, list(costs.values()), box)
     return tuple(CutRegion(known[region.cost.key], region.cost, region.vertices) for region in regions)
 
 
-def best_intervals(regions: tuple[CutRegion, ...], load: float = 0.0) -> dict[_Key, tuple[float, float | None]]:
+def best_intervals(
+    regions: tuple[CutRegion, ...], *, load: float = 0.0, serialize_s_per_byte: float = 0.0
+) -> dict[_Key, tuple[float, float | None]]:
     """Return the interval of bandwidth, in bytes per second, in which each cut is best at a load.
 
     The interval that begins at the least bandwidth is given 0 as its begin, that which ends at the largest no end:
@@ -74,7 +79,7 @@ def best_intervals(regions: tuple[CutRegion, ...], load: float = 0.0) -> dict[_K
     level = 1 / (1 - load)
     found: dict[_Key, tuple[float, float]] = {}
     for region in regions:
-        crossings = _at_level(region.corners, level)
+        crossings = [x - serialize_s_per_byte for x in _at_level(region.corners, level)]
         if crossings and max(crossings) > min(crossings):
             found[region.cost.key] = (min(crossings), max(crossings))
     if not found:

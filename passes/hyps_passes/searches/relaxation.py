@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from hyps.errors import printable
 from hyps.formats.quantities import format_nbytes, format_seconds
+from hyps_passes.estimate import estimate
 from hyps_passes.objectives import Objective
 from hyps_passes.problem import REQUEST, Flow, Problem
 from hyps_passes.searches.goals import Cap, Goal, caps_of, goal_name
@@ -52,6 +53,9 @@ def relaxations(problem: Problem, objective: Objective, *, time_limit_s: float =
         time_limit_s: when to stop; what is told then is what was found so far.
     """
     end = time.monotonic() + time_limit_s
+    if problem.arrival_rps:
+        quiet = replace(problem, arrival_rps=0.0)
+        return relaxations(quiet, objective, time_limit_s=time_limit_s) or _too_many(problem, quiet, end)
     caps = caps_of(problem)
     if _least(problem, Goal("bytes"), caps, end).assignment is not None:
         return None
@@ -104,6 +108,20 @@ def _least(problem: Problem, goal: Goal, caps: Sequence[Cap], end: float) -> Bes
     consecutive = search(problem, goal, caps)
     warm = None if consecutive is None else consecutive.assignment
     return search_pipelines(problem, goal, caps, warm=warm, time_limit_s=max(0.0, end - time.monotonic()))
+
+
+def _too_many(problem: Problem, quiet: Problem, end: float) -> Relaxation:
+    """Tell of arrivals that nothing can keep up with, or that make requests wait too long."""
+    most = _least(quiet, Goal("throughput"), caps_of(quiet), end)
+    assert most.assignment is not None, "something keeps the limits where nothing arrives"
+    sustained = estimate(quiet, most.assignment).throughput_rps
+    shown = f"{problem.arrival_rps:.4g} requests/s arrive"
+    if sustained <= problem.arrival_rps:
+        found = "" if _is_proven(most) else " found"
+        message = f"{shown}: the most{found} that can be sustained is {sustained:.4g} requests/s"
+    else:
+        message = f"{shown}: while requests wait for each other, no placement that was found keeps the limits"
+    return Relaxation(message, "lower `arrival`, or raise the limits", is_proven=False)
 
 
 def _single(problem: Problem, objective: Objective, singles: Sequence[tuple[Cap, Best]]) -> Relaxation:

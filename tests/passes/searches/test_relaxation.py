@@ -131,3 +131,11 @@ def test_a_layer_that_would_have_to_come_back_is_named() -> None:
 
 def test_what_is_possible_needs_no_relaxation() -> None:
     assert relaxations(two_machines(), LATENCY) is None
+
+
+def test_arrivals_that_nothing_keeps_up_with_are_named() -> None:
+    problem = replace(random_problem(np.random.default_rng(4), tasks=4, machines=2, banned=0.0), arrival_rps=1e4)
+    told = relaxations(problem, OBJECTIVES["latency"])
+    assert told is not None
+    assert "10000 requests/s arrive: the most that can be sustained is" in told.message.replace("1e+04", "10000")
+    assert "lower `arrival`" in told.hint
