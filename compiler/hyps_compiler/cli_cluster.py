@@ -29,9 +29,7 @@ def cluster(
       hypsc cluster tcp://pi1:5757 tcp://pi2:5757 -o cluster.toml
     """  # click's own mark
     require_compiler("onnxruntime")
-    import msgspec
-
-    from hyps_compiler.cluster_file import ask_worker, cluster_toml, show_survey, survey
+    from hyps_compiler.cluster_file import ask_worker, cluster_toml, show_survey, survey, survey_json
 
     if output.exists() and not (force and output.is_file()):
         raise OutputError(f"`{printable(str(output))}` exists", "add --force to replace it", code="E_EXISTS")
@@ -46,7 +44,7 @@ def cluster(
     except OSError as error:
         raise OutputError(f"`{printable(str(output))}` cannot be written: {error.strerror}") from error
     if as_json:
-        print_json(msgspec.to_builtins(found))
+        print_json(survey_json(found))
     elif verbosity() >= 0:
         click.echo(show_survey(found))
     say(f"wrote {printable(str(output))}")

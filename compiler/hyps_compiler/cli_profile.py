@@ -88,6 +88,10 @@ def profile(
 
     if model is None and (not peers or output is not None or scale is not None):
         raise UsageError("no model is given", "name a model, or --connect alone to measure a link")
+    given = {"--batch": batches != (1,), "--threads": threads, "--memory": memory, "--input": shapes, "--quick": quick}
+    if model is not None and model.endswith(".json") and any(given.values()):
+        option = next(name for name, value in given.items() if value)
+        raise UsageError(f"{option} is about a model, and `{printable(model)}` is a profile", "leave it out")
     _refuse_existing(output, force)
     options = ProfileOptions(
         device=device,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tomli_w
+from msgspec import to_builtins
 
 from hyps.adapters.machine import available_nbytes
 from hyps.adapters.sessions import Sessions
@@ -82,6 +83,20 @@ def cluster_toml(found: Survey) -> str:
         '# `profile = "FILE"` in its place. docs/cluster.md tells what else can be said.\n\n'
     )
     return head + tomli_w.dumps({"entry": found.name, "devices": devices, "links": links})
+
+
+def survey_json(found: Survey) -> dict[str, Any]:
+    """Return devices and links as values."""
+    peers = [
+        {"name": p.name, "endpoint": p.endpoint, "machine": _machine_json(p.machine), "link": to_builtins(p.link)}
+        for p in found.peers
+    ]
+    return {"name": found.name, "machine": _machine_json(found.machine), "peers": peers}
+
+
+def _machine_json(machine: MachineFacts) -> dict[str, Any]:
+    """Messages are arrays on the wire; machines that read JSON want names."""
+    return {name: getattr(machine, name) for name in machine.__struct_fields__}
 
 
 def show_survey(found: Survey) -> str:

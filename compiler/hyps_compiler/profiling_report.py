@@ -1,11 +1,13 @@
 """A profile for people: where the time goes, how sure that is, and how much of it was modelled."""
 
 from hyps.errors import printable
-from hyps.formats.profiles import LayerProfile, LinkProfile, Profile
+from hyps.formats.profiles import LayerProfile, LinkProfile, Profile, Sample
 from hyps.formats.quantities import format_count, format_nbytes, format_seconds
 from hyps.terminal import table
 
 _SLOWEST = 10
+_RESTLESS = 1.5
+"""How much slower the slowest runs may be than the typical one."""
 
 
 def show_profile(profile: Profile) -> str:
@@ -70,6 +72,11 @@ def _border_table(profile: Profile) -> str:
     return table(rows, ("costliest cuts behind", "tensors", "bytes", "producer", "consumer", ""), "lrrrrl")
 
 
+def _is_restless(sample: Sample) -> bool:
+    """Return whether the slowest runs took so much longer that others must have used the machine."""
+    return sample.p95_s > _RESTLESS * sample.median_s
+
+
 def _totals(profile: Profile) -> list[str]:
     lines = []
     for batch in profile.batches:
@@ -77,6 +84,8 @@ def _totals(profile: Profile) -> list[str]:
         sample = (profile.whole or {}).get(batch)
         spread = "not run whole: too large" if sample is None else f"95th percentile {format_seconds(sample.p95_s)}"
         lines.append(f"batch {batch}: {format_seconds(sample.median_s if sample else layers_s)}, {spread}")
+    if any(_is_restless(sample) for sample in (profile.whole or {}).values()):
+        lines.append("runs differed much: the machine was busy; measure again on an idle one")
     modelled = sum(layer.source == "modelled" for layer in profile.layers)
     error = profile.time_model.error
     told = "" if error is None else f"; the model of time is off by {error:.0%} at the median"

@@ -10,7 +10,7 @@ from hyps.formats.cluster import decode_cluster
 from hyps.formats.messages import MachineFacts
 from hyps.formats.profiles import LinkProfile
 from hyps_compiler.cli import main
-from hyps_compiler.cluster_file import Peer, cluster_toml, show_survey, survey
+from hyps_compiler.cluster_file import Peer, cluster_toml, show_survey, survey, survey_json
 
 
 def peer(name: str, memory: int | None = 10**9, speed: float = 1e9) -> Peer:
@@ -38,6 +38,13 @@ def test_what_was_found_reads_back() -> None:
     assert (link.up_bytes_per_s, link.down_bytes_per_s) == (7.125e6, 3e6)
     assert (link.latency_s, link.message_s) == pytest.approx((0.028, 0.0002))
     assert all(len(line) <= 80 for line in show_survey(found).splitlines())
+
+
+def test_machines_read_names_not_places() -> None:
+    told = survey_json(survey("camera", 1, [peer("server")]))
+    assert told["machine"].keys() == {"memory_bytes", "threads", "macs_per_s"}
+    assert told["peers"][0]["machine"]["threads"] == 2
+    assert told["peers"][0]["link"]["up_bytes_per_s"] == 7.125e6
 
 
 def test_two_devices_of_one_name_are_told_apart_by_their_owner() -> None:

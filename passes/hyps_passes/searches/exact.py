@@ -130,16 +130,17 @@ def _plain(problem: Problem, objective: Objective) -> Found | None:
 
 
 def _with_arrivals(problem: Problem, objective: Objective, *, time_limit_s: float, general: bool) -> Found | None:
-    """Return the best where requests wait for each other: of what is best without waiting, and of what has most room.
+    """Return the best where requests wait for each other that is known.
 
-    Waiting only adds: what is proven for a request alone bounds this as well.
+    Of consecutive pipelines the best; of all, what is best for a request alone, and what has most room. Waiting only
+    adds: what is proven for a request alone bounds this as well, so that a gap may stay open.
     """
     quiet = replace(problem, arrival_rps=0.0)
     alone = exact(quiet, objective, time_limit_s=time_limit_s, general=general)
     roomy = exact(quiet, OBJECTIVES["throughput"], time_limit_s=time_limit_s, general=general)
     if alone is None or roomy is None:
         return None
-    best = _plain(problem, objective)
+    best = _better(_plain(problem, objective), best_consecutive(problem, objective))
     for found in (alone, roomy):
         score, told = judge(problem, objective, found.assignment)
         if score < math.inf and (best is None or score < best.score):
