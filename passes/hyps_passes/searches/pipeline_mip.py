@@ -94,12 +94,6 @@ class PipelineProgram:
         """Return the stage of each task in a solution."""
         return [round(sum(value_of(term, solved) for term in row[1:])) for row in self.behind]
 
-    def hint(self, assignment: Assignment) -> dict[int, float]:
-        """Return the variables of a pipeline over these machines."""
-        stage_of = {task: index for index, stage in enumerate(assignment.stages) for task in stage.tasks}
-        rows = ((stage_of[task], row[1:-1]) for task, row in enumerate(self.behind))
-        return {terms[0][0]: float(at > hop) for at, row in rows for hop, terms in enumerate(row)}
-
     def _runs_on(self, task: int, machine: int) -> Terms:
         return self.runs(task, self.machines.index(machine))
 
@@ -328,10 +322,8 @@ def _solved(
         program, objective = _program(problem, machines, goal, caps, tighter)
         if math.isfinite(best.score):
             program.mip.at_most(objective, best.score)
-        hint = None
-        if best.assignment is not None and [stage.machine for stage in best.assignment.stages] == list(machines):
-            hint = program.hint(best.assignment)
-        solved = program.mip.solve(objective, time_limit_s=end - time.monotonic(), hint=hint)
+        # not hinted as well: HiGHS takes a hint that lies on this row for the optimum, though there are better solutions
+        solved = program.mip.solve(objective, time_limit_s=end - time.monotonic())
         if not tighter:
             bound = max(0.0, solved.bound * (1 - _SAFETY))
         offer = _offered(problem, machines, goal, caps, program, solved)
