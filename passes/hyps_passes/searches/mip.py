@@ -1,7 +1,8 @@
-"""A mixed-integer program, built row by row and solved by SCIP inside ortools, with its bound.
+"""A mixed-integer program, built row by row and solved by HiGHS inside ortools, with its bound.
 
-HiGHS 1.12, which ortools brings too, is as fast, but takes worse solutions for the optimum: tests/passes/searches/
-test_placement.py has two small placements of which it proves a bound that does not hold.
+Variables must be such that their factors in a row are not far apart. Where they were, by three digits and more, HiGHS
+1.12 and SCIP 10 took worse solutions of small placements for the optimum, and so proved bounds that do not hold:
+tests/passes/searches/test_placement.py keeps these. SCIP is also several times slower on the large ones.
 """
 
 import datetime
@@ -106,7 +107,7 @@ class Mip:
         hints = [] if hint is None else [_hint(mathopt, model, hint)]
         result = mathopt.solve(
             model,
-            mathopt.SolverType.GLOP if is_relaxed else mathopt.SolverType.GSCIP,
+            mathopt.SolverType.GLOP if is_relaxed else mathopt.SolverType.HIGHS,
             params=parameters,
             model_params=mathopt.ModelSolveParameters(solution_hints=hints),
         )

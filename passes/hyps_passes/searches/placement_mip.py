@@ -29,6 +29,8 @@ class PlacementProgram:
         self.problem = problem
         self.mip = Mip()
         self.latest_s = latest_s
+        self.unit_s = max((s for row in problem.seconds for s in row if math.isfinite(s)), default=0.0) or 1.0
+        """Seconds that variables count in, so that they are about 1: solvers go wrong where factors are far apart."""
         self.machines = range(len(problem.machines))
         self.on = [[self.mip.variable(1.0, is_integer=True) for _ in self.machines] for _ in problem.tasks]
         self.memory = MemoryRows(problem, self.mip, self.runs)
@@ -129,26 +131,26 @@ class PlacementProgram:
     def _alone(self) -> Terms:
         """Return the seconds of a request that waits for no other."""
         if not self._makespan:
-            self._makespan = [(self.mip.variable(self.latest_s), 1.0)]
+            self._makespan = [(self.mip.variable(self.latest_s / self.unit_s), self.unit_s)]
             self._schedule(self._makespan)
         return self._makespan
 
     def _schedule(self, makespan: Terms) -> None:
         mip, problem = self.mip, self.problem
-        start = [mip.variable() for _ in self.on]
+        start: list[Terms] = [[(mip.variable(), self.unit_s)] for _ in self.on]
         for task, row in enumerate(self.on):
             runs = [(row[m], problem.machines[m].run_s) for m in self.machines]
-            mip.at_most([*runs, (start[task], -1.0)])
-            end: Terms = [(start[task], 1.0), *self._computing(task)]
+            mip.at_most([*runs, *scaled(start[task], -1.0)])
+            end: Terms = [*start[task], *self._computing(task)]
             mip.at_most([*end, *scaled(makespan, -1.0)])
             for index in problem.made_by.get(task, ()):
                 if problem.flows[index].is_output:
                     mip.at_most([*end, *self._answer_s(index), *scaled(makespan, -1.0)])
                 for consumer in problem.flows[index].consumers:
-                    mip.at_most([*end, *self._delay(index, consumer), (start[consumer], -1.0)])
+                    mip.at_most([*end, *self._delay(index, consumer), *scaled(start[consumer], -1.0)])
         for index in problem.made_by.get(REQUEST, ()):
             for consumer in problem.flows[index].consumers:
-                mip.at_most([*self._delay(index, consumer), (start[consumer], -1.0)])
+                mip.at_most([*self._delay(index, consumer), *scaled(start[consumer], -1.0)])
         for load in self._loads():
             mip.at_most([*load, *scaled(makespan, -1.0)])
 
@@ -227,11 +229,11 @@ class PlacementProgram:
             if machine == problem.entry:
                 terms += scaled(makespan, told.idle_w)
             elif told.idle_w:
-                lasts = self.mip.variable()  # the makespan where the machine is used
+                lasts = [(self.mip.variable(), self.unit_s)]  # the makespan where the machine is used
                 unused: Terms = [(CONSTANT, 1.0), *scaled(self.used[machine], -1.0)]
-                self.mip.at_most([*makespan, *scaled(unused, -self.latest_s), (lasts, -1.0)])
-                self.mip.at_most([*self._time(machine), (lasts, -1.0)])
-                terms.append((lasts, told.idle_w))
+                self.mip.at_most([*makespan, *scaled(unused, -self.latest_s), *scaled(lasts, -1.0)])
+                self.mip.at_most([*self._time(machine), *scaled(lasts, -1.0)])
+                terms += scaled(lasts, told.idle_w)
         return terms + self._bytes([problem.machines[channel.source].joules_per_byte for channel in problem.channels])
 
 

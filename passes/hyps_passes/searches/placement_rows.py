@@ -17,6 +17,8 @@ class MemoryRows:
         self.problem = problem
         self.mip = mip
         self.runs = runs
+        self.unit = float(max([1, *(self.most(machine) for machine in range(len(problem.machines)))]))
+        """Bytes that variables count in, so that they are about 1: solvers go wrong where factors are far apart."""
         self.users: dict[int, list[int]] = {}
         self.key_bytes: dict[int, int] = {}
         for index, task in enumerate(problem.tasks):
@@ -48,7 +50,7 @@ class MemoryRows:
         mip, problem = self.mip, self.problem
         standing = mip.variable()
         base = scaled(is_used, problem.machines[machine].base_bytes)
-        mip.at_most([*base, *self.held(machine), *self._incoming(machine), (standing, -1.0)])
+        mip.at_most([*base, *self.held(machine), *self._incoming(machine), (standing, -self.unit)])
         changes: list[Terms] = [[] for _ in range(len(problem.tasks) + 1)]
         for index, flow in enumerate(problem.flows):
             if flow.producer == REQUEST:
@@ -63,9 +65,9 @@ class MemoryRows:
         alive: Terms = []
         for index, task in enumerate(problem.tasks):
             if changes[index]:
-                before, alive = alive, [(mip.variable(), 1.0)]
-                mip.equal([*before, *changes[index], *scaled(alive, -1.0)])
-            peaks.append([(standing, 1.0), *alive, *scaled(self.runs(index, machine), task.work_bytes)])
+                before, alive = alive, [(mip.variable(), self.unit)]
+                mip.at_most([*before, *changes[index], *scaled(alive, -1.0)])
+            peaks.append([(standing, self.unit), *alive, *scaled(self.runs(index, machine), task.work_bytes)])
         return peaks
 
     def _incoming(self, machine: int) -> Terms:
@@ -104,12 +106,12 @@ def waiting(problem: Problem, mip: Mip, loads: Sequence[Terms]) -> Terms:
     terms: Terms = []
     for load in loads:
         mip.at_most(load, 1 / rate)
-        wait = mip.variable()
+        wait = mip.variable()  # in mean times between arrivals
         for busy in _TANGENTS:
             slope = (busy - busy * busy / 2) / (1 - busy) ** 2
             value = busy * busy / (2 * (1 - busy)) / rate
-            mip.at_most([*scaled(load, slope), (CONSTANT, value - slope * busy / rate), (wait, -1.0)])
-        terms.append((wait, 1.0))
+            mip.at_most([*scaled(load, slope), (CONSTANT, value - slope * busy / rate), (wait, -1 / rate)])
+        terms.append((wait, 1 / rate))
     return terms
 
 
@@ -123,10 +125,11 @@ def keep(mip: Mip, sums: Sequence[Terms], most: float) -> None:
 
 
 def largest(mip: Mip, sums: Sequence[Terms]) -> Terms:
-    """Return what is to be small so that the largest of some sums is."""
+    """Return what is to be small so that the largest of some sums is; its variable counts in their largest factor."""
     if len(sums) == 1:
         return list(sums[0])
+    unit = max((abs(factor) for terms in sums for _, factor in terms), default=0.0) or 1.0
     top = mip.variable()
     for terms in sums:
-        mip.at_most([*terms, (top, -1.0)])
-    return [(top, 1.0)]
+        mip.at_most([*terms, (top, -unit)])
+    return [(top, unit)]

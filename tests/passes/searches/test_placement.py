@@ -110,9 +110,9 @@ def test_no_placement_of_a_thousand_problems_is_below_the_bound() -> None:
     assert exact >= 0.95 * searched
 
 
-@pytest.mark.parametrize("seed", [5028, 5441])
+@pytest.mark.parametrize("seed", [5028, 5285, 5441, 5671, 5732])
 def test_the_solver_does_not_prove_a_bound_that_is_wrong(seed: int) -> None:
-    """HiGHS 1.12 takes a worse solution of these for the optimum, with and without its presolve."""
+    """HiGHS or SCIP took worse solutions for the optimum while variables counted in bytes and seconds."""
     check_placements(drawn(seed, tasks=6, machines=3))
 
 
