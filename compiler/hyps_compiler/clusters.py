@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from hyps.errors import ClusterError, UsageError, printable
+from hyps.errors import ClusterError, ProfileError, UsageError, printable
 from hyps.formats.cluster import Cluster, decode_cluster
 from hyps.formats.profiles import Profile, scaled
 from hyps_compiler.frontend import open_model
@@ -42,6 +42,25 @@ class Site:
     def costs(self, graph: CutGraph, batch: int) -> dict[str, Costs]:
         """Return what the layers of a graph cost on each device."""
         return {name: profile_costs(graph, profile, batch) for name, profile in self.profiles.items()}
+
+    def modelled(self, graph: CutGraph) -> int:
+        """Return of how many layers the seconds are modelled, on the device where that are most."""
+        return max(costs.modelled for costs in self.costs(graph, 1).values())
+
+    def check_profiles(self, graph: CutGraph, sha256: str) -> None:
+        """Refuse profiles of another model that tell nothing of this one: guesses would be proven optimal.
+
+        Raises:
+            ProfileError: no layer of the model is in the profile of a device.
+        """
+        for name, costs in self.costs(graph, 1).items():
+            profile = self.profiles[name]
+            if graph.layers and costs.modelled == len(graph.layers) and profile.sha256 != sha256:
+                raise ProfileError(
+                    f"the profile for device `{printable(name)}` is of the model `{printable(profile.model)}` and has"
+                    " none of this model's layers",
+                    "measure this model with `hypsc profile`",
+                )
 
     def problem(self, graph: CutGraph, batch: int = 1) -> Problem:
         """Return the problem of placing the layers of a graph on the devices."""
@@ -98,6 +117,7 @@ def load_problem(model: str, request: SiteRequest, step: Step = lambda text: Non
             max_tensor_nbytes=request.max_tensor_nbytes,
         )
         graph, _ = sliced(staged.model, measured.sizes, staged.fused, device_limit(site.cluster))
+        site.check_profiles(graph, source.sha256)
         return Planning(source.name, graph, site, site.problem(graph, request.batches[0]))
 
 

@@ -93,7 +93,13 @@ def require_possible(problem: Problem, comparison: Comparison, *, time_limit_s: 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as values; null where a strategy has no placement, or nothing is known."""
-    return {"strategies": [_row_json(comparison, row) for row in comparison.rows]}
+    exact = comparison.exact
+    return {
+        "objective": comparison.objective.name,
+        "proven": exact is not None and exact.is_proven,
+        "space": exact.space if exact else None,
+        "strategies": [_row_json(comparison, row) for row in comparison.rows],
+    }
 
 
 def show_comparison(comparison: Comparison) -> str:

@@ -137,7 +137,7 @@ def _compile_once(
     if request.memory_bytes is not None:
         request = replace(request, memory_bytes=request.memory_bytes - reserve)
     parameters = emit.model_parameters(staged.model)
-    placed = _placed(staged, measured, options, step)
+    placed = _placed(source, staged, measured, options, step)
     division = placed.division if placed else divide(staged.model, measured.sizes, staged.fused, request)
     step("writing partitions")
     partitions = emit.emit_partitions(staged.model, division, folder)
@@ -161,7 +161,9 @@ def _compile_once(
     return Compiled(plan, folder, division, report, unverified, peak, placed, source.initializer_inputs)
 
 
-def _placed(staged: Staged, measured: Measured, options: Options, step: Callable[[str], None]) -> "Placed | None":
+def _placed(
+    source: Source, staged: Staged, measured: Measured, options: Options, step: Callable[[str], None]
+) -> "Placed | None":
     """Return the division for the cluster that was asked for; None where none was."""
     if options.placement is None:
         return None
@@ -171,6 +173,7 @@ def _placed(staged: Staged, measured: Measured, options: Options, step: Callable
     limit = device_limit(options.placement.site.cluster)
     request = replace(limit, max_params=options.request.max_params)
     graph, rewrites = sliced(staged.model, measured.sizes, staged.fused, request)
+    options.placement.site.check_profiles(graph, source.sha256)
     step("searching the best placement")
     return place(graph, rewrites, options.placement)
 

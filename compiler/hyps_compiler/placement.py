@@ -8,7 +8,7 @@ from hyps.formats.plan import Partition, Prediction, Regime, Variant
 from hyps_compiler.clusters import Site
 from hyps_compiler.partition import Division, cut_at
 from hyps_passes.assignment import Assignment
-from hyps_passes.estimate import estimate, partition_seconds
+from hyps_passes.estimate import estimate, partition_seconds, violations
 from hyps_passes.found import Found
 from hyps_passes.graph import CutGraph, reordered
 from hyps_passes.objectives import OBJECTIVES, Objective
@@ -134,6 +134,7 @@ def place(graph: CutGraph, rewrites: tuple[str, ...], request: PlacementRequest)
     found = search(problem, objective, request)
     assignments, names = _distinct(problem, found.assignment, _regions(graph, problem, request))
     covered = overlay(problem, assignments)
+    _require_kept(problem, covered)
     regions = _regions(graph, problem, request, covered.placements)
     ends = [len(block) for block in covered.blocks]
     borders = [sum(ends[: index + 1]) - 1 for index in range(len(ends) - 1)]
@@ -170,7 +171,12 @@ def search(problem: Problem, objective: Objective, request: PlacementRequest) ->
         return found
     from hyps_passes.searches.relaxation import relaxations  # rarely needed, and its solver takes long to load
 
-    told = relaxations(problem, objective)
+    told = relaxations(problem, objective, time_limit_s=request.time_limit_s)
+    if request.general:
+        of_pipelines = f"; of pipelines: {told.message}" if told else ""
+        raise InfeasibleError(
+            f"no placement that keeps the constraints was found in time{of_pipelines}", told.hint if told else ""
+        )
     raise InfeasibleError(
         told.message if told else f"strategy `{request.strategy}`: {found.reason}", told.hint if told else ""
     )
@@ -200,6 +206,21 @@ def _regions(
         if regions:
             found.append((batch, regions))
     return tuple(found)
+
+
+def _require_kept(problem: Problem, covered: Overlay) -> None:
+    """Refuse variants whose borders make the best placement break a limit.
+
+    Raises:
+        InfeasibleError: names the limit.
+    """
+    best = covered.placements[0]
+    broken = violations(problem, estimate(problem, best), best)
+    if broken:
+        raise InfeasibleError(
+            f"cut where other variants are cut as well, the best placement breaks a limit: {broken[0]}",
+            "leave --adaptive out",
+        )
 
 
 def _serialize_s_per_byte(site: Site) -> float:

@@ -1,5 +1,6 @@
 """What `hypsc compile --cluster` says of its placement: devices, prediction, proof, and when which variant is best."""
 
+import textwrap
 from collections.abc import Sequence
 
 from hyps.errors import printable
@@ -49,8 +50,13 @@ def _prediction(told: Prediction) -> list[str]:
 
 def _proof(placed: Placed) -> list[str]:
     found, objective = placed.found, placed.request.objective
+    modelled = placed.request.site.modelled(placed.division.graph)
+    notes = []
+    if modelled:
+        count = len(placed.division.graph.layers)
+        notes = [f"note:      the seconds of {modelled} of {count} layers are modelled, not measured"]
     if placed.request.strategy != "exact":
-        return [f"why:       {printable(found.reason, 400)} (strategy `{placed.request.strategy}`)"]
+        return [*_wrapped("why:", f"{found.reason} (strategy `{placed.request.strategy}`)"), *notes]
     over = f"of all {found.space}"
     if found.is_proven:
         proof = f"proven optimal for {objective}, {over}"
@@ -58,7 +64,12 @@ def _proof(placed: Placed) -> list[str]:
         proof = f"at most {found.gap:.1%} above the best {objective} {over}"
     else:
         proof = "not known"
-    return [f"why:       {printable(found.reason, 400)}", f"proof:     {proof}"]
+    return [*_wrapped("why:", found.reason), f"proof:     {proof}", *notes]
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    lines = textwrap.wrap(printable(text, 400), 80, initial_indent=f"{head:<11}", subsequent_indent=" " * 11)
+    return lines or [head]
 
 
 def _variants(plan: Plan) -> list[str]:

@@ -152,7 +152,6 @@ class _Schedule:
     def __init__(self, run: Run) -> None:
         self.run_of = run
         self.problem = run.problem
-        self.free_at = [0.0] * len(run.problem.machines)
         self.channel_free_at = [0.0] * len(run.problem.channels)
         self.missing = [run.inputs(index) for index in range(len(run.stages))]
         self.events: list[tuple[float, int, int, int, int]] = []

@@ -52,7 +52,7 @@ def test_gaps_are_to_the_proven_optimum() -> None:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_json_has_the_fields_of_the_contract_and_no_number_that_json_lacks(objective: str) -> None:
     value = json.loads(json.dumps(comparison_json(compared(objective)), allow_nan=False))
-    assert list(value) == ["strategies"]
+    assert list(value) == ["objective", "proven", "space", "strategies"]
     for row in value["strategies"]:
         assert set(row) == KEYS
         assert isinstance(row["cut"], list)

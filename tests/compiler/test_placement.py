@@ -245,7 +245,7 @@ def test_the_report_fits_a_terminal(tmp_path: Path, profile: Path) -> None:
     compiled = place(tmp_path, profile, cluster_text())
     assert compiled.placed is not None
     lines = "\n".join(show_placement(compiled.plan, compiled.placed)).splitlines()
-    assert all(len(line) <= 80 for line in lines if not line.startswith("why:"))
+    assert all(len(line) <= 80 for line in lines)
     assert any(line.startswith("proof:     proven optimal for latency") for line in lines)
 
 
@@ -267,6 +267,14 @@ def test_python_places_models_as_the_command_does(tmp_path: Path, profile: Path,
     assert plan.objective == "energy"
     with pytest.raises(UsageError):
         hyps_compiler.compile("zoo:digits", tmp_path / "other", cluster=path, cut="all")
+
+
+def test_a_profile_of_another_model_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "lstm.json"
+    other.write_bytes(encode_profile(profile_model("zoo:lstm", ProfileOptions(repeats=1, borders=2))))
+    with pytest.raises(ProfileError, match="none of this model's layers"):
+        place(tmp_path, other, cluster_text())
+    assert not (tmp_path / "plan").exists()
 
 
 def test_a_plan_reads_back_as_it_was_written(tmp_path: Path, profile: Path) -> None:

@@ -322,7 +322,7 @@ def _solved(
         program, objective = _program(problem, machines, goal, caps, tighter)
         if math.isfinite(best.score):
             program.mip.at_most(objective, best.score)
-        # not hinted as well: HiGHS takes a hint that lies on this row for the optimum, though there are better solutions
+        # not hinted as well: HiGHS takes a hint on this row for the optimum, though there are better solutions
         solved = program.mip.solve(objective, time_limit_s=end - time.monotonic())
         if not tighter:
             bound = max(0.0, solved.bound * (1 - _SAFETY))

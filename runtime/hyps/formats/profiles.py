@@ -16,6 +16,9 @@ FORMAT = "hyps-profile"
 VERSION = 1
 """Rises only when an older reader would go wrong; new fields come with defaults instead."""
 
+_MOST_S = 1e7
+"""Four months: no layer takes that long."""
+
 Source = Literal["measured", "modelled"]
 
 
@@ -299,7 +302,7 @@ def _number_problems(profile: Profile) -> list[str]:
 
 
 def _is_time(value: float) -> bool:
-    return 0 <= value < math.inf
+    return 0 <= value <= _MOST_S
 
 
 def _seconds(profile: Profile) -> Iterable[tuple[str, float]]:
