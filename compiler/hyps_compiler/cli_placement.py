@@ -23,7 +23,12 @@ _OPTIONS = (
         type=click.Choice(["latency", "throughput", "memory", "energy", "bytes"]),
         help="What to make best on the cluster; default: latency.",
     ),
-    click.option("--strategy", type=click.Choice(list(STRATEGIES)), help="How to place layers; default: exact."),
+    click.option(
+        "--strategy",
+        type=click.Choice(list(STRATEGIES)),
+        metavar="NAME",
+        help=f"How to place layers: {', '.join(STRATEGIES)}; default: exact.",
+    ),
     click.option(
         "--batch",
         "batches",

@@ -15,12 +15,13 @@ from onnx import ModelProto
 from hyps.errors import ModelError, printable
 from hyps.formats.quantities import format_nbytes
 from hyps_compiler.external import read_external
-from hyps_compiler.limits import MOST_FILE_NBYTES, MOST_TENSOR_NBYTES, too_deep
+from hyps_compiler.limits import MOST_FILE_NBYTES, MOST_GRAPHS_DEEP, MOST_TENSOR_NBYTES, too_deep
 from hyps_compiler.sizes import check_sizes
 from hyps_compiler.snapshot import CHUNK_NBYTES, Stamp, stamp
 from hyps_compiler.tensors import check_sparse, check_tensor, is_external
 from hyps_compiler.walk import sparse_tensors, tensors
 from hyps_compiler.wellformed import check_model
+from hyps_compiler.wire import nests_deeper
 
 _GIVE_ONNX = "give the path of an .onnx file"
 _EXPORT_ONNX = "export the model to ONNX with the tool that made it"
@@ -127,7 +128,7 @@ def _parsed(data: bytes, path: Path) -> ModelProto:
     try:
         proto = ModelProto.FromString(data)
     except (DecodeError, UnicodeDecodeError, ValueError) as error:
-        if "MaxDepth" in str(error):  # protobuf stops at 100 messages in each other, three for each graph
+        if nests_deeper(data, MOST_GRAPHS_DEEP):
             raise too_deep(_shown(path)) from error
         raise ModelError(
             f"{_shown(path)} is truncated or no ONNX model",
