@@ -16,6 +16,9 @@ SLACK = 1 + 1e-9
 """By how much a limit may be passed, as `estimate.violations` has it: floats do not add up to the last digit."""
 
 
+_SOLVER_TOLERANCE = 1e-7
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
     """An amount of a placement; smaller is better."""
@@ -100,6 +103,12 @@ def amount(problem: Problem, goal: Goal, told: Estimate, assignment: Assignment)
             return float(told.channel_bytes[goal.index])
         case _:
             assert_never(goal.kind)
+
+
+def safe_bound(goal: Goal, bound: float) -> float:
+    """Return what a solver has surely proven of an amount: its bound less its tolerance, bytes rounded up."""
+    safe = max(0.0, bound - _SOLVER_TOLERANCE * abs(bound)) if math.isfinite(bound) else max(0.0, bound)
+    return safe if goal.kind in ("latency", "throughput", "energy") or math.isinf(safe) else float(math.ceil(safe))
 
 
 def keeps(problem: Problem, caps: Iterable[Cap], told: Estimate, assignment: Assignment) -> bool:

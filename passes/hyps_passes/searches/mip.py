@@ -7,7 +7,10 @@ tests/passes/searches/test_placement.py keeps these. SCIP is also several times 
 
 import datetime
 import math
-from collections.abc import Iterable, Mapping
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,12 +108,13 @@ class Mip:
             absolute_gap_tolerance=0.0,
         )
         hints = [] if hint is None else [_hint(mathopt, model, hint)]
-        result = mathopt.solve(
-            model,
-            mathopt.SolverType.GLOP if is_relaxed else mathopt.SolverType.HIGHS,
-            params=parameters,
-            model_params=mathopt.ModelSolveParameters(solution_hints=hints),
-        )
+        with _no_output():
+            result = mathopt.solve(
+                model,
+                mathopt.SolverType.GLOP if is_relaxed else mathopt.SolverType.HIGHS,
+                params=parameters,
+                model_params=mathopt.ModelSolveParameters(solution_hints=hints),
+            )
         return self._read(mathopt, model, result, scale, constant)
 
     def _read(self, mathopt: Any, model: Any, result: Any, scale: float, constant: float) -> Solved:
@@ -146,6 +150,24 @@ class Mip:
         proto.objective.linear_coefficients.ids.extend(columns)
         proto.objective.linear_coefficients.values.extend(objective[column] for column in columns)
         return proto
+
+
+@contextmanager
+def _no_output() -> Iterator[None]:
+    """Keep what HiGHS writes to the process's standard output out of the results that others write there.
+
+    It writes a line where it repairs a solution that its presolve has spoiled, however quiet it is told to be.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _hint(mathopt: Any, model: Any, hint: Mapping[int, float]) -> Any:

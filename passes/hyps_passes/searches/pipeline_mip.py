@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hyps_passes.assignment import Assignment, pipeline
 from hyps_passes.estimate import estimate
 from hyps_passes.problem import REQUEST, Problem
-from hyps_passes.searches.goals import Cap, Goal, amount, keeps
+from hyps_passes.searches.goals import Cap, Goal, amount, keeps, safe_bound
 from hyps_passes.searches.mip import CONSTANT, Mip, Solved, Terms, scaled, value_of
 from hyps_passes.searches.placement_rows import MemoryRows, keep, largest, waiting
 
@@ -21,8 +21,6 @@ MOST_SEQUENCES = 400
 """Orders of machines that are tried: all of up to six machines; of more, those in the order of their tiers."""
 _TIGHTER = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
 """By how much limits are drawn in, one after another, while a solution breaks them within the solver's tolerance."""
-_SAFETY = 1e-7
-"""What bounds give way by, relative: the solver's own tolerance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +307,7 @@ def _program(
 def _relaxed(problem: Problem, machines: Sequence[int], goal: Goal, caps: Sequence[Cap], time_limit_s: float) -> float:
     program, objective = _program(problem, machines, goal, caps)
     bound = program.mip.solve(objective, time_limit_s=time_limit_s, is_relaxed=True).bound
-    return max(0.0, bound * (1 - _SAFETY))
+    return safe_bound(goal, bound)
 
 
 def _solved(
@@ -325,7 +323,7 @@ def _solved(
         # not hinted as well: HiGHS takes a hint on this row for the optimum, though there are better solutions
         solved = program.mip.solve(objective, time_limit_s=end - time.monotonic())
         if not tighter:
-            bound = max(0.0, solved.bound * (1 - _SAFETY))
+            bound = safe_bound(goal, solved.bound)
         offer = _offered(problem, machines, goal, caps, program, solved)
         if offer.assignment is not None or solved.values is None:
             return Best(offer.assignment, offer.score, bound)

@@ -12,13 +12,10 @@ from collections.abc import Iterator, Sequence
 from hyps_passes.assignment import Assignment, is_sound
 from hyps_passes.estimate import estimate, placed
 from hyps_passes.problem import REQUEST, Problem
-from hyps_passes.searches.goals import SLACK, Cap, Goal, amount, keeps
+from hyps_passes.searches.goals import SLACK, Cap, Goal, amount, keeps, safe_bound
 from hyps_passes.searches.mip import CONSTANT, Mip, Terms, scaled
 from hyps_passes.searches.pipeline_mip import Best
 from hyps_passes.searches.placement_rows import MemoryRows, keep, largest, waiting
-
-_SAFETY = 1e-7
-"""What bounds give way by, relative: the solver's own tolerance."""
 
 
 class PlacementProgram:
@@ -259,7 +256,7 @@ def search_placements(
         starts.append(program.machine_of(solved.values))
     for machine_of in starts:
         best = _improved(problem, goal, caps, best, machine_of, end)
-    bound = max(0.0, solved.bound * (1 - _SAFETY))
+    bound = safe_bound(goal, solved.bound)
     return Best(best.assignment, best.score, min(bound, best.score))
 
 
