@@ -80,8 +80,8 @@ FAULTS = (
     Fault(
         "tied-weight-written-twice",
         _EMIT,
-        "if uses[id(w)] > 1 and _is_large(w)]",
-        "if uses[id(w)] > 2 and _is_large(w)]",
+        "        if len(users[key]) > 1:\n",
+        "        if len(users[key]) > 2:\n",
         "a weight that two partitions share is in both of their files",
         _TESTS,
     ),
