@@ -35,11 +35,11 @@ FAULTS = (
         (_EXACT, "tests/compiler/test_placement.py"),
     ),
     Fault(
-        "bound-of-the-better-order",
+        "bound-of-the-dearest-order",
         _SEARCH,
         "return replace(better, bound=min(first.bound, second.bound, better.score))",
-        "return replace(better, bound=better.bound)",
-        "the bound of one order of devices is taken for that of all",
+        "return replace(better, bound=max(first.bound, second.bound))",
+        "the bound of the dearest order of devices is taken for that of all",
         (_EXACT,),
     ),
     Fault(
