@@ -7,6 +7,7 @@ import click
 
 from hyps.terminal import TIMEOUT, HypsCommand, progress, say, verbosity
 from hyps_compiler.cli_options import (
+    OBJECTIVE_NAMES,
     PATH,
     SHAPES_HELP,
     max_tensor_option,
@@ -18,9 +19,6 @@ from hyps_compiler.cli_options import (
 
 if TYPE_CHECKING:
     from hyps_passes.problem import Problem
-
-OBJECTIVE_NAMES = ("latency", "throughput", "memory", "energy", "bytes")
-"""Those of `hyps_passes.objectives`, known here without numpy."""
 
 
 @click.command(cls=HypsCommand)

@@ -38,6 +38,9 @@ class _Place(click.Path):
 
 PATH = _Place(path_type=Path)
 
+OBJECTIVE_NAMES = ("latency", "throughput", "memory", "energy", "bytes")
+"""Those of `hyps_passes.objectives`, known here without numpy."""
+
 _MOST_BATCHES = 16
 
 

@@ -7,7 +7,7 @@ import click
 
 from hyps.errors import UsageError
 from hyps.terminal import TIMEOUT
-from hyps_compiler.cli_options import BATCHES, PATH
+from hyps_compiler.cli_options import BATCHES, OBJECTIVE_NAMES, PATH
 from hyps_passes.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _OPTIONS = (
     click.option("--profile", type=PATH, help="From `hypsc profile`, of a device of speed 1; default: measured now."),
     click.option(
         "--objective",
-        type=click.Choice(["latency", "throughput", "memory", "energy", "bytes"]),
+        type=click.Choice(OBJECTIVE_NAMES),
         help="What to make best on the cluster; default: latency.",
     ),
     click.option(

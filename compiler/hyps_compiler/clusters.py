@@ -31,8 +31,6 @@ class Site:
     cluster: Cluster
     profiles: Mapping[str, Profile]
     """By device, as fast as the device is."""
-    is_measured_here: bool
-    """Whether this machine was measured for the devices that have no profile."""
 
     def unloaded(self) -> "Site":
         """Return the site as it is while nobody else uses its devices."""
@@ -131,8 +129,7 @@ def load_site(model: str, request: SiteRequest, step: Step = lambda text: None) 
     """
     cluster = read_cluster(request.cluster)
     base = None if request.profile is None else read_profile(request.profile)
-    is_measured_here = base is None and any(device.profile is None for device in cluster.devices)
-    if is_measured_here:
+    if base is None and any(device.profile is None for device in cluster.devices):
         step("measuring layers here")
         base = profile_model(model, _measuring(cluster, request), step)
     profiles = {}
@@ -142,7 +139,7 @@ def load_site(model: str, request: SiteRequest, step: Step = lambda text: None) 
         else:
             assert base is not None
             profiles[device.name] = scaled(base, device.speed, device.name)
-    return Site(cluster, profiles, is_measured_here)
+    return Site(cluster, profiles)
 
 
 def read_cluster(path: Path) -> Cluster:

@@ -29,10 +29,13 @@ def build_problem(
     names = [device.name for device in order]
     _require_sizes(graph)
     _require_layers(graph, cluster.constraints)
+    private = private_layers(graph, cluster.constraints)
     seconds = [
         [
-            _slowed(costs[d.name].layer_s[layer.index], d) if _may_run(graph, layer.index, d, cluster) else float("inf")
-            for d in order
+            _slowed(costs[device.name].layer_s[layer.index], device)
+            if _may_run(layer.name, layer.index in private, device, cluster.constraints)
+            else float("inf")
+            for device in order
         ]
         for layer in graph.layers
     ]
@@ -98,11 +101,11 @@ def _require_layers(graph: CutGraph, constraints: Constraints) -> None:
             )
 
 
-def _may_run(graph: CutGraph, index: int, device: Device, cluster: Cluster) -> bool:
-    told, name = cluster.constraints, graph.layers[index].name
+def _may_run(name: str, is_private: bool, device: Device, told: Constraints) -> bool:
+    """Return whether the device may run the layer of that name."""
     if told.pins.get(name, device.name) != device.name or device.name in told.bans.get(name, ()):
         return False
-    return device.is_trusted or index not in private_layers(graph, told)
+    return device.is_trusted or not is_private
 
 
 def _slowed(seconds: float, device: Device) -> float:

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from hyps.formats.profiles import encode_profile
 from hyps_compiler.cli import main
-from hyps_compiler.cli_compare import OBJECTIVE_NAMES
+from hyps_compiler.cli_options import OBJECTIVE_NAMES
 from hyps_compiler.profiling import ProfileOptions, profile_model
 from hyps_passes.objectives import OBJECTIVES
 from hyps_passes.strategies import STRATEGIES

@@ -76,20 +76,12 @@ class Mip:
         self._row_lower.append((lower - constant) / largest)
         self._row_upper.append((upper - constant) / largest)
 
-    def solve(
-        self,
-        objective: Terms,
-        *,
-        time_limit_s: float,
-        hint: Mapping[int, float] | None = None,
-        is_relaxed: bool = False,
-    ) -> Solved:
+    def solve(self, objective: Terms, *, time_limit_s: float, is_relaxed: bool = False) -> Solved:
         """Return a solution with the least objective that was found in time.
 
         Args:
             objective: what to make small.
             time_limit_s: when to stop.
-            hint: values of some variables in a solution that is known.
             is_relaxed: whether integers may be fractions; solves much faster, and bounds.
 
         Raises:
@@ -107,14 +99,9 @@ class Mip:
             relative_gap_tolerance=_RELATIVE_GAP,
             absolute_gap_tolerance=0.0,
         )
-        hints = [] if hint is None else [_hint(mathopt, model, hint)]
         with _no_output():
-            result = mathopt.solve(
-                model,
-                mathopt.SolverType.GLOP if is_relaxed else mathopt.SolverType.HIGHS,
-                params=parameters,
-                model_params=mathopt.ModelSolveParameters(solution_hints=hints),
-            )
+            kind = mathopt.SolverType.GLOP if is_relaxed else mathopt.SolverType.HIGHS
+            result = mathopt.solve(model, kind, params=parameters)
         return self._read(mathopt, model, result, scale, constant)
 
     def _read(self, mathopt: Any, model: Any, result: Any, scale: float, constant: float) -> Solved:
@@ -168,11 +155,6 @@ def _no_output() -> Iterator[None]:
         os.dup2(kept, 1)
         os.close(kept)
         os.close(nowhere)
-
-
-def _hint(mathopt: Any, model: Any, hint: Mapping[int, float]) -> Any:
-    variables = list(model.variables())
-    return mathopt.SolutionHint(variable_values={variables[index]: value for index, value in hint.items()})
 
 
 def collected(terms: Iterable[tuple[int, float]]) -> tuple[dict[int, float], float]:
