@@ -10,19 +10,17 @@ from typing import BinaryIO
 
 import onnx
 import onnx_ir as ir
-from msgspec.structs import replace
 
 from hyps.formats.plan import (
     FileRef,
     NamedTensor,
     Partition,
     Plan,
-    Prediction,
     TensorInfo,
-    Variant,
     encode_plan,
     partition_files,
 )
+from hyps.formats.sub_plan import sub_plan
 from hyps_compiler.irfile import ORT_TYPE, serialize_value
 from hyps_compiler.partition import Division
 from hyps_passes.graph import MODEL, CutValue, Layer, is_parameter, nbytes_of
@@ -86,53 +84,12 @@ def emit_devices(plan: Plan, folder: Path) -> None:
     replicas = plan.variants[0].replicas
     for device in sorted({*placement.values(), *(name for names in replicas.values() for name in names)}):
         ids = [p.id for p in plan.partitions if placement[p.id] == device or device in replicas.get(p.id, ())]
-        own = _device_plan(plan, device, ids)
+        own = sub_plan(plan, device, ids)
         target = folder / DEVICES / _folder_name(device)
         (target / PARTITIONS).mkdir(parents=True)
         for path in sorted({path for part in own.partitions for path in partition_files(part)}):
             shutil.copyfile(folder / path, target / path)  # a reader refuses files that have another name
         (target / "plan.json").write_bytes(encode_plan(own))
-
-
-def _device_plan(plan: Plan, device: str, ids: Sequence[str]) -> Plan:
-    parts = tuple(part for part in plan.partitions if part.id in ids)
-    made = {name for part in parts for name in part.outputs}
-    used = dict.fromkeys(name for part in parts for name in part.inputs if name not in made)
-    wanted = {tensor.name for tensor in plan.model.outputs}
-    wanted |= {name for part in plan.partitions if part.id not in ids for name in part.inputs}
-    given = [name for part in parts for name in part.outputs if name in wanted]
-    crossing = {name for part in parts for name in (*part.inputs, *part.outputs)}
-    best = plan.variants[0]
-    return replace(
-        plan,
-        model=replace(
-            plan.model,
-            inputs=tuple(_named(plan, name) for name in used),
-            outputs=tuple(_named(plan, name) for name in given),
-            parameters=sum(part.parameters for part in parts),
-            weight_bytes=sum(part.weight_bytes for part in parts),
-        ),
-        tensors={name: info for name, info in plan.tensors.items() if name in crossing},
-        partitions=parts,
-        split_points=(),
-        variants=(
-            Variant(
-                name=best.name,
-                placement=dict.fromkeys(ids, device),
-                prediction=Prediction(
-                    memory_bytes={n: b for n, b in best.prediction.memory_bytes.items() if n == device},
-                    partition_s={i: s for i, s in best.prediction.partition_s.items() if i in ids},
-                ),
-            ),
-        ),
-        entry=None,
-        regimes=(),
-    )
-
-
-def _named(plan: Plan, name: str) -> NamedTensor:
-    info = plan.tensors[name]
-    return NamedTensor(name=name, dtype=info.dtype, shape=info.shape)
 
 
 def _folder_name(device: str) -> str:

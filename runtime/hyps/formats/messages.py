@@ -63,6 +63,14 @@ class Submit(Struct, frozen=True, array_like=True, tag="submit"):
     tensors: Headers
     outputs: Annotated[tuple[Name, ...], Meta(max_length=4096)] = ()
     """The outputs wanted; empty: all."""
+    timeout_s: Annotated[float, Meta(gt=0)] | None = None
+    """From when it is heard: the request fails when it has no answer by then; None: as long as it takes."""
+
+
+class Accepted(Struct, frozen=True, array_like=True, tag="accepted"):
+    """The request is kept and will be answered, or fail with a reason."""
+
+    request: RequestId
 
 
 class Done(Struct, frozen=True, array_like=True, tag="done"):
@@ -133,7 +141,7 @@ class Probed(Struct, frozen=True, array_like=True, tag="probed"):
 
 
 FromClient = Hello | Submit | Cancel | Heartbeat | Probe
-FromWorker = Welcome | Done | Failed | Heartbeat | Probed
+FromWorker = Welcome | Accepted | Done | Failed | Heartbeat | Probed
 
 _ENCODER = msgspec.msgpack.Encoder()
 _FROM_CLIENT: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)
