@@ -36,6 +36,12 @@ _OPTIONS = (
         help="Requests computed together; 1,8: placed for 1, --adaptive for 8 too.",
     ),
     click.option("--parallel", "general", is_flag=True, help="Also let branches run side by side on several devices."),
+    click.option(
+        "--replicas",
+        "has_replicas",
+        is_flag=True,
+        help="With --objective throughput: also let several devices share the requests of one stage.",
+    ),
     click.option("--time-limit", "time_limit_s", type=TIMEOUT, help="Of each search that may take long; default: 30s."),
     click.option(
         "--adaptive",
@@ -43,7 +49,17 @@ _OPTIONS = (
         help="Of two devices: also hold what is best at other bandwidths, loads, batches; at more borders.",
     ),
 )
-_WITHOUT_CLUSTER = ("profile", "objective", "strategy", "batches", "general", "time_limit_s", "adaptive")
+_WITHOUT_CLUSTER = (
+    "profile",
+    "objective",
+    "strategy",
+    "batches",
+    "general",
+    "has_replicas",
+    "time_limit_s",
+    "adaptive",
+)
+_OPTION_OF = {"batches": "batch", "general": "parallel", "has_replicas": "replicas", "time_limit_s": "time-limit"}
 
 
 def placement_options(command: _Command) -> _Command:
@@ -69,8 +85,9 @@ def placement_request(
     if told["cluster"] is None:
         for name in _WITHOUT_CLUSTER:
             if told[name]:
-                option = {"batches": "batch", "general": "parallel", "time_limit_s": "time-limit"}.get(name, name)
-                raise UsageError(f"--{option} is about a cluster", "give one with --cluster cluster.toml")
+                raise UsageError(
+                    f"--{_OPTION_OF.get(name, name)} is about a cluster", "give one with --cluster cluster.toml"
+                )
         return None
     from hyps_compiler.clusters import SiteRequest, load_site
     from hyps_compiler.placement import PlacementRequest
@@ -85,6 +102,7 @@ def placement_request(
         time_limit_s=told["time_limit_s"] or 30.0,
         is_adaptive=told["adaptive"],
         batches=batches,
+        has_replicas=told["has_replicas"],
     )
 
 

@@ -14,12 +14,16 @@ from hyps_passes.graph import CutGraph, reordered
 from hyps_passes.objectives import OBJECTIVES, Objective
 from hyps_passes.overlay import Overlay, overlay
 from hyps_passes.problem import Problem, channel_name
+from hyps_passes.searches.pipeline_dp import best_consecutive
 from hyps_passes.searches.regimes import CutRegion, best_intervals, cut_regions
 from hyps_passes.strategies import STRATEGIES
 from hyps_passes.strategies.strategy import Settings
 
 BEST = "best"
 """Name of the variant that is best for the cluster as its file describes it."""
+
+_MOST_MACHINES = 5
+"""With replicas every sequence of every grouping of the machines is tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class PlacementRequest:
     """Whether a plan for two devices gets the variants that are best at other bandwidths and loads. All variants share
     partitions, so that each is cut where any of them is."""
     batches: tuple[int, ...] = (1,)
+    has_replicas: bool = False
+    """Whether a stage may run on several devices, each of which takes some of the requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +173,8 @@ def search(problem: Problem, objective: Objective, request: PlacementRequest) ->
         )
     settings = Settings(time_limit_s=request.time_limit_s, general=request.general)
     found = STRATEGIES[request.strategy].place(problem, objective, settings)
+    if request.has_replicas:
+        found = _replicated(problem, objective, request) or found
     if isinstance(found, Found):
         return found
     from hyps_passes.searches.relaxation import relaxations  # rarely needed, and its solver takes long to load
@@ -180,6 +188,25 @@ def search(problem: Problem, objective: Objective, request: PlacementRequest) ->
     raise InfeasibleError(
         told.message if told else f"strategy `{request.strategy}`: {found.reason}", told.hint if told else ""
     )
+
+
+def _replicated(problem: Problem, objective: Objective, request: PlacementRequest) -> Found | None:
+    """Return the best pipeline whose stages may run on several machines; a stage on one alone is such a pipeline too.
+
+    Raises:
+        UsageError: it is not about throughput, or the machines are too many.
+    """
+    is_exact = request.strategy == "exact" and not request.general and not request.is_adaptive
+    if not is_exact or request.objective != "throughput":
+        raise UsageError(
+            "--replicas is about the throughput of pipelines, by the strategy `exact`",
+            "give --objective throughput, or leave it out",
+        )
+    if len(problem.machines) > _MOST_MACHINES:
+        raise UsageError(
+            f"--replicas is for at most {_MOST_MACHINES} devices and there are {len(problem.machines)}", "leave it out"
+        )
+    return best_consecutive(problem, objective, replicas=True)
 
 
 def _regions(

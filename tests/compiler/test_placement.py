@@ -281,3 +281,41 @@ def test_a_plan_reads_back_as_it_was_written(tmp_path: Path, profile: Path) -> N
     compiled = place(tmp_path, profile, cluster_text())
     back: Plan = read_plan(tmp_path / "plan")
     assert back == compiled.plan
+
+
+def test_devices_share_the_requests_of_a_stage_where_replicas_are_allowed(
+    tmp_path: Path, profile: Path, names: list[str]
+) -> None:
+    text = """
+entry = "camera"
+[defaults]
+up = "10Gbit/s"
+[[devices]]
+name = "camera"
+[[devices]]
+name = "left"
+speed = 0.001
+[[devices]]
+name = "right"
+speed = 0.001
+[constraints]
+""" + 'pins = {{"{}" = "camera"}}\nbans = {{{}}}\n'.format(
+        names[0], ", ".join(f'"{n}" = ["camera"]' for n in names[1:])
+    )
+    wish = {"objective": "throughput"}
+    (tmp_path / "one").mkdir()
+    one = place(tmp_path / "one", profile, text, **wish).plan.variants[0]
+    shared = place(tmp_path, profile, text, **wish, has_replicas=True).plan.variants[0]
+    assert not one.replicas
+    assert shared.replicas
+    assert shared.prediction.throughput_rps is not None
+    assert one.prediction.throughput_rps is not None
+    assert shared.prediction.throughput_rps >= one.prediction.throughput_rps
+    for partition, others in shared.replicas.items():
+        for device in (shared.placement[partition], *others):
+            assert partition in {part.id for part in read_plan(tmp_path / "plan" / "devices" / device).partitions}
+
+
+def test_replicas_are_refused_for_anything_but_the_throughput_of_pipelines(tmp_path: Path, profile: Path) -> None:
+    with pytest.raises(UsageError, match="--replicas is about the throughput"):
+        place(tmp_path, profile, cluster_text(), has_replicas=True)
