@@ -24,6 +24,7 @@ from hyps.errors import BusyError, DeadlineError, HypsError, InternalError, Peer
 from hyps.formats.messages import (
     MAX_HEADER_NBYTES,
     PROTOCOL_VERSION,
+    AskStatus,
     Cancel,
     Done,
     Failed,
@@ -34,6 +35,7 @@ from hyps.formats.messages import (
     PartitionSeconds,
     Probe,
     Probed,
+    Status,
     Submit,
     Welcome,
     decode_from_client,
@@ -41,6 +43,8 @@ from hyps.formats.messages import (
 )
 from hyps.formats.plan import NamedTensor, Plan
 from hyps.formats.signature import check_outputs
+from hyps.formats.status import encode_report
+from hyps.watching import ServiceWatch
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,7 @@ class _Job:
     peer: bytes
     name: str
     request: Request
+    accepted_s: float
     is_cancelled: bool = False
 
 
@@ -108,6 +113,9 @@ class Service:
         self._answered_s = -math.inf
         self._echo = b""
         self._facts: MachineFacts | None = None
+        self._watch = ServiceWatch(engine, admission, device)
+        self._begun_s = 0.0
+        """When what is being computed was begun."""
         engine.call_when_stuck(self._note_stuck)
 
     @property
@@ -171,6 +179,8 @@ class Service:
                 self._say(peer, message)
             case Probe():
                 self._on_probe(peer, message)
+            case AskStatus():
+                self._say(peer, Status(message.request), self._report())
             case _:
                 assert_never(message)
 
@@ -203,10 +213,16 @@ class Service:
             self._say(peer, _failed(message.request, error))
             return
         if verdict is Verdict.ACCEPTED:
+            self._watch.requests.accept(job.accepted_s)
             self._jobs[peer, message.request] = job
             self._todo.put(job)
         else:
+            self._watch.requests.refuse()
             self._say(peer, self._refusal(message.request, verdict))
+
+    def _report(self) -> list[Buffer]:
+        computing = len(self._batch)
+        return [encode_report(self._watch.report(computing, time.monotonic() - self._begun_s if computing else 0.0))]
 
     def _on_probe(self, peer: bytes, message: Probe) -> None:
         """Send back what a client asks for who measures the way here; not while there is work, which comes first."""
@@ -235,7 +251,7 @@ class Service:
 
     def _job(self, peer: bytes, message: Submit, frames: Sequence[Buffer]) -> _Job:
         request = Request(from_frames(message.tensors, frames), message.outputs or None)
-        return _Job(str(next(self._numbers)), peer, message.request, request)
+        return _Job(str(next(self._numbers)), peer, message.request, request, time.monotonic())
 
     def _refusal(self, request: str, verdict: Verdict) -> Failed:
         if verdict is Verdict.LEAVING:
@@ -252,9 +268,21 @@ class Service:
                 return
             job = ended.job
             del self._jobs[job.peer, job.name]
+            self._count(ended)
             if not job.is_cancelled:
                 self._answer(job, ended.outcome)
             self._admission.end(job.key, ended.seconds)
+
+    def _count(self, ended: _Ended) -> None:
+        now_s, watch = time.monotonic(), self._watch
+        latency_s = now_s - ended.job.accepted_s
+        watch.work.finish(now_s, ended.seconds, max(0.0, latency_s - ended.seconds), 0)
+        if ended.job.is_cancelled:
+            watch.requests.cancel()
+        elif isinstance(ended.outcome, HypsError):
+            watch.requests.fail(now_s, ended.outcome.code)
+        else:
+            watch.requests.finish(now_s, latency_s)
 
     def _answer(self, job: _Job, outcome: Outcome) -> None:
         if not isinstance(outcome, HypsError):
@@ -312,13 +340,13 @@ class Service:
 
     def _run_jobs(self, jobs: Sequence[_Job]) -> None:
         self._batch = unfinished = dict(enumerate(jobs))
-        start_s = time.monotonic()
+        self._begun_s = start_s = time.monotonic()
 
         def on_done(index: int, outcome: Outcome) -> None:
             nonlocal start_s
             now_s = time.monotonic()
             self._end(_Ended(unfinished.pop(index), outcome, now_s - start_s))
-            start_s = now_s
+            self._begun_s = start_s = now_s
 
         try:
             self._engine.run_each([job.request for job in jobs], on_done)

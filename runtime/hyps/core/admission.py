@@ -46,7 +46,7 @@ class Admission:
 
     def __init__(self, max_requests: int, max_nbytes: int) -> None:
         """Take the bounds; one request is accepted whatever its bytes, or it could never be."""
-        self._max_requests, self._max_nbytes = max_requests, max_nbytes
+        self.max_requests, self.max_nbytes = max_requests, max_nbytes
         self._accepted: dict[str, int] = {}
         self._seconds = _FIRST_GUESS_S
         self.state = ServiceState.SERVING
@@ -55,7 +55,7 @@ class Admission:
         """Accept the request, or say why not."""
         if self.state is not ServiceState.SERVING:
             return Verdict.LEAVING
-        is_full = len(self._accepted) >= self._max_requests or self.nbytes + nbytes > self._max_nbytes
+        is_full = len(self._accepted) >= self.max_requests or self.nbytes + nbytes > self.max_nbytes
         if is_full and self._accepted:
             return Verdict.BUSY
         if request in self._accepted:

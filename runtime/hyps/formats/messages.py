@@ -140,8 +140,22 @@ class Probed(Struct, frozen=True, array_like=True, tag="probed"):
     """With `seconds`."""
 
 
-FromClient = Hello | Submit | Cancel | Heartbeat | Probe
-FromWorker = Welcome | Accepted | Done | Failed | Heartbeat | Probed
+class AskStatus(Struct, frozen=True, array_like=True, tag="ask-status"):
+    """How is it? For whoever watches; it needs no `Hello`."""
+
+    request: RequestId
+    levels: Annotated[int, Meta(ge=1, le=8)] = 8
+    """Of groups within groups that the answer shall show."""
+
+
+class Status(Struct, frozen=True, array_like=True, tag="status"):
+    """The answer to `AskStatus`; a `formats.status.Report` follows in one frame."""
+
+    request: RequestId
+
+
+FromClient = Hello | Submit | Cancel | Heartbeat | Probe | AskStatus
+FromWorker = Welcome | Accepted | Done | Failed | Heartbeat | Probed | Status
 
 _ENCODER = msgspec.msgpack.Encoder()
 _FROM_CLIENT: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)

@@ -57,6 +57,8 @@ class Joined(Struct, frozen=True, array_like=True, tag="joined"):
     model: Name
     beat_s: Seconds
     """How often it wants to hear `Beat`; silence of some beats is a loss."""
+    wants_spans: bool = False
+    """Whether the node shall trace what it does and tell `Spans`."""
 
 
 class Route(Struct, frozen=True, array_like=True):
@@ -227,6 +229,10 @@ class Spans(Struct, frozen=True, array_like=True, tag="spans"):
     spans: Annotated[tuple[Span, ...], Meta(max_length=4096)]
 
 
+class GroupReport(Struct, frozen=True, array_like=True, tag="group-report"):
+    """How a group fares, told every few beats for those who watch above it; a `formats.status.Report` in one frame."""
+
+
 class Drain(Struct, frozen=True, array_like=True, tag="drain"):
     """Node to manager: place nothing more here, I leave when my work is done. Manager to node: you may go."""
 
@@ -235,7 +241,9 @@ class Goodbye(Struct, frozen=True, array_like=True, tag="goodbye"):
     """The sender leaves now."""
 
 
-FromNode = Join | Greet | Tensor | Started | Finished | ItemFailed | Beat | Fetch | Spans | Drain | Goodbye
+FromNode = (
+    Join | Greet | Tensor | Started | Finished | ItemFailed | Beat | Fetch | Spans | GroupReport | Drain | Goodbye
+)
 """What a node says, to its manager or to another node (`Greet` and `Tensor` alone)."""
 
 FromManager = Joined | Setup | Tensor | Retire | Piece | Drain | Goodbye | Failed
