@@ -167,6 +167,18 @@ class Running(Struct, frozen=True, array_like=True):
     elapsed_s: Seconds
 
 
+class Sending(Struct, frozen=True, array_like=True):
+    """A message that another node, or the hub, has taken: what the way there can do."""
+
+    device: Name
+    """`HUB`: the hub."""
+    nbytes: Size
+    behind_nbytes: Size
+    """Of what had been sent there before and was not taken yet when it was sent."""
+    seconds: Seconds
+    """From when it was sent until it was known to be taken."""
+
+
 class Beat(Struct, frozen=True, array_like=True, tag="beat"):
     """How a node is; also its sign of life. Told at every beat and when something in it has changed."""
 
@@ -188,6 +200,8 @@ class Beat(Struct, frozen=True, array_like=True, tag="beat"):
     """Devices that it should send to and cannot reach."""
     clock_s: float = 0.0
     """Its monotonic clock, for traces."""
+    sendings: Annotated[tuple[Sending, ...], Meta(max_length=256)] = ()
+    """What has arrived at others since the last beat; some of them are enough."""
 
 
 class Fetch(Struct, frozen=True, array_like=True, tag="fetch"):
@@ -223,6 +237,20 @@ class Span(Struct, frozen=True, array_like=True):
     nbytes: Size = 0
 
 
+class Echo(Struct, frozen=True, array_like=True, tag="echo"):
+    """The manager measures the way to a node: any bytes follow in one frame, and as many come back as it says."""
+
+    number: Size
+    nbytes: Annotated[int, Meta(ge=0, le=MAX_PIECE_NBYTES)]
+    """Of the frame that is to come back."""
+
+
+class Echoed(Struct, frozen=True, array_like=True, tag="echoed"):
+    """The answer to `Echo`; as many bytes as it wanted follow in one frame."""
+
+    number: Size
+
+
 class Spans(Struct, frozen=True, array_like=True, tag="spans"):
     """What a node traced, where the manager wants traces."""
 
@@ -242,11 +270,23 @@ class Goodbye(Struct, frozen=True, array_like=True, tag="goodbye"):
 
 
 FromNode = (
-    Join | Greet | Tensor | Started | Finished | ItemFailed | Beat | Fetch | Spans | GroupReport | Drain | Goodbye
+    Join
+    | Greet
+    | Tensor
+    | Started
+    | Finished
+    | ItemFailed
+    | Beat
+    | Fetch
+    | Echoed
+    | Spans
+    | GroupReport
+    | Drain
+    | Goodbye
 )
 """What a node says, to its manager or to another node (`Greet` and `Tensor` alone)."""
 
-FromManager = Joined | Setup | Tensor | Retire | Piece | Drain | Goodbye | Failed
+FromManager = Joined | Setup | Tensor | Retire | Piece | Echo | Drain | Goodbye | Failed
 """What a manager says to a node; `Failed` refuses the latest `Join`, `Fetch` or message that could not be read."""
 
 _ENCODER = msgspec.msgpack.Encoder()

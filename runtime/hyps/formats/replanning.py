@@ -33,7 +33,7 @@ class Weight(Struct, frozen=True, kw_only=True):
     nbytes: Nbytes
 
 
-class Piece(Struct, frozen=True, kw_only=True):
+class PartitionFacts(Struct, frozen=True, kw_only=True):
     """A partition, as the search sees it."""
 
     id: str
@@ -57,7 +57,7 @@ class Timing(Struct, frozen=True, kw_only=True):
     """Of late, in this cluster; else somebody predicted it."""
 
 
-class Host(Struct, frozen=True, kw_only=True):
+class DeviceFacts(Struct, frozen=True, kw_only=True):
     """A device that partitions can be placed on."""
 
     name: str
@@ -75,7 +75,7 @@ class Host(Struct, frozen=True, kw_only=True):
     """Of what it sends."""
 
 
-class Way(Struct, frozen=True, kw_only=True):
+class LinkFacts(Struct, frozen=True, kw_only=True):
     """One direction between two devices, or between a device and the hub (`HUB`)."""
 
     source: str
@@ -91,9 +91,9 @@ class Way(Struct, frozen=True, kw_only=True):
 
 
 class Assumption(Struct, frozen=True, kw_only=True):
-    """What a way is taken to be of which nothing is known; a 100 Mbit/s network unless told otherwise.
+    """What a link is taken to be of which nothing is known; a 100 Mbit/s network unless told otherwise.
 
-    Between two devices whose ways to the hub are known: the slower rate and the longer latency of these.
+    Between two devices whose links to the hub are known: the slower rate and the longer latency of these.
     """
 
     bytes_per_s: Annotated[float, Meta(gt=0)] = 12.5e6
@@ -105,16 +105,16 @@ class Question(Struct, frozen=True, kw_only=True):
 
     number: int
     """The answer has the same."""
-    pieces: tuple[Piece, ...]
+    partitions: tuple[PartitionFacts, ...]
     """In an order in which they can run."""
     tensor_bytes: dict[str, Nbytes]
-    """Of every input and output of a piece."""
+    """Of every input and output of a partition."""
     model_inputs: tuple[str, ...]
     model_outputs: tuple[str, ...]
-    hosts: tuple[Host, ...]
+    devices: tuple[DeviceFacts, ...]
     """Those that are there and may be given something."""
     timings: tuple[Timing, ...] = ()
-    ways: tuple[Way, ...] = ()
+    links: tuple[LinkFacts, ...] = ()
     """Those of which something is known; all others are assumed to be open."""
     is_via_hub: bool = False
     """Whether everything goes over the hub."""
@@ -208,26 +208,29 @@ def decode_reply(line: bytes) -> Reply:
 def question_problems(question: Question) -> list[str]:
     """Return what is wrong in a question, one phrase each: names that stand twice, or that nothing explains."""
     problems = []
-    for noun, names in (("partition", [p.id for p in question.pieces]), ("device", [h.name for h in question.hosts])):
+    for noun, names in (
+        ("partition", [p.id for p in question.partitions]),
+        ("device", [d.name for d in question.devices]),
+    ):
         problems += [f"{noun} `{printable(name)}` stands twice" for name in sorted(_doubled(names))]
-    if any(host.name == HUB for host in question.hosts):
+    if any(device.name == HUB for device in question.devices):
         problems.append("a device has no name")
     known = set(question.model_inputs)
-    for piece in question.pieces:
-        where = f"partition `{printable(piece.id)}`"
+    for part in question.partitions:
+        where = f"partition `{printable(part.id)}`"
         problems += [
-            f"{where} needs `{printable(n)}`, which nothing makes before it" for n in piece.inputs if n not in known
+            f"{where} needs `{printable(n)}`, which nothing makes before it" for n in part.inputs if n not in known
         ]
-        problems += [f"{where} makes `{printable(n)}`, which is there already" for n in piece.outputs if n in known]
-        known.update(piece.outputs)
+        problems += [f"{where} makes `{printable(n)}`, which is there already" for n in part.outputs if n in known]
+        known.update(part.outputs)
     problems += [f"output `{printable(n)}` is made by no partition" for n in question.model_outputs if n not in known]
     problems += [f"tensor `{printable(n)}` has no size" for n in sorted(known - set(question.tensor_bytes))]
     return problems
 
 
-def pieces_of(plan: Plan) -> tuple[Piece, ...]:
+def partition_facts(plan: Plan) -> tuple[PartitionFacts, ...]:
     """Return the partitions of a plan; weights in a file that several of them share are told once."""
-    return tuple(_piece(plan, part) for part in plan.partitions)
+    return tuple(_facts(plan, part) for part in plan.partitions)
 
 
 def tensor_bytes_of(plan: Plan) -> dict[str, int]:
@@ -270,12 +273,12 @@ def variant_of(answer: Answer, name: str) -> Variant:
     return Variant(name=name, placement=answer.placement, replicas=answer.replicas, prediction=answer.prediction)
 
 
-def _piece(plan: Plan, part: Partition) -> Piece:
+def _facts(plan: Plan, part: Partition) -> PartitionFacts:
     filed = sum(ref.nbytes for ref in part.weights)
     own = (Weight(key=part.id, nbytes=part.weight_bytes - filed),) if part.weight_bytes > filed else ()
     passing = sum(plan.tensors[name].nbytes or 0 for name in (*part.inputs, *part.outputs))
     peak = part.peak_memory_bytes or 0
-    return Piece(
+    return PartitionFacts(
         id=part.id,
         inputs=part.inputs,
         outputs=part.outputs,
