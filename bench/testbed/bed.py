@@ -17,9 +17,11 @@ from typing import Any, NoReturn
 from hyps.errors import HypsError, UsageError, printable
 from testbed.groups import Group, can_make_groups, find_groups, make_group
 from testbed.layout import Layout, Machine
-from testbed.network import namespaces_of, wiring
+from testbed.network import card_of, namespaces_of, wiring
+from testbed.running import Run, forget, remember, runs
 
 _PREFIX = "hyps-bed"
+_TUNNELS = Path("/dev/net/tun")
 _TOOLS = ("ip", "tc", "unshare", "nsenter", "taskset", "chrt")
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _NAMESPACES = Path("/run/netns")
@@ -34,18 +36,19 @@ class Device:
     name: str
     address: str
     machine: Machine
-    _prefix: tuple[str, ...]
+    prefix: tuple[str, ...]
+    """What a command line begins with to run on the device."""
     _processes: list["subprocess.Popen[Any]"] = field(default_factory=list)
 
     def popen(self, command: Sequence[Any], **options: Any) -> "subprocess.Popen[Any]":
         """Start a program on the device; `options` are those of `subprocess.Popen`. It is killed with the testbed."""
-        process = subprocess.Popen([*self._prefix, *map(str, command)], **options)
+        process = subprocess.Popen([*self.prefix, *map(str, command)], **options)
         self._processes.append(process)
         return process
 
     def run(self, command: Sequence[Any], **options: Any) -> "subprocess.CompletedProcess[Any]":
         """Run a program on the device to its end; `options` are those of `subprocess.run`."""
-        return subprocess.run([*self._prefix, *map(str, command)], **options)
+        return subprocess.run([*self.prefix, *map(str, command)], **options)
 
     def reap(self) -> None:
         """Kill every program that was started, and take note of its end."""
@@ -73,6 +76,11 @@ def missing_to_pace() -> str:
     return "" if _is_allowed(["chrt", "--fifo", "1", "true"]) else "priority over everything else is not allowed here"
 
 
+def missing_to_delay() -> str:
+    """Return why no wire can have a delay here, beside what `missing` says; empty where one can."""
+    return missing_to_pace() if _TUNNELS.exists() else f"there is no `{_TUNNELS}` here"
+
+
 @contextlib.contextmanager
 def build(layout: Layout) -> Iterator[Mapping[str, Device]]:
     """Build the layout for the block and yield its devices by name.
@@ -89,6 +97,8 @@ def build(layout: Layout) -> Iterator[Mapping[str, Device]]:
     absent = sorted(set(layout.cores()) - os.sched_getaffinity(0))
     if absent:
         raise UsageError(f"there is no core {absent[0]} here to pin a machine to")
+    if any(wire.delay_s for wire in layout.wires) and (reason := missing_to_delay()):
+        raise HypsError(f"no wire can have a delay: {reason}")
     sweep()
     stack = contextlib.ExitStack()
     with _ended_by_signals():
@@ -112,6 +122,9 @@ def sweep() -> list[str]:
         if _is_orphan(path.name):
             _command(["ip", "netns", "delete", path.name])
             removed.append(path.name)
+    for run in runs():
+        if _is_orphan(run.name):
+            forget(run.name)
     return removed
 
 
@@ -124,6 +137,11 @@ def _set_up(layout: Layout, stack: contextlib.ExitStack) -> dict[str, Device]:
         _command(["ip", "netns", "add", namespace])
     for command in wiring(layout, namespaces):
         _command(command)
+    for index, wire in enumerate(layout.wires):
+        if wire.delay_s:
+            ends = [str(_NAMESPACES / namespaces[end]) for end in (wire.a, wire.b)]
+            problem = f"the wire between {wire.a} and {wire.b} cannot be delayed"
+            _start_helper("testbed.relay", [card_of(index), *ends, str(wire.delay_s)], problem, stack)
     devices = {}
     for name, machine in layout.machines.items():
         group = _group_of(machine, f"{run}-{name}")
@@ -131,9 +149,16 @@ def _set_up(layout: Layout, stack: contextlib.ExitStack) -> dict[str, Device]:
         stack.callback(device.reap)
         stack.callback(group.remove)
         if machine.is_paced:
-            _start_pacer(machine, stack)
+            problem = f"core {machine.core} cannot be slowed"
+            _start_helper("testbed.pacer", [str(machine.core), str(machine.cpu_fraction)], problem, stack)
         devices[name] = device
+    stack.callback(forget, run)
+    remember(Run(run, {name: device.address for name, device in devices.items()}, _prefixes(devices)))
     return devices
+
+
+def _prefixes(devices: Mapping[str, Device]) -> dict[str, tuple[str, ...]]:
+    return {name: device.prefix for name, device in devices.items()}
 
 
 def _group_of(machine: Machine, name: str) -> Group:
@@ -149,16 +174,16 @@ def _prefix(group: Group, namespace: str, core: int | None) -> tuple[str, ...]:
     return ("sh", "-c", _ENTER, "sh", entrances, "nsenter", f"--net={_NAMESPACES / namespace}", *pinned)
 
 
-def _start_pacer(machine: Machine, stack: contextlib.ExitStack) -> None:
-    command = [sys.executable, "-m", "testbed.pacer", str(machine.core), str(machine.cpu_fraction)]
-    folder = Path(__file__).parent.parent
+def _start_helper(module: str, arguments: Sequence[str], problem: str, stack: contextlib.ExitStack) -> None:
+    """Start a program of ours that says a line when it is ready; it ends with the stack, or with this process."""
+    command, folder = [sys.executable, "-m", module, *arguments], Path(__file__).parent.parent
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
     stack.callback(process.communicate)
     stack.callback(process.kill)
     assert process.stdout is not None
     if not process.stdout.readline():
         said = process.communicate()[1].strip().splitlines() or ["it said nothing"]
-        raise HypsError(f"core {machine.core} cannot be slowed: {said[-1]}", "run as root in the top control group")
+        raise HypsError(f"{problem}: {said[-1]}", "run as root in the top control group")
 
 
 def _command(command: Sequence[str]) -> None:

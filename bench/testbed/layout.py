@@ -11,6 +11,7 @@ SWITCH = "switch"
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,29}")
 _MOST_MACHINES = 250
+_MOST_DELAY_S = 10.0
 _LEAST_PACED_FRACTION = 0.06  # the kernel keeps a twentieth of a core for those that a pacer would starve
 
 
@@ -42,6 +43,8 @@ class Wire:
     """From `a` to `b`, headers of Ethernet, IP and TCP included, which take 4 % of it. None: not limited."""
     down_bytes_per_s: float | None = None
     """From `b` to `a`; None: as much as up."""
+    delay_s: float = 0.0
+    """What every packet takes in either direction beside its rate."""
 
     @property
     def rates(self) -> tuple[float | None, float | None]:
@@ -56,6 +59,8 @@ class Layout:
 
     machines: Mapping[str, Machine]
     wires: tuple[Wire, ...] = ()
+    is_forwarding: bool = False
+    """Whether machines hand on packets for others, so that those that wires join over others reach each other too."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built.
@@ -105,5 +110,7 @@ class Layout:
                 problems.append(f"there is one wire at most between `{wire.a}` and `{wire.b}`, and none to itself")
             if any(rate is not None and rate <= 0 for rate in wire.rates):
                 problems.append(f"the wire between `{wire.a}` and `{wire.b}` has a rate that is not above 0")
+            if not 0 <= wire.delay_s <= _MOST_DELAY_S:
+                problems.append(f"the wire between `{wire.a}` and `{wire.b}` has a delay of {wire.delay_s} s")
             seen.add(ends)
         return problems

@@ -1,8 +1,8 @@
 """The commands that lay the wires of a layout between namespaces; pure, so that they can be read before they run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from testbed.layout import SWITCH, Layout
+from testbed.layout import SWITCH, Layout, Wire
 
 _MTU_NBYTES = 1600
 """A bucket must hold one whole packet; a larger one would let short messages through for nothing."""
@@ -10,6 +10,8 @@ _REFILL_S = 500e-6
 """What the bucket holds at high rates, in seconds: the kernel's timers wake late. A bulk transfer has 95 % of the rate
 (the rest is headers) from 10 Mbit/s to 1 Gbit/s; with 50 microseconds it has 75 % at 200 Mbit/s."""
 _QUEUE_S = 0.4
+_QUEUE_PACKETS = 10_000
+"""Of a device that a relay reads: it may be late, and a packet lost to that would be none that a wire loses."""
 _SUBNET = "10.203.0.0/24"
 _BRIDGE = "br0"
 
@@ -20,10 +22,16 @@ def namespaces_of(layout: Layout) -> tuple[str, ...]:
     return (*layout.machines, SWITCH) if has_switch else tuple(layout.machines)
 
 
+def card_of(index: int) -> str:
+    """Return what the wire of that index in its layout is called at both ends."""
+    return f"wire{index}"
+
+
 def wiring(layout: Layout, namespace: Mapping[str, str]) -> list[list[str]]:
     """Return commands that give machines their addresses and lay the wires, in order.
 
-    Every machine has one address, on its loopback, and a route to each neighbour over their own wire.
+    Every machine has one address, on its loopback, and a route to each neighbour over their own wire. A wire with a
+    delay is two TAP devices, which `testbed.relay` joins.
 
     Args:
         layout: machines and wires.
@@ -37,26 +45,61 @@ def wiring(layout: Layout, namespace: Mapping[str, str]) -> list[list[str]]:
         commands.append(["ip", "-n", namespace[SWITCH], "link", "add", _BRIDGE, "type", "bridge"])
         commands.append(["ip", "-n", namespace[SWITCH], "link", "set", _BRIDGE, "up"])
     for index, wire in enumerate(layout.wires):
-        card = f"wire{index}"
-        first, second = namespace[wire.a], namespace[wire.b]
-        pair = ["type", "veth", "peer", "name", card, "netns", second]
-        commands.append(["ip", "-n", first, "link", "add", card, *pair])
+        card = card_of(index)
+        commands += _cards(card, namespace[wire.a], namespace[wire.b], wire)
         for here, there, rate in ((wire.a, wire.b, wire.rates[0]), (wire.b, wire.a, wire.rates[1])):
             commands += _end(layout, namespace[here], card, here, there)
             if rate is not None:
                 commands.append(_shape(namespace[here], card, rate))
+    if layout.is_forwarding:
+        for name in layout.machines:
+            commands += _far_routes(layout, namespace[name], name)
     return commands
 
 
-def _end(layout: Layout, namespace: str, card: str, here: str, there: str) -> list[list[str]]:
-    commands = [["ip", "-n", namespace, "link", "set", card, "up"]]
+def _cards(card: str, first: str, second: str, wire: Wire) -> Iterator[list[str]]:
+    """Yield the commands that make both ends of a wire."""
+    if not wire.delay_s:
+        yield ["ip", "-n", first, "link", "add", card, "type", "veth", "peer", "name", card, "netns", second]
+        return
+    for namespace in (first, second):
+        yield ["ip", "-n", namespace, "tuntap", "add", "dev", card, "mode", "tap", "vnet_hdr"]
+        yield ["ip", "-n", namespace, "link", "set", card, "txqueuelen", str(_QUEUE_PACKETS)]
+
+
+def _end(layout: Layout, namespace: str, card: str, here: str, there: str) -> Iterator[list[str]]:
+    yield ["ip", "-n", namespace, "link", "set", card, "up"]
     if here == SWITCH:
-        commands.append(["ip", "-n", namespace, "link", "set", card, "master", _BRIDGE])
+        yield ["ip", "-n", namespace, "link", "set", card, "master", _BRIDGE]
     else:
         target = _SUBNET if there == SWITCH else layout.address(there)
-        source = ["src", layout.address(here)]
-        commands.append(["ip", "-n", namespace, "route", "add", target, "dev", card, *source])
-    return commands
+        yield ["ip", "-n", namespace, "route", "add", target, "dev", card, "src", layout.address(here)]
+
+
+def _far_routes(layout: Layout, namespace: str, here: str) -> Iterator[list[str]]:
+    """Yield the commands that let a machine hand packets on, and reach those that are neighbours of neighbours."""
+    forward = "echo 1 > /proc/sys/net/ipv4/ip_forward"
+    yield ["nsenter", f"--net=/run/netns/{namespace}", "sh", "-c", forward]
+    for there, (neighbour, card) in _ways(layout, here).items():
+        if neighbour != there:
+            way = ["via", layout.address(neighbour), "dev", card, "onlink", "src", layout.address(here)]
+            yield ["ip", "-n", namespace, "route", "add", layout.address(there), *way]
+
+
+def _ways(layout: Layout, here: str) -> dict[str, tuple[str, str]]:
+    """Return over which neighbour, and which card, the fewest wires lead to every other machine."""
+    neighbours: dict[str, dict[str, str]] = {name: {} for name in layout.machines}
+    for index, wire in enumerate(layout.wires):
+        if SWITCH not in (wire.a, wire.b):
+            neighbours[wire.a][wire.b] = neighbours[wire.b][wire.a] = card_of(index)
+    found = {name: (name, card) for name, card in neighbours[here].items()}
+    todo = list(found)
+    for name in todo:
+        for beyond in neighbours[name]:
+            if beyond not in found and beyond != here:
+                found[beyond] = found[name]
+                todo.append(beyond)
+    return found
 
 
 def _shape(namespace: str, card: str, bytes_per_s: float) -> list[str]:

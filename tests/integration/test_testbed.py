@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,13 +12,17 @@ import pytest
 
 import testbed
 from hyps.errors import UsageError
+from hyps.formats.cluster import decode_cluster
 from testbed import SWITCH, Layout, Machine, Wire
+from testbed.clusters import cores_used, layout_of
 from testbed.network import namespaces_of, wiring
 
 _MISSING = testbed.missing()
 _MISSING_TO_PACE = _MISSING or testbed.missing_to_pace()
+_MISSING_TO_DELAY = _MISSING or testbed.missing_to_delay()
 needs_root = pytest.mark.skipif(bool(_MISSING), reason=_MISSING or "never")
 needs_pacing = pytest.mark.skipif(bool(_MISSING_TO_PACE), reason=_MISSING_TO_PACE or "never")
+needs_delays = pytest.mark.skipif(bool(_MISSING_TO_DELAY), reason=_MISSING_TO_DELAY or "never")
 
 _RECEIVE = """
 import socket, sys, time
@@ -33,6 +38,23 @@ _SEND = """
 import socket, sys
 with socket.create_connection((sys.argv[1], 9000)) as connection:
     connection.sendall(bytes(int(sys.argv[2])))
+"""
+_ECHO = """
+import socket, sys
+server = socket.create_server((sys.argv[1], 9000))
+print("listening", flush=True)
+connection, _ = server.accept()
+while data := connection.recv(1):
+    connection.sendall(data)
+"""
+_ASK = """
+import socket, sys, time
+with socket.create_connection((sys.argv[1], 9000)) as connection:
+    for _ in range(int(sys.argv[2])):
+        start_s = time.perf_counter()
+        connection.sendall(b"x")
+        connection.recv(1)
+        print(time.perf_counter() - start_s)
 """
 _WORK = """
 import sys, time
@@ -58,6 +80,8 @@ for _ in range(int(sys.argv[1])):
         ({"a": Machine()}, (Wire("a", "a"),), "none to itself"),
         ({"a": Machine(), "b": Machine()}, (Wire("a", "b"), Wire("b", "a")), "one wire at most"),
         ({"a": Machine(), "b": Machine()}, (Wire("a", "b", -1.0),), "above 0"),
+        ({"a": Machine(), "b": Machine()}, (Wire("a", "b", delay_s=-1e-3),), "delay"),
+        ({"a": Machine(), "b": Machine()}, (Wire("a", "b", delay_s=60.0),), "delay"),
     ],
 )
 def test_impossible_layouts_are_refused(machines: dict[str, Machine], wires: tuple[Wire, ...], named: str) -> None:
@@ -71,6 +95,39 @@ def test_each_direction_of_a_wire_has_its_own_rate() -> None:
     shaped = {command[2]: command[command.index("rate") + 1] for command in _wiring(layout) if command[0] == "tc"}
 
     assert shaped == {"ns-a": "8000000bit", "ns-b": "16000000bit"}
+
+
+def test_a_cluster_file_becomes_machines_and_wires() -> None:
+    text = """
+        [defaults]
+        memory = "512MB"
+        [[devices]]
+        name = "camera"
+        speed = 0.5
+        load = 0.5
+        [[devices]]
+        name = "edge"
+        memory = "1GB"
+        [[links]]
+        between = ["camera", "edge"]
+        up = "8Mbit/s"
+        down = "80Mbit/s"
+        latency = "28ms"
+    """
+
+    layout = layout_of(decode_cluster(text), scale=0.8)
+
+    assert layout.machines == {"camera": Machine(0.2, 512_000_000), "edge": Machine(0.8, 1_000_000_000)}
+    assert layout.wires == (Wire("camera", "edge", 1e6, 1e7, 0.028),)
+    assert cores_used(layout) == pytest.approx(1.0)
+
+
+def test_more_devices_than_cores_cannot_be_paced() -> None:
+    devices = "".join(f'[[devices]]\nname = "d{index}"\n' for index in range(1 + len(os.sched_getaffinity(0))))
+    cluster = decode_cluster(f'[defaults]\nup = "1Mbit/s"\n{devices}')
+
+    with pytest.raises(UsageError, match="cannot have a core each"):
+        layout_of(cluster, paced=True)
 
 
 def test_a_layout_has_a_switch_only_where_a_wire_ends_at_it() -> None:
@@ -92,6 +149,55 @@ def test_a_transfer_reaches_the_rate_of_its_wire_and_no_more(bytes_per_s: float)
 
     assert 0.9 * bytes_per_s < forth <= bytes_per_s
     assert back > 2 * bytes_per_s, "the other direction has a rate of its own"
+
+
+@pytest.mark.root
+@needs_delays
+@pytest.mark.parametrize("delay_s", [1e-3, 28e-3])
+def test_a_delayed_wire_takes_its_delay_both_ways_and_little_more(delay_s: float) -> None:
+    layout = Layout({"a": Machine(), "b": Machine()}, (Wire("a", "b", 10e6, delay_s=delay_s),))
+
+    with testbed.build(layout) as devices:
+        took_s = sorted(_round_trips(devices["a"], devices["b"], 60))
+
+    assert took_s[0] >= 2 * delay_s
+    assert took_s[len(took_s) // 4] < 2 * delay_s + 2e-3, "a quarter is let off, for what else runs here"
+
+
+@pytest.mark.root
+@needs_delays
+def test_a_delayed_wire_keeps_its_rate() -> None:
+    layout = Layout({"a": Machine(), "b": Machine()}, (Wire("a", "b", 20e6, 1e9, delay_s=2e-3),))
+
+    with testbed.build(layout) as devices:
+        forth = max(_measured_rate(devices["a"], devices["b"], 20_000_000) for _ in range(3))
+        back = max(_measured_rate(devices["b"], devices["a"], 50_000_000) for _ in range(3))
+
+    assert 0.85 * 20e6 < forth <= 20e6
+    assert back > 60e6, "half a gigabit is no trouble"
+
+
+@pytest.mark.root
+@needs_delays
+def test_a_delayed_wire_may_end_at_a_switch() -> None:
+    wires = (Wire("a", SWITCH, delay_s=5e-3), Wire("b", SWITCH, delay_s=1e-3))
+
+    with testbed.build(Layout({"a": Machine(), "b": Machine()}, wires)) as devices:
+        took_s = min(_round_trips(devices["a"], devices["b"], 20))
+
+    assert 12e-3 <= took_s < 16e-3
+
+
+@pytest.mark.root
+@needs_root
+def test_machines_hand_packets_on_where_a_layout_says_so() -> None:
+    wires = (Wire("a", "b"), Wire("b", "c"), Wire("c", "d"))
+    layout = Layout({name: Machine() for name in "abcd"}, wires, is_forwarding=True)
+
+    with testbed.build(layout) as devices:
+        took_s = _round_trips(devices["a"], devices["d"], 3)
+
+    assert len(took_s) == 3
 
 
 @pytest.mark.root
@@ -162,7 +268,7 @@ def test_nothing_is_left_when_the_block_ends_by_an_error() -> None:
 
 
 @pytest.mark.root
-@needs_pacing
+@needs_delays
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_nothing_is_left_when_a_signal_ends_the_run(number: signal.Signals, status: int) -> None:
     process = _bed_in_a_process()
@@ -175,7 +281,7 @@ def test_nothing_is_left_when_a_signal_ends_the_run(number: signal.Signals, stat
 
 
 @pytest.mark.root
-@needs_pacing
+@needs_delays
 def test_what_a_killed_run_left_is_swept() -> None:
     process = _bed_in_a_process()
     process.kill()
@@ -188,12 +294,72 @@ def test_what_a_killed_run_left_is_swept() -> None:
     assert not _traces(process.pid)
 
 
+@pytest.mark.root
+@needs_delays
+def test_a_relay_ends_with_a_run_that_is_killed() -> None:
+    process = _bed_in_a_process()
+    helpers = _children(process.pid)
+    assert any("testbed.relay" in command for command in helpers.values())
+
+    process.kill()
+    process.communicate(timeout=20)
+
+    deadline_s = time.monotonic() + 10
+    while helpers and time.monotonic() < deadline_s:
+        helpers = {pid: command for pid, command in helpers.items() if _command_of(pid) == command}
+        time.sleep(0.05)
+    testbed.sweep()
+    assert not helpers
+
+
+@pytest.mark.root
+@needs_delays
+def test_a_cluster_file_is_brought_up_and_programs_are_run_on_its_devices(tmp_path: Path) -> None:
+    (tmp_path / "cluster.toml").write_text(_CLUSTER)
+    inner = [sys.executable, "-m", "testbed", "run", "camera", "--", "ip", "route", "get", "{server}"]
+    command = [sys.executable, "-m", "testbed", "up", str(tmp_path / "cluster.toml"), "--", *inner]
+
+    done = subprocess.run(command, cwd=_BENCH, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    assert "20 Mbit/s" in done.stderr
+    assert "10.203.0.3 via 10.203.0.2" in done.stdout, "the server is behind the gateway"
+
+
+@pytest.mark.root
+@needs_root
+def test_a_program_for_a_device_that_is_not_there_is_refused() -> None:
+    with testbed.build(Layout({"a": Machine()})):
+        command = [sys.executable, "-m", "testbed", "run", "camera", "--", "true"]
+        done = subprocess.run(command, cwd=_BENCH, stderr=subprocess.PIPE, text=True, timeout=60)
+
+    assert done.returncode == 2
+    assert "`camera`" in done.stderr
+
+
+_CLUSTER = """
+[[devices]]
+name = "camera"
+speed = 0.25
+[[devices]]
+name = "gateway"
+speed = 0.25
+[[devices]]
+name = "server"
+[[links]]
+between = ["camera", "gateway"]
+up = "20Mbit/s"
+latency = "2ms"
+[[links]]
+between = ["gateway", "server"]
+up = "100Mbit/s"
+"""
 _BENCH = Path(testbed.__file__).parent.parent
 _TEXT: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True}
 _HELD = """
 import subprocess, sys, time, testbed
 from testbed import Layout, Machine, Wire
-layout = Layout({"a": Machine(0.5, core=0), "b": Machine()}, (Wire("a", "b", 1e6),))
+layout = Layout({"a": Machine(0.5, core=0), "b": Machine()}, (Wire("a", "b", 1e6, delay_s=1e-3),))
 with testbed.build(layout) as devices:
     devices["b"].popen(["sleep", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     print("built", flush=True)
@@ -219,8 +385,29 @@ def _fail_on(device: testbed.Device) -> NoReturn:
 def _traces(pid: int) -> list[str]:
     """Return the namespaces and control groups of the beds that the process `pid` built."""
     prefix = f"hyps-bed-{pid}-"  # an empty group can be removed and no other: no group, no program
-    places = [Path("/run/netns"), *Path("/sys/fs/cgroup").glob("*/"), Path("/sys/fs/cgroup")]
+    places = [Path("/run/netns"), Path("/run/hyps-bed"), *Path("/sys/fs/cgroup").glob("*/"), Path("/sys/fs/cgroup")]
     return sorted(str(path) for place in places for path in place.glob(f"{prefix}*"))
+
+
+def _children(pid: int) -> dict[int, str]:
+    """Return the command lines of a process's children."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child): _command_of(int(child)) for child in found}
+
+
+def _command_of(pid: int) -> str:
+    """Return a process's command line; empty when it has ended."""
+    path = Path(f"/proc/{pid}/cmdline")
+    return path.read_text() if path.exists() else ""
+
+
+def _round_trips(client: testbed.Device, server: testbed.Device, count: int) -> list[float]:
+    """Return the seconds that a byte took there and back."""
+    with server.popen([sys.executable, "-c", _ECHO, server.address], **_TEXT) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        printed = client.run([sys.executable, "-c", _ASK, server.address, count], check=True, **_TEXT).stdout
+    return [float(line) for line in printed.split()]
 
 
 def _wiring(layout: Layout) -> list[list[str]]:
