@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-Buffer = bytes | bytearray | memoryview
+from hyps.formats.packets import MAX_FRAMES
 
-MAX_FRAMES = 4100
-"""Of one message."""
+__all__ = ["MAX_FRAMES", "Buffer", "Heard", "LinkEvent", "Links", "Lost", "Opened", "Taken"]
+
+Buffer = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +72,17 @@ class Links(Protocol):
             UsageError: no address that one can connect to (`E_ADDRESS`).
         """
 
-    def send(self, link: int, frames: Sequence[Buffer], token: Hashable | None = None) -> None:
+    def send(
+        self, link: int, frames: Sequence[Buffer], token: Hashable | None = None, *, is_urgent: bool = False
+    ) -> None:
         """Send a message, without waiting; large buffers are not copied and must not change until `Taken`.
 
         What is sent to a lost link is dropped: its `Lost` tells. With a `token`, `Taken` tells when it has arrived.
+        An urgent message overtakes those that are not, which a large tensor on a slow link may hold up for long;
+        urgent ones keep their order, and the others theirs.
+
+        Raises:
+            UsageError: no frames, or more than `MAX_FRAMES`.
         """
 
     def backlog_nbytes(self, link: int) -> int:

@@ -55,8 +55,10 @@ class MemoryLinks:
             other._inbox.put(Opened(there, came_to_us=True))
         return link
 
-    def send(self, link: int, frames: Sequence[Buffer], token: Hashable | None = None) -> None:
-        """See `Links`."""
+    def send(
+        self, link: int, frames: Sequence[Buffer], token: Hashable | None = None, *, is_urgent: bool = False
+    ) -> None:
+        """See `Links`; nothing is ever held up, so that an urgent message has nothing to overtake."""
         if not 1 <= len(frames) <= MAX_FRAMES:
             raise UsageError(f"a message of {len(frames)} frames")
         with self._network.lock:
