@@ -96,6 +96,18 @@ class BusyError(PeerError):
         self.retry_after_s = retry_after_s
 
 
+class LostError(PeerError):
+    """The connection was lost while a request was under way; one that was not sent yet is sent on the next connection.
+
+    Attributes:
+        was_accepted: True: the peer had promised to answer it; None: it may have it or not.
+    """
+
+    def __init__(self, message: str, hint: str = "", code: str = "", was_accepted: bool | None = None) -> None:
+        super().__init__(message, hint, code)
+        self.was_accepted = was_accepted
+
+
 class DependencyError(HypsError):
     """A package is missing or too old; the hint is the command that installs it."""
 
