@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,16 @@ def machine() -> dict[str, Any]:
         "packages": {name: version(name) for name in ("hyps", "onnxruntime", "onnx", "numpy", "pyzmq")},
         "date": datetime.now(UTC).date().isoformat(),
     }
+
+
+def load() -> float:
+    """Return how many programs wanted a core in the last minute, this one included."""
+    return round(os.getloadavg()[0], 2)
+
+
+def quantile(samples: Sequence[float], fraction: float) -> float:
+    """Return the sample below which that fraction of them lies."""
+    return sorted(samples)[round(fraction * (len(samples) - 1))]
 
 
 def write_results(name: str, value: dict[str, Any]) -> Path:
