@@ -1,0 +1,608 @@
+"""Links over ZeroMQ: what `core.conversation` decides is carried out here, on sockets and on the bytes of messages.
+
+One socket per address that is listened to, one per connection that we make, and one thread for all of them. Small
+messages go as they are, large ones in pieces that are put together in one buffer, on which the reader's arrays lie.
+"""
+
+import itertools
+import math
+import secrets
+import time
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, assert_never
+
+import numpy as np
+import zmq
+
+from hyps.adapters.links import MAX_FRAMES, Buffer, Heard, LinkEvent, Lost, Opened, Taken
+from hyps.adapters.sockets import Security, WakePipe, bind, connect, make_dealer, make_router, watch
+from hyps.core.conversation import Conversation, Limits, Packet, Place, Step
+from hyps.errors import PeerError, UsageError, printable
+from hyps.formats import packets
+from hyps.formats.packets import LINK_VERSION, Data, Gone, Open, decode_packet, encode_packet
+
+_COPY_NBYTES = 32 * 1024
+"""Smaller frames are copied when they are sent: their buffers may change at once."""
+
+_ALIGN_NBYTES = 64
+_TICK_S = 0.1
+_RETRY_S = 0.002
+"""When a socket that names its peers is asked again for one whose queue was full."""
+
+_READ_PACKETS = 64
+"""Of one socket, before the others have their turn."""
+
+_PROBES_S = (0.02, 0.3)
+"""When peers are spoken to after a connection of one of them broke: which, one learns only by speaking."""
+
+_FAREWELL_MS = 200
+_MAX_LINKS = 4096
+_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+
+
+@dataclass(slots=True, eq=False)
+class _Port:
+    """A socket, and the one that tells of its connections."""
+
+    socket: "zmq.Socket[Any]"
+    monitor: "zmq.Socket[Any]"
+    link: "_Link | None"
+    """The one link of a socket that connects; None: a socket that is connected to."""
+    is_full: bool = False
+    """Whether it is to be watched for room."""
+
+
+@dataclass(slots=True, eq=False)
+class _Outgoing:
+    frames: list[Buffer]
+    nbytes: int
+    token: Hashable | None
+
+
+@dataclass(slots=True, eq=False)
+class _Assembly:
+    """The frames of a message that is coming, as far as they are here."""
+
+    frames: list[Any]
+    nbytes: int
+
+
+@dataclass(slots=True, eq=False)
+class _Link:
+    number: int
+    port: _Port
+    talk: Conversation
+    came_to_us: bool
+    route: bytes = b""
+    """How the socket calls the peer, where it came to us; empty: its connection is gone."""
+    is_confirmed: bool = False
+    """Whether `Opened` was told."""
+    born_s: float = 0.0
+    outgoing: dict[int, _Outgoing] = field(default_factory=dict)
+    assemblies: dict[int, _Assembly] = field(default_factory=dict)
+    backlog_nbytes: int = 0
+
+
+class ZmqLinks:
+    """See `Links`; addresses are tcp:// and ipc://."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        assembled_nbytes: int = 2**36,
+        security: Security | None = None,
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            limits: what is taken from one peer.
+            assembled_nbytes: of all messages that are coming in pieces at one time, from all peers together.
+            security: gives each socket its keys.
+        """
+        self._limits = limits or Limits()
+        self._assembled_nbytes, self._assembling_nbytes = assembled_nbytes, 0
+        self._security = security
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._pipe = WakePipe()
+        self._poller = zmq.Poller()
+        self._poller.register(self._pipe.read_fd, zmq.POLLIN)
+        self._numbers = itertools.count(1)
+        self._ports: dict[zmq.Socket[Any], _Port] = {}
+        """By their sockets."""
+        self._monitors: dict[zmq.Socket[Any], _Port] = {}
+        """By their monitors."""
+        self._links: dict[int, _Link] = {}
+        self._tokens: dict[bytes, _Link] = {}
+        """Of those that came to us."""
+        self._routes: dict[tuple[_Port, bytes], _Link] = {}
+        self._events: deque[LinkEvent] = deque()
+        self._stale: dict[int, _Link] = {}
+        """Links whose peers are to be told what was heard, or sent what waits."""
+        self._blocked: dict[int, _Link] = {}
+        """Links whose sockets were full."""
+        self._probes: list[float] = []
+        self._next_tick_s = 0.0
+        self._is_closed = False
+
+    # What `Links` promises.
+
+    def listen(self, address: str, *, allow_remote: bool = False) -> str:
+        """See `Links`."""
+        socket = make_router(self._context, self._security)
+        try:
+            bound = bind(socket, address, allow_remote=allow_remote)
+        except Exception:
+            socket.close()
+            raise
+        self._add_port(socket, zmq.EVENT_DISCONNECTED)
+        return bound
+
+    def connect(self, address: str) -> int:
+        """See `Links`."""
+        socket = make_dealer(self._context, self._security)
+        port = self._add_port(socket, _EVENTS)
+        try:
+            connect(socket, address)
+        except Exception:
+            self._drop_port(port)
+            raise
+        link = self._add_link(port, Conversation(self._limits), came_to_us=False)
+        port.link = link
+        return link.number
+
+    def send(
+        self, link: int, frames: Sequence[Buffer], token: Hashable | None = None, *, is_urgent: bool = False
+    ) -> None:
+        """See `Links`."""
+        if not 1 <= len(frames) <= MAX_FRAMES:
+            raise UsageError(f"a message of {len(frames)} frames")
+        there = self._links.get(link)
+        if there is None:
+            return
+        kept = [_kept(frame) for frame in frames]
+        sizes = [len(frame) for frame in kept]
+        number = there.talk.send(time.monotonic(), sizes, lane=1 if is_urgent else 0)
+        outgoing = _Outgoing(kept, sum(sizes), token)
+        there.outgoing[number] = outgoing
+        there.backlog_nbytes += outgoing.nbytes
+        if there.number not in self._blocked:
+            self._transmit(there)
+
+    def backlog_nbytes(self, link: int) -> int:
+        """See `Links`."""
+        there = self._links.get(link)
+        return 0 if there is None else there.backlog_nbytes
+
+    def receive(self, timeout_s: float) -> LinkEvent | None:
+        """See `Links`."""
+        events = self._events
+        if events:
+            return events.popleft()
+        deadline_s = time.monotonic() + timeout_s
+        ready: Sequence[Any] = list(self._ports)
+        while True:
+            for socket in ready:
+                self._read(socket)
+            now_s = time.monotonic()
+            if now_s >= self._next_tick_s:
+                self._tick(now_s)
+            if events:
+                self._answer(is_idle=False)
+                return events.popleft()
+            self._answer(is_idle=True)
+            is_woken, ready = self._wait(min(deadline_s, self._alarm_s(now_s)) - now_s)
+            if is_woken or (not ready and time.monotonic() >= deadline_s):
+                return None
+
+    def close_link(self, link: int) -> None:
+        """See `Links`."""
+        there = self._links.get(link)
+        if there is not None:
+            self._say_gone(there, "the peer left")
+            self._drop_link(there, linger_ms=_FAREWELL_MS)
+        self._events = deque(event for event in self._events if event.link != link)
+
+    def wake(self) -> None:
+        """See `Links`."""
+        self._pipe.wake()
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """See `Links`."""
+        if self._is_closed:
+            return
+        deadline_s = time.monotonic() + linger_s
+        while time.monotonic() < deadline_s and any(link.outgoing for link in self._links.values()):
+            self.receive(min(_TICK_S, max(0.0, deadline_s - time.monotonic())))
+        self._is_closed = True
+        for number in list(self._links):
+            self.close_link(number)
+        for port in list(self._ports.values()):
+            self._drop_port(port, linger_ms=_FAREWELL_MS)
+        self._context.term()
+        self._pipe.close()
+        self._events.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Waiting.
+
+    def _wait(self, timeout_s: float) -> tuple[bool, list[Any]]:
+        """Wait for sockets; return whether a `wake` came, and the sockets."""
+        ready = dict(self._poller.poll(math.ceil(max(0.0, timeout_s) * 1000)))
+        is_woken = ready.pop(self._pipe.read_fd, 0) != 0
+        if is_woken:
+            self._pipe.drain()
+        for socket, flags in ready.items():
+            port = self._ports.get(socket)
+            if flags & zmq.POLLOUT and port is not None:
+                self._on_room(port)
+        return is_woken, list(ready)
+
+    def _alarm_s(self, now_s: float) -> float:
+        if self._blocked and any(link.came_to_us for link in self._blocked.values()):
+            return now_s + _RETRY_S
+        if self._probes:
+            return self._probes[0]
+        is_busy = any(
+            link.talk.place is Place.BROKEN or not link.is_confirmed or link.talk.is_waiting
+            for link in self._links.values()
+        )
+        return self._next_tick_s if is_busy else now_s + 3600.0
+
+    def _tick(self, now_s: float) -> None:
+        self._next_tick_s = now_s + _TICK_S
+        for link in list(self._links.values()):
+            reason = link.talk.on_tick(now_s)
+            if reason:
+                self._lose(link, reason)
+            elif link.came_to_us and not link.is_confirmed and now_s - link.born_s > self._limits.broken_s:
+                self._drop_link(link)
+            else:
+                self._stale[link.number] = link
+
+    # What comes.
+
+    def _read(self, socket: "zmq.Socket[Any]") -> None:
+        port = self._ports.get(socket)
+        if port is None:
+            port = self._monitors.get(socket)
+            if port is not None:
+                self._read_monitor(port)
+            return
+        for _ in range(_READ_PACKETS):
+            if self._events or socket.closed:
+                return
+            try:
+                parts = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self._on_parts(port, parts)
+
+    def _on_parts(self, port: _Port, parts: list[Any]) -> None:
+        route = b"" if port.link is not None else parts.pop(0).bytes
+        if not parts:
+            return
+        try:
+            packet = decode_packet(parts[0].buffer)
+        except PeerError:
+            return  # whoever says that is no link of ours; its connection is its own affair
+        link = port.link if port.link is not None else self._tokens.get(getattr(packet, "token", b""))
+        try:
+            self._on_packet(port, route, link, packet, parts)
+        except PeerError as error:
+            if link is None:
+                return
+            self._say_gone(link, error.message)
+            self._lose(link, error.message)
+
+    def _on_packet(
+        self, port: _Port, route: bytes, link: _Link | None, packet: packets.Packet, parts: list[Any]
+    ) -> None:
+        match packet:
+            case Data() | packets.Heard():
+                if link is None:
+                    if port.link is None:
+                        self._say(port, route, Gone(packet.token, "the peer started anew"))
+                elif packet.token == link.talk.token and route == link.route:
+                    self._on_live(link, packet, parts)
+            case Open():
+                if port.link is None:
+                    self._on_open(port, route, link, packet)
+            case packets.Opened():
+                if port.link is not None and link is not None:
+                    self._on_opened(link, packet)
+            case Gone():
+                if (
+                    link is not None
+                    and (packet.token == link.talk.token)
+                    and (not link.came_to_us or route == link.route)
+                ):
+                    self._lose(link, packet.reason)
+            case _:
+                assert_never(packet)
+
+    def _on_live(self, link: _Link, packet: "Data | packets.Heard", parts: list[Any]) -> None:
+        if link.talk.place is not Place.OPEN:
+            return
+        now_s = time.monotonic()
+        if not link.is_confirmed:
+            link.is_confirmed = True
+            self._events.append(Opened(link.number, link.came_to_us))
+        is_gap = isinstance(packet, packets.Heard) and packet.is_gap
+        self._on_taken(link, link.talk.on_heard(now_s, packet.heard, packet.granted, is_gap=is_gap))
+        if isinstance(packet, Data):
+            step = link.talk.on_data(now_s, packet, [len(part) for part in parts[1:]])
+            if step is not None:
+                self._on_step(link, step, parts)
+        self._stale[link.number] = link
+
+    def _on_taken(self, link: _Link, numbers: list[int]) -> None:
+        for number in numbers:
+            outgoing = link.outgoing.pop(number)
+            link.backlog_nbytes -= outgoing.nbytes
+            if outgoing.token is not None:
+                self._events.append(Taken(link.number, outgoing.token))
+
+    def _on_step(self, link: _Link, step: Step, parts: list[Any]) -> None:
+        if step.begins is not None:
+            self._begin(link, step)
+        assembly = link.assemblies[step.lane]
+        frames = assembly.frames
+        for chunk, part in zip(step.chunks, parts[1:], strict=True):
+            size = frames[chunk.frame]
+            if isinstance(size, int):
+                if chunk.stop == size:  # all of it at once: the reader gets the packet's own memory
+                    frames[chunk.frame] = part.buffer
+                    continue
+                frames[chunk.frame] = _fresh(size)
+            frames[chunk.frame][chunk.start : chunk.stop] = part.buffer
+        if step.is_whole:
+            self._assembling_nbytes -= assembly.nbytes
+            del link.assemblies[step.lane]
+            self._events.append(Heard(link.number, [b"" if frame == 0 else frame for frame in frames]))
+
+    def _begin(self, link: _Link, step: Step) -> None:
+        assert step.begins is not None
+        nbytes = 0 if step.is_whole else sum(step.begins)
+        if self._assembling_nbytes + nbytes > self._assembled_nbytes:
+            raise PeerError("too much comes in pieces at one time", code="E_TOO_LARGE")
+        self._assembling_nbytes += nbytes
+        link.assemblies[step.lane] = _Assembly(list(step.begins), nbytes)
+
+    # Connections.
+
+    def _on_open(self, port: _Port, route: bytes, link: _Link | None, packet: Open) -> None:
+        """A peer that came says who it is: a new link, or the next connection of one."""
+        if packet.version != LINK_VERSION:
+            reason = f"this side speaks version {LINK_VERSION} of the link's protocol and the other {packet.version}"
+            self._say(port, route, Gone(packet.token, reason))
+            return
+        if link is None:
+            if packet.token:
+                self._say(port, route, Gone(packet.token, "the peer started anew"))
+                return
+            if (port, route) in self._routes or len(self._links) >= _MAX_LINKS:
+                self._say(port, route, Gone(b"", "no more links are taken here"))
+                return
+            talk = Conversation(self._limits, token=secrets.token_bytes(16))
+            link = self._add_link(port, talk, came_to_us=True)
+            self._tokens[talk.token] = link
+        self._routes.pop((link.port, link.route), None)
+        link.port, link.route = port, route
+        self._routes[port, route] = link
+        self._blocked.pop(link.number, None)
+        talk = link.talk
+        talk.break_off(time.monotonic())
+        self._on_taken(link, talk.on_opened(time.monotonic(), packet.heard, packet.granted))
+        self._say(port, route, packets.Opened(LINK_VERSION, talk.token, talk.heard, talk.granted))
+        self._stale[link.number] = link
+
+    def _on_opened(self, link: _Link, packet: packets.Opened) -> None:
+        """The peer that we went to knows us."""
+        talk = link.talk
+        if talk.token and talk.token != packet.token:
+            return
+        talk.token = packet.token
+        talk.break_off(time.monotonic())
+        self._on_taken(link, talk.on_opened(time.monotonic(), packet.heard, packet.granted))
+        talk.wants_ack = True  # so that the peer knows that we know
+        if not link.is_confirmed:
+            link.is_confirmed = True
+            self._events.append(Opened(link.number, came_to_us=False))
+        self._stale[link.number] = link
+
+    def _read_monitor(self, port: _Port) -> None:
+        while not port.monitor.closed:
+            try:
+                event = port.monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            kind, now_s = int.from_bytes(event[0][:2], "little"), time.monotonic()
+            link = port.link
+            if link is None:
+                self._probes = [now_s + wait_s for wait_s in _PROBES_S]
+                continue
+            link.talk.break_off(now_s)
+            self._blocked.pop(link.number, None)
+            if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                talk = link.talk
+                self._say(port, b"", Open(LINK_VERSION, talk.token, talk.heard, talk.granted))
+
+    def _probe(self) -> None:
+        """Speak to all that came to us, so that those whose connection is gone are known."""
+        for link in list(self._links.values()):
+            if link.came_to_us and link.route:
+                link.talk.wants_ack = True
+                self._stale[link.number] = link
+
+    # What goes.
+
+    def _answer(self, *, is_idle: bool) -> None:
+        """Send what waits; before a wait, also tell what was heard."""
+        if self._probes and time.monotonic() >= self._probes[0]:
+            self._probes.pop(0)
+            self._probe()
+        if self._blocked:
+            for link in list(self._blocked.values()):
+                if link.came_to_us:
+                    del self._blocked[link.number]
+                    self._stale[link.number] = link
+        if not self._stale:
+            return
+        for link in list(self._stale.values()):
+            if link.number in self._blocked:
+                continue
+            self._transmit(link)
+            talk = link.talk
+            if talk.wants_ack and (is_idle or talk.must_ack) and talk.place is Place.OPEN:
+                self._acknowledge(link)
+            if not talk.wants_ack or talk.place is not Place.OPEN:
+                self._stale.pop(link.number, None)
+
+    def _transmit(self, link: _Link) -> None:
+        """Put on the wire what the conversation allows."""
+        talk = link.talk
+        while (packet := talk.next_packet()) is not None:
+            if not self._put(link, [*self._envelope(link, packet)]):
+                return
+            talk.sent(time.monotonic())
+
+    def _envelope(self, link: _Link, packet: Packet) -> list[Buffer]:
+        talk = link.talk
+        data = Data(
+            talk.token,
+            packet.sequence,
+            talk.heard,
+            talk.granted,
+            packet.lane,
+            packet.sizes,
+            packet.places,
+            packet.is_internal,
+        )
+        parts: list[Buffer] = [encode_packet(data)]
+        if packet.chunks:
+            frames = link.outgoing[packet.message].frames
+            for chunk in packet.chunks:
+                frame = frames[chunk.frame]
+                is_all = chunk.start == 0 and chunk.stop == len(frame)
+                parts.append(frame if is_all else memoryview(frame)[chunk.start : chunk.stop])
+        return parts
+
+    def _acknowledge(self, link: _Link) -> None:
+        talk = link.talk
+        if self._put(link, [encode_packet(packets.Heard(talk.token, talk.heard, talk.granted, talk.is_gap))]):
+            talk.told()
+
+    def _put(self, link: _Link, parts: list[Buffer]) -> bool:
+        """Return whether the socket took a packet; if not, it is tried again when there is room."""
+        if link.came_to_us:
+            if not link.route:
+                return False
+            parts.insert(0, link.route)
+        try:
+            link.port.socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            self._blocked[link.number] = link
+            if not link.came_to_us and not link.port.is_full:
+                link.port.is_full = True
+                self._poller.modify(link.port.socket, zmq.POLLIN | zmq.POLLOUT)
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self._routes.pop((link.port, link.route), None)
+            link.route = b""
+            link.talk.break_off(time.monotonic())
+            return False
+        return True
+
+    def _on_room(self, port: _Port) -> None:
+        port.is_full = False
+        self._poller.modify(port.socket, zmq.POLLIN)
+        if port.link is not None:
+            self._blocked.pop(port.link.number, None)
+            self._stale[port.link.number] = port.link
+
+    def _say(self, port: _Port, route: bytes, packet: packets.Packet) -> None:
+        """Say something that may be lost."""
+        parts: list[Buffer] = [encode_packet(packet)]
+        if port.link is None:
+            parts.insert(0, route)
+        try:
+            port.socket.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise
+
+    def _say_gone(self, link: _Link, reason: str) -> None:
+        if link.talk.place is Place.OPEN and (link.route or not link.came_to_us):
+            self._say(link.port, link.route, Gone(link.talk.token, printable(reason, 1000)))
+
+    # Links and sockets, coming and going.
+
+    def _add_port(self, socket: "zmq.Socket[Any]", events: int) -> _Port:
+        port = _Port(socket, watch(socket, events), None)
+        self._ports[socket] = self._monitors[port.monitor] = port
+        self._poller.register(socket, zmq.POLLIN)
+        self._poller.register(port.monitor, zmq.POLLIN)
+        return port
+
+    def _drop_port(self, port: _Port, linger_ms: int = 0) -> None:
+        del self._ports[port.socket], self._monitors[port.monitor]
+        self._poller.unregister(port.socket)
+        self._poller.unregister(port.monitor)
+        port.socket.disable_monitor()
+        port.monitor.close(linger=0)
+        port.socket.close(linger=linger_ms)
+
+    def _add_link(self, port: _Port, talk: Conversation, *, came_to_us: bool) -> _Link:
+        link = _Link(next(self._numbers), port, talk, came_to_us, born_s=time.monotonic())
+        self._links[link.number] = link
+        return link
+
+    def _lose(self, link: _Link, reason: str) -> None:
+        self._drop_link(link)
+        if link.is_confirmed or not link.came_to_us:
+            self._events.append(Lost(link.number, printable(reason, 1000)))
+
+    def _drop_link(self, link: _Link, linger_ms: int = _FAREWELL_MS) -> None:
+        del self._links[link.number]
+        self._stale.pop(link.number, None)
+        self._blocked.pop(link.number, None)
+        self._assembling_nbytes -= sum(assembly.nbytes for assembly in link.assemblies.values())
+        link.assemblies.clear()
+        link.outgoing.clear()
+        link.backlog_nbytes = 0
+        if link.came_to_us:
+            self._tokens.pop(link.talk.token, None)
+            self._routes.pop((link.port, link.route), None)
+        else:
+            self._drop_port(link.port, linger_ms)
+        link.talk.end()
+
+
+def _kept(frame: Buffer) -> Buffer:
+    """Return a frame as bytes in a row; a small one as a copy."""
+    if isinstance(frame, bytes):
+        return frame
+    view = memoryview(frame)
+    if view.nbytes <= _COPY_NBYTES:
+        return view.tobytes()
+    return view if view.ndim == 1 and view.format == "B" else view.cast("B")
+
+
+def _fresh(nbytes: int) -> memoryview:
+    """Return memory that nothing was written to yet, aligned for any array."""
+    raw = np.empty(nbytes + _ALIGN_NBYTES, np.uint8)
+    start = -raw.ctypes.data % _ALIGN_NBYTES
+    return raw[start : start + nbytes].data
