@@ -1,0 +1,787 @@
+"""A node's state machine: what it obtains, loads, runs, sends and forgets, for which request and when."""
+
+import heapq
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from hyps.core.holdings import Holding, Holdings, PartitionState
+from hyps.core.node_events import (
+    AllowedToLeave,
+    Delivered,
+    Execute,
+    Executed,
+    ExecuteFailed,
+    Forget,
+    Keep,
+    Leave,
+    Load,
+    Loaded,
+    LoadFailed,
+    ManagerFound,
+    ManagerLost,
+    NeighbourBack,
+    NeighbourLost,
+    NodeEvent,
+    NodeInstruction,
+    NotObtained,
+    Obtain,
+    Obtained,
+    Retired,
+    Send,
+    SetUp,
+    Tell,
+    TensorHere,
+    Ticked,
+    ToldToDrain,
+    Unload,
+)
+from hyps.core.residency import Residency
+from hyps.core.worker_state import TRANSITIONS, TaskState, Trigger
+from hyps.errors import InternalError, printable
+from hyps.formats.node_messages import Beat, Course, Drain, Finished, ItemFailed, Running, Started
+
+EARLY_NBYTES = 64 * 2**20
+"""Of tensors of courses that the node does not know (yet); more are not stored."""
+
+EARLY_REQUESTS = 1024
+"""With such tensors; those of others are not stored."""
+
+EARLY_S = 60.0
+"""How long such tensors are stored."""
+
+REMEMBERED = 16384
+"""Ended requests whose late tensors are told from those of new ones."""
+
+
+class NodeLife(Enum):
+    """Where a node is in its life."""
+
+    JOINING = "joining"
+    LOADING = "loading"
+    SERVING = "serving"
+    DRAINING = "draining"
+    GONE = "gone"
+
+
+class NodeTrigger(Enum):
+    """What moves it on."""
+
+    MANAGER_FOUND = "manager found"
+    MANAGER_LOST = "manager lost"
+    SET_UP = "set up"
+    ALL_SETTLED = "all settled"
+    TOLD_TO_DRAIN = "told to drain"
+    WORK_IS_OVER = "work is over"
+
+
+_Life, _Trigger = NodeLife, NodeTrigger
+
+NODE_TRANSITIONS: Mapping[tuple[NodeLife, NodeTrigger], NodeLife] = {
+    (_Life.JOINING, _Trigger.MANAGER_FOUND): _Life.LOADING,
+    (_Life.JOINING, _Trigger.MANAGER_LOST): _Life.JOINING,
+    (_Life.JOINING, _Trigger.TOLD_TO_DRAIN): _Life.GONE,
+    (_Life.LOADING, _Trigger.SET_UP): _Life.LOADING,
+    (_Life.LOADING, _Trigger.ALL_SETTLED): _Life.SERVING,
+    (_Life.LOADING, _Trigger.MANAGER_LOST): _Life.JOINING,
+    (_Life.LOADING, _Trigger.TOLD_TO_DRAIN): _Life.DRAINING,
+    (_Life.LOADING, _Trigger.WORK_IS_OVER): _Life.GONE,
+    (_Life.SERVING, _Trigger.SET_UP): _Life.LOADING,
+    (_Life.SERVING, _Trigger.MANAGER_LOST): _Life.JOINING,
+    (_Life.SERVING, _Trigger.TOLD_TO_DRAIN): _Life.DRAINING,
+    (_Life.SERVING, _Trigger.WORK_IS_OVER): _Life.GONE,
+    (_Life.DRAINING, _Trigger.SET_UP): _Life.DRAINING,
+    (_Life.DRAINING, _Trigger.TOLD_TO_DRAIN): _Life.DRAINING,
+    (_Life.DRAINING, _Trigger.MANAGER_LOST): _Life.GONE,
+    (_Life.DRAINING, _Trigger.WORK_IS_OVER): _Life.GONE,
+}
+"""Every change of a node's state; what is not in here cannot happen, and nothing happens to one that is gone."""
+
+ITEM_TRANSITIONS: Mapping[tuple[TaskState, Trigger], TaskState] = {
+    **TRANSITIONS,
+    (TaskState.READY, Trigger.EXECUTE_FAILED): TaskState.FAILED,
+}
+"""Every change of a work item's state: a worker's, and that of an item whose partition cannot be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """A course as the machine needs it, worked out once."""
+
+    course: Course
+    inputs: dict[str, tuple[str, ...]]
+    """The different inputs of each partition."""
+    consumers: dict[str, tuple[str, ...]]
+    """The partitions here that read a tensor."""
+    targets: dict[str, tuple[str, ...]]
+    """The devices that want a tensor."""
+    made: frozenset[str]
+    """What is made here, and so is not taken from others."""
+
+    def uses(self, tensor: str) -> int:
+        return len(self.consumers.get(tensor, ())) + len(self.targets.get(tensor, ()))
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """What there is of a request in one epoch."""
+
+    number: int
+    epoch: int
+    course: int
+    since_s: float
+    path: _Path | None = None
+    """None: its course is not known yet."""
+    states: dict[str, TaskState] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
+    ready_s: dict[str, float] = field(default_factory=dict)
+    uses: dict[str, int] = field(default_factory=dict)
+    """Of each tensor that is here: partitions that will read it, and devices that have it to get."""
+    held: dict[str, int] = field(default_factory=dict)
+    """Bytes of each tensor that is stored."""
+    arrived: set[str] = field(default_factory=set)
+    """Every tensor that ever was."""
+    sendings: set[int] = field(default_factory=set)
+    story: list[tuple[str, Trigger]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Run:
+    """Something that is being computed."""
+
+    request: _Request
+    holding: Holding
+    start_s: float
+    waited_s: float
+    is_foreign: bool = False
+    """Whether it was begun for a manager that is gone."""
+
+
+class NodeState:
+    """What a node does for its manager, from joining to leaving.
+
+    `handle` takes what happened and returns what to do, in an order in which the next computing begins first.
+    A work item is (request, epoch, partition) and runs at most once. Repeated events, and those of epochs that are
+    over, are harmless. While all partitions are kept loaded the oldest request goes first; otherwise a partition that was
+    loaded for its turn runs what waited for it when the next one began to wait, and then makes way.
+
+    Attributes:
+        life: where the node is in its life.
+    """
+
+    def __init__(
+        self, budget_nbytes: int | None = None, base_nbytes: int = 0, max_executing: int = 1, beat_s: float = 0.5
+    ) -> None:
+        """Take the node's means.
+
+        Args:
+            budget_nbytes: the most that the process may have resident; None: as much as there is.
+            base_nbytes: what it has resident without any partition.
+            max_executing: how many work items may run at once.
+            beat_s: how often to tell how it is, until the manager says.
+        """
+        self._holdings = Holdings(budget_nbytes, base_nbytes)
+        self._max_executing, self._beat_s = max_executing, beat_s
+        self.life = NodeLife.JOINING
+        self._setup = 0
+        self._paths: dict[int, _Path] = {}
+        self._requests: dict[int, _Request] = {}
+        self._early: dict[int, None] = {}
+        """Requests whose course is not known, the oldest first."""
+        self._retired: dict[int, int] = {}
+        """Epochs of ended requests, the latest last."""
+        self._ready: list[tuple[int, int, str]] = []
+        """Work items of loaded kept partitions, the oldest request first; those that are over stay until met."""
+        self._waiting: dict[str, dict[int, None]] = {}
+        """Requests whose work item is ready, of partitions that are not kept or not loaded."""
+        self._ready_count = 0
+        self._horizon: int | None = None
+        """Newest request that still goes before the partitions that wait to be loaded; None: none waits."""
+        self._newest = 0
+        self._runs: dict[int, _Run] = {}
+        self._last_run = 0
+        self._sendings: dict[int, tuple[_Request, Send]] = {}
+        self._last_sending = 0
+        self._lost: set[str] = set()
+        self._held_nbytes = 0
+        self._early_nbytes = 0
+        self._has_changed = False
+        self._is_settled = True
+        self._told_s = 0.0
+        self._handlers: dict[type, Callable[..., list[NodeInstruction]]] = {
+            ManagerFound: self._on_manager_found,
+            ManagerLost: self._on_manager_lost,
+            SetUp: self._on_set_up,
+            TensorHere: self._on_tensor,
+            Obtained: self._on_obtained,
+            NotObtained: self._on_not_obtained,
+            Loaded: self._on_loaded,
+            LoadFailed: self._on_load_failed,
+            Executed: self._on_executed,
+            ExecuteFailed: self._on_execute_failed,
+            Delivered: self._on_delivered,
+            Retired: self._on_retired,
+            NeighbourLost: self._on_neighbour_lost,
+            NeighbourBack: self._on_neighbour_back,
+            ToldToDrain: self._on_told_to_drain,
+            AllowedToLeave: self._on_allowed_to_leave,
+            Ticked: self._on_ticked,
+        }
+
+    def handle(self, now_s: float, event: NodeEvent) -> list[NodeInstruction]:
+        """Take what happened at `now_s`, on a clock that never goes back, and return what to do.
+
+        Raises:
+            InternalError: the event cannot happen in this state.
+        """
+        if self.life is NodeLife.GONE:
+            return []
+        steps = self._handlers[type(event)](now_s, event)
+        steps += self._next_work(now_s)
+        steps += self._settle()
+        steps += self._beat_when_due(now_s)
+        if len(steps) > 1:
+            steps.sort(key=_rank)
+        return steps
+
+    @property
+    def residency(self) -> Residency:
+        """Which partitions stay loaded, by the latest setup."""
+        return self._holdings.residency
+
+    @property
+    def next_tick_s(self) -> float:
+        """When to tell the machine the time, if nothing happens before."""
+        return self._told_s + self._beat_s
+
+    @property
+    def held_nbytes(self) -> int:
+        """The bytes of all tensors that are stored."""
+        return self._held_nbytes
+
+    def is_known(self, partition: str, digest: str) -> bool:
+        """Return whether a partition is still one of the node's."""
+        return self._holdings.is_current(partition, digest)
+
+    def check_invariants(self) -> None:
+        """Raise InternalError unless everything that must always hold does."""
+        self._holdings.check_invariants()
+        _require(len(self._runs) <= self._max_executing, "too much is executing")
+        _require(not (self._runs and self._holdings.is_loading_in_turn), "something executes while a turn is prepared")
+        held = sum(sum(request.held.values()) for request in self._requests.values())
+        _require(held == self._held_nbytes, "the stored bytes are miscounted")
+        ready = sum(
+            state is TaskState.READY for request in self._requests.values() for state in request.states.values()
+        )
+        _require(ready == self._ready_count, "the ready work items are miscounted")
+        early = {number for number, request in self._requests.items() if request.path is None}
+        _require(early == set(self._early), "a request is early and not noted as such")
+        for number, (request, _) in self._sendings.items():
+            _require(self._requests.get(request.number) is request, "something is sent of a request that is over")
+            _require(number in request.sendings, "a sending is lost")
+        for run in self._runs.values():
+            _require(run.holding.runs > 0, "a run is not counted")
+        for request in self._requests.values():
+            self._check_request(request)
+        if self.life is not NodeLife.JOINING:
+            return
+        _require(not self._requests, "requests without a manager")
+
+    def _check_request(self, request: _Request) -> None:
+        _require(request.epoch > self._retired.get(request.number, 0), "a request is over and still here")
+        if request.path is None:
+            return
+        for partition, state in request.states.items():
+            absent = [name for name in request.path.inputs[partition] if name not in request.held]
+            if state is TaskState.WAITING:
+                _require(request.missing[partition] > 0, "a work item waits for nothing")
+            if state in (TaskState.READY, TaskState.EXECUTING):
+                _require(not absent, f"a work item of `{partition}` is ready without {absent}")
+            if state is TaskState.READY:
+                _require(self._is_queued(request.number, partition), "a work item is ready and not queued")
+        _require(all(request.uses.get(name, 0) > 0 for name in request.held), "a tensor is stored that nobody needs")
+
+    def _is_queued(self, number: int, partition: str) -> bool:
+        queued = any(entry[0] == number and entry[2] == partition for entry in self._ready)
+        return queued or number in self._waiting.get(partition, {})
+
+    # The manager.
+
+    def _on_manager_found(self, _now_s: float, event: ManagerFound) -> list[NodeInstruction]:
+        steps = [] if self.life is NodeLife.JOINING else self._on_manager_lost(_now_s, ManagerLost())
+        if self.life is NodeLife.JOINING:
+            self._move(NodeTrigger.MANAGER_FOUND)
+        self._beat_s, self._has_changed = event.beat_s, True
+        return steps
+
+    def _on_manager_lost(self, _now_s: float, _event: ManagerLost) -> list[NodeInstruction]:
+        steps = [step for request in list(self._requests.values()) for step in self._drop(request)]
+        self._retired.clear()
+        self._paths.clear()
+        self._setup, self._newest, self._horizon = 0, 0, None
+        for run in self._runs.values():
+            run.is_foreign = True
+        is_draining = self.life is NodeLife.DRAINING
+        self._move(NodeTrigger.MANAGER_LOST)
+        return [*steps, Leave()] if is_draining else steps
+
+    def _on_set_up(self, now_s: float, event: SetUp) -> list[NodeInstruction]:
+        if self.life is NodeLife.JOINING:
+            return []
+        self._has_changed = True  # the manager wants to hear that the node follows it
+        if event.number <= self._setup:
+            return []
+        self._setup, self._is_settled = event.number, False
+        steps, changed = self._holdings.place(event)
+        paths = {course.id: _path(course, self._holdings) for course in event.courses}
+        for number, request in list(self._requests.items()):
+            was_known = request.path is not None
+            if was_known and (request.course not in paths or not request.states.keys().isdisjoint(changed)):
+                steps += self._drop(self._requests[number])
+        self._paths = paths
+        self._requeue()
+        for number in list(self._early):
+            if self._requests[number].course in self._paths:
+                steps += self._adopt(now_s, self._requests[number])
+        self._move(NodeTrigger.SET_UP)
+        return steps
+
+    def _requeue(self) -> None:
+        """Put each ready work item where its partition, which may be kept now and not before, has it looked for."""
+        self._ready.clear()
+        self._waiting.clear()
+        for request in self._requests.values():
+            for partition, state in request.states.items():
+                if state is TaskState.READY:
+                    self._enqueue(request, partition)
+
+    def _on_told_to_drain(self, _now_s: float, _event: ToldToDrain) -> list[NodeInstruction]:
+        was_joining = self.life is NodeLife.JOINING
+        self._move(NodeTrigger.TOLD_TO_DRAIN)
+        return [Leave()] if was_joining else [Tell(Drain())]
+
+    def _on_allowed_to_leave(self, _now_s: float, _event: AllowedToLeave) -> list[NodeInstruction]:
+        if self.life is NodeLife.JOINING:
+            return []
+        self._move(NodeTrigger.WORK_IS_OVER)
+        return [Leave()]
+
+    def _on_retired(self, _now_s: float, event: Retired) -> list[NodeInstruction]:
+        before = self._retired.pop(event.request, 0)
+        self._retired[event.request] = max(before, event.epoch)
+        if len(self._retired) > REMEMBERED:
+            del self._retired[next(iter(self._retired))]
+        request = self._requests.get(event.request)
+        return self._drop(request) if request is not None and request.epoch <= event.epoch else []
+
+    def _on_ticked(self, now_s: float, _event: Ticked) -> list[NodeInstruction]:
+        steps: list[NodeInstruction] = []
+        for number in list(self._early):
+            if now_s - self._requests[number].since_s < EARLY_S:
+                break
+            steps += self._drop(self._requests[number])
+        return steps
+
+    # Tensors.
+
+    def _on_tensor(self, now_s: float, event: TensorHere) -> list[NodeInstruction]:
+        if self.life is NodeLife.JOINING or event.epoch <= self._retired.get(event.request, 0):
+            return []
+        request = self._requests.get(event.request)
+        steps: list[NodeInstruction] = []
+        if request is not None and request.epoch < event.epoch:
+            steps, request = self._drop(request), None
+        if request is None and event.course not in self._paths and len(self._early) >= EARLY_REQUESTS:
+            return steps
+        if request is None:
+            request = self._begin(now_s, event)
+        if request.epoch > event.epoch or request.course != event.course or event.tensor in request.arrived:
+            return steps
+        if request.path is None:
+            return steps + self._take_early(request, event)
+        if event.tensor in request.path.made or event.tensor not in request.path.consumers:
+            return steps
+        return steps + self._take(now_s, request, event.tensor, event.nbytes)
+
+    def _begin(self, now_s: float, event: TensorHere) -> _Request:
+        request = _Request(event.request, event.epoch, event.course, now_s)
+        self._requests[event.request] = request
+        self._newest = max(self._newest, event.request)
+        if event.course in self._paths:
+            self._follow(now_s, request, self._paths[event.course])
+        else:
+            self._early[event.request] = None
+        return request
+
+    def _follow(self, now_s: float, request: _Request, path: _Path) -> None:
+        request.path = path
+        request.states = dict.fromkeys(path.course.partitions, TaskState.WAITING)
+        request.missing = {partition: len(names) for partition, names in path.inputs.items()}
+        for partition, count in request.missing.items():
+            if not count:
+                self._make_ready(now_s, request, partition)
+
+    def _take_early(self, request: _Request, event: TensorHere) -> list[NodeInstruction]:
+        if self._early_nbytes + event.nbytes > EARLY_NBYTES:
+            return []
+        self._early_nbytes += event.nbytes
+        self._held_nbytes += event.nbytes
+        request.held[event.tensor] = event.nbytes
+        request.arrived.add(event.tensor)
+        return [Keep(request.number, request.epoch, event.tensor)]
+
+    def _adopt(self, now_s: float, request: _Request) -> list[NodeInstruction]:
+        """Take up a request whose course has become known."""
+        early, request.held = request.held, {}
+        del self._early[request.number]
+        self._early_nbytes -= sum(early.values())
+        self._held_nbytes -= sum(early.values())
+        path = self._paths[request.course]
+        self._follow(now_s, request, path)
+        steps: list[NodeInstruction] = []
+        for name, nbytes in early.items():
+            if name in path.made or name not in path.consumers:
+                steps.append(Forget(request.number, request.epoch, name))
+            else:
+                self._take(now_s, request, name, nbytes)  # it is stored already
+        return steps
+
+    def _take(self, now_s: float, request: _Request, name: str, nbytes: int) -> list[NodeInstruction]:
+        """Note that a tensor is here, and what it makes ready."""
+        path = request.path
+        assert path is not None, "only early requests have none, and theirs are kept elsewhere"
+        request.arrived.add(name)
+        uses = path.uses(name)
+        if not uses:
+            return []
+        request.uses[name], request.held[name] = uses, nbytes
+        self._held_nbytes += nbytes
+        for partition in path.consumers.get(name, ()):
+            request.missing[partition] -= 1
+            if not request.missing[partition]:
+                self._make_ready(now_s, request, partition)
+        return [Keep(request.number, request.epoch, name)]
+
+    def _release(self, request: _Request, name: str) -> list[NodeInstruction]:
+        request.uses[name] -= 1
+        if request.uses[name]:
+            return []
+        del request.uses[name]
+        self._held_nbytes -= request.held.pop(name)
+        return [Forget(request.number, request.epoch, name)]
+
+    def _drop(self, request: _Request) -> list[NodeInstruction]:
+        """Forget a request: nothing of it is kept but what is being computed, whose result nobody wants."""
+        del self._requests[request.number]
+        if request.number in self._early:
+            del self._early[request.number]
+            self._early_nbytes -= sum(request.held.values())
+        for partition, state in request.states.items():
+            if state is TaskState.READY:
+                self._ready_count -= 1
+                self._dequeue(request.number, partition)
+            self._move_item(request, partition, Trigger.REQUEST_ENDED)
+        for number in request.sendings:
+            del self._sendings[number]
+        self._held_nbytes -= sum(request.held.values())
+        return [Forget(request.number, request.epoch, name) for name in request.held]
+
+    # Sending.
+
+    def _send(self, request: _Request, name: str) -> list[NodeInstruction]:
+        path = request.path
+        assert path is not None, "what was computed has a course"
+        steps: list[NodeInstruction] = []
+        for device in path.targets.get(name, ()):
+            self._last_sending += 1
+            send = Send(self._last_sending, request.number, request.epoch, request.course, name, device)
+            self._sendings[send.sending] = (request, send)
+            request.sendings.add(send.sending)
+            if device not in self._lost:
+                steps.append(send)
+        return steps
+
+    def _on_delivered(self, _now_s: float, event: Delivered) -> list[NodeInstruction]:
+        request, send = self._sendings.pop(event.sending, (None, None))
+        if request is None or send is None:
+            return []
+        request.sendings.remove(event.sending)
+        return self._release(request, send.tensor)
+
+    def _on_neighbour_lost(self, _now_s: float, event: NeighbourLost) -> list[NodeInstruction]:
+        self._has_changed |= event.device not in self._lost
+        self._lost.add(event.device)
+        return []
+
+    def _on_neighbour_back(self, _now_s: float, event: NeighbourBack) -> list[NodeInstruction]:
+        if event.device not in self._lost:
+            return []
+        self._lost.remove(event.device)
+        self._has_changed = True
+        return [send for _, send in self._sendings.values() if send.device == event.device]
+
+    # Partitions.
+
+    def _on_obtained(self, _now_s: float, event: Obtained) -> list[NodeInstruction]:
+        if self._holdings.is_current(event.partition, event.digest):
+            self._holdings.note_obtained(event.partition)
+        return []
+
+    def _on_not_obtained(self, _now_s: float, event: NotObtained) -> list[NodeInstruction]:
+        if not self._holdings.is_current(event.partition, event.digest):
+            return []
+        if not self._holdings.note_not_obtained(event.partition, event.code, event.reason):
+            return []
+        return self._fail_waiting(event.partition)
+
+    def _on_loaded(self, _now_s: float, event: Loaded) -> list[NodeInstruction]:
+        steps = self._holdings.note_loaded(event.partition, event.digest)
+        if not self._holdings.is_current(event.partition, event.digest):
+            return steps
+        self._has_changed = True
+        held = self._holdings[event.partition]
+        if held.is_kept and held.is_runnable:
+            for number in self._waiting.pop(event.partition, {}):
+                heapq.heappush(self._ready, (number, held.index, held.id))
+        return steps
+
+    def _on_load_failed(self, _now_s: float, event: LoadFailed) -> list[NodeInstruction]:
+        if not self._holdings.note_load_failed(event.partition, event.digest, event.code, event.reason):
+            return []
+        return self._fail_waiting(event.partition)
+
+    def _fail_waiting(self, partition: str) -> list[NodeInstruction]:
+        self._has_changed = True
+        numbers = self._waiting.pop(partition, {})
+        return [step for number in numbers for step in self._fail_ready(self._requests[number], partition)]
+
+    def _fail_ready(self, request: _Request, partition: str) -> list[NodeInstruction]:
+        held = self._holdings[partition]
+        self._ready_count -= 1
+        return self._fail(request, partition, held.code, held.reason, "place it on another device")
+
+    def _fail(self, request: _Request, partition: str, code: str, reason: str, hint: str) -> list[NodeInstruction]:
+        self._move_item(request, partition, Trigger.EXECUTE_FAILED)
+        assert request.path is not None, "what was ready has a course"
+        forgets = [step for name in request.path.inputs[partition] for step in self._release(request, name)]
+        return [*forgets, Tell(ItemFailed(request.number, request.epoch, partition, code, reason, hint))]
+
+    # Computing.
+
+    def _make_ready(self, now_s: float, request: _Request, partition: str) -> None:
+        self._move_item(request, partition, Trigger.INPUTS_COMPLETE)
+        request.ready_s[partition] = now_s
+        self._ready_count += 1
+        self._enqueue(request, partition)
+
+    def _enqueue(self, request: _Request, partition: str) -> None:
+        held = self._holdings[partition]
+        if held.is_kept and held.is_runnable:
+            heapq.heappush(self._ready, (request.number, held.index, partition))
+        else:
+            self._waiting.setdefault(partition, {})[request.number] = None
+
+    def _dequeue(self, number: int, partition: str) -> None:
+        waiting = self._waiting.get(partition, {})
+        waiting.pop(number, None)
+        if not waiting:
+            self._waiting.pop(partition, None)
+
+    def _next_work(self, now_s: float) -> list[NodeInstruction]:
+        steps: list[NodeInstruction] = []
+        if self._waiting:
+            steps += self._fail_what_waits_in_vain()
+        if not self._holdings.is_loading_in_turn:
+            while len(self._runs) < self._max_executing:
+                item = self._pick()
+                if item is None:
+                    break
+                steps += self._execute(now_s, *item)
+        if not self._is_settled:
+            steps += self._holdings.load_kept()
+        if self._waiting or not self._is_settled:
+            steps += self._next_turn()
+        return steps
+
+    def _fail_what_waits_in_vain(self) -> list[NodeInstruction]:
+        refused = [
+            partition for partition in self._waiting if self._holdings[partition].state is PartitionState.REFUSED
+        ]
+        return [step for partition in refused for step in self._fail_waiting(partition)]
+
+    def _pick(self) -> tuple[_Request, str] | None:
+        """Take the oldest ready work item of a loaded partition, unless those that wait to be loaded come first."""
+        while self._ready and not self._is_ready(self._ready[0][0], self._ready[0][2]):
+            heapq.heappop(self._ready)
+        best = self._ready[0] if self._ready else None
+        turn = self._holdings.in_turn
+        if turn is not None and turn.is_runnable and turn.id in self._waiting:
+            of_turn = (min(self._waiting[turn.id]), turn.index, turn.id)
+            best = of_turn if best is None else min(best, of_turn)
+        if best is None or (self._horizon is not None and best[0] > self._horizon):
+            return None
+        if self._ready and best == self._ready[0]:
+            heapq.heappop(self._ready)
+        else:
+            self._dequeue(best[0], best[2])
+        return self._requests[best[0]], best[2]
+
+    def _is_ready(self, number: int, partition: str) -> bool:
+        request = self._requests.get(number)
+        return request is not None and request.states.get(partition) is TaskState.READY
+
+    def _execute(self, now_s: float, request: _Request, partition: str) -> list[NodeInstruction]:
+        self._move_item(request, partition, Trigger.STARTED)
+        self._ready_count -= 1
+        self._last_run += 1
+        held = self._holdings[partition]
+        held.begin_run()
+        self._runs[self._last_run] = _Run(request, held, now_s, now_s - request.ready_s[partition])
+        return [
+            Execute(self._last_run, request.number, request.epoch, partition),
+            Tell(Started(request.number, request.epoch, partition)),
+        ]
+
+    def _next_turn(self) -> list[NodeInstruction]:
+        """Have the next partition loaded for its turn once nothing goes before it.
+
+        That is the one with the oldest request of those that wait; one that was never tried comes behind them.
+        """
+        wanted = [
+            (min(self._waiting.get(held.id, ()), default=math.inf), held.index, held)
+            for held in self._holdings.obtained_for_turns()
+            if held.id in self._waiting or not held.was_loaded
+        ]
+        if not wanted or self._holdings.is_loading:
+            self._horizon = None
+            return []
+        if self._horizon is None:
+            self._horizon = self._newest
+        if self._runs:
+            return []
+        return self._holdings.load_for_turn(min(wanted, key=lambda entry: entry[:2])[2])
+
+    def _on_executed(self, now_s: float, event: Executed) -> list[NodeInstruction]:
+        run = self._runs.pop(event.run, None)
+        if run is None:
+            return []
+        steps = self._holdings.end_run(run.holding)
+        request, partition = run.request, run.holding.id
+        if self._requests.get(request.number) is not request:
+            return steps
+        self._move_item(request, partition, Trigger.EXECUTED)
+        assert request.path is not None, "what was computed has a course"
+        for name, nbytes in event.tensors:
+            steps += self._take(now_s, request, name, nbytes)
+            steps += self._send(request, name)
+        for name in request.path.inputs[partition]:
+            steps += self._release(request, name)
+        nbytes = sum(nbytes for _, nbytes in event.tensors)
+        done = Finished(request.number, request.epoch, partition, run.waited_s, event.seconds, nbytes)
+        return [*steps, Tell(done)]
+
+    def _on_execute_failed(self, _now_s: float, event: ExecuteFailed) -> list[NodeInstruction]:
+        run = self._runs.pop(event.run, None)
+        if run is None:
+            return []
+        steps = self._holdings.end_run(run.holding)
+        if self._requests.get(run.request.number) is not run.request:
+            return steps
+        return steps + self._fail(run.request, run.holding.id, event.code, event.reason, event.hint)
+
+    # How it is.
+
+    def _settle(self) -> list[NodeInstruction]:
+        if not self._is_settled and self._holdings.are_settled():
+            self._is_settled = True
+        if self.life is NodeLife.LOADING and self._setup and self._is_settled:
+            self._move(NodeTrigger.ALL_SETTLED)
+        is_over = self.life is NodeLife.DRAINING and self._setup and not self._paths
+        if is_over and not self._requests and not self._runs:
+            self._move(NodeTrigger.WORK_IS_OVER)
+            return [Leave()]
+        return []
+
+    def _beat_when_due(self, now_s: float) -> list[NodeInstruction]:
+        if self.life in (NodeLife.JOINING, NodeLife.GONE):
+            return []
+        if not self._has_changed and now_s - self._told_s < self._beat_s:
+            return []
+        self._has_changed, self._told_s = False, now_s
+        return [Tell(self._beat(now_s))]
+
+    def _beat(self, now_s: float) -> Beat:
+        targets = {device for path in self._paths.values() for devices in path.targets.values() for device in devices}
+        own = [run for run in self._runs.values() if not run.is_foreign]
+        return Beat(
+            setup=self._setup,
+            loaded=self._holdings.ready_ids() if self._setup else (),
+            refused=self._holdings.refusals() if self._setup else (),
+            running=tuple(
+                Running(run.request.number, run.request.epoch, run.holding.id, now_s - run.start_s) for run in own
+            ),
+            waiting=self._ready_count,
+            held_nbytes=self._held_nbytes,
+            unreachable=tuple(sorted(self._lost & targets)),
+        )
+
+    def _move(self, trigger: NodeTrigger) -> None:
+        """Change the node's state; the only place where it changes."""
+        after = NODE_TRANSITIONS.get((self.life, trigger))
+        if after is None:
+            raise InternalError(f"the node was {self.life.value} and then {trigger.value}")
+        self.life = after
+
+    def _move_item(self, request: _Request, partition: str, trigger: Trigger) -> None:
+        """Change a work item's state; the only place where one changes."""
+        before = request.states[partition]
+        after = ITEM_TRANSITIONS.get((before, trigger))
+        request.story.append((partition, trigger))
+        if after is None:
+            story = printable("; ".join(f"{name}: {what.value}" for name, what in request.story[-20:]), 600)
+            raise InternalError(f"a work item of `{printable(partition)}` was {before} and then {trigger} ({story})")
+        request.states[partition] = after
+
+
+_ORDER: dict[type, int] = {
+    Keep: 0,
+    Execute: 1,
+    Unload: 2,
+    Load: 3,
+    Obtain: 4,
+    Send: 5,
+    Forget: 6,
+    Tell: 7,
+    Leave: 8,
+}
+"""What is stored can be computed with and sent; computing comes first, so that sending does not delay it."""
+
+
+def _rank(step: NodeInstruction) -> int:
+    return _ORDER[type(step)]
+
+
+def _path(course: Course, holdings: Holdings) -> _Path:
+    unknown = [partition for partition in course.partitions if partition not in holdings]
+    if unknown:
+        raise InternalError(f"course {course.id} has partitions that the setup has not: {printable(str(unknown))}")
+    tasks = [holdings[partition].share.task for partition in course.partitions]
+    inputs = {task.id: tuple(dict.fromkeys(task.inputs)) for task in tasks}
+    made = frozenset(name for task in tasks for name in task.outputs)
+    consumers: dict[str, list[str]] = {}
+    for task in tasks:
+        for name in inputs[task.id]:
+            consumers.setdefault(name, []).append(task.id)
+    return _Path(
+        course=course,
+        inputs=inputs,
+        consumers={name: tuple(users) for name, users in consumers.items()},
+        targets={route.tensor: tuple(dict.fromkeys(route.devices)) for route in course.routes if route.tensor in made},
+        made=made,
+    )
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise InternalError(otherwise)
