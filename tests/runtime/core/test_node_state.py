@@ -489,7 +489,7 @@ def test_a_draining_node_finishes_and_leaves_when_nothing_is_left() -> None:
     assert Tell(Drain()) in steps
     bench.finish_all()
     assert bench.sent == [(1, 1, "t1", "next")]
-    assert bench.node.life is NodeLife.DRAINING
+    assert Leave() not in bench.log
     assert Leave() in bench.tell(Retired(1, 1), SetUp(2))
     assert bench.node.life is NodeLife.GONE
     assert bench.tell(here(2)) == []
@@ -524,7 +524,7 @@ def test_partitions_without_inputs_run_once_their_request_is_heard_of() -> None:
 
 
 def test_impossible_changes_of_state_are_told_with_their_story() -> None:
-    with pytest.raises(InternalError, match="p was placed and then loaded|`p` was placed and then loaded"):
+    with pytest.raises(InternalError, match="`p` was placed and then loaded"):
         Holding(Share(Task("p", (), ())), 0).move(PartitionTrigger.LOADED)
     bench = bench_for(chain_setup(1, 5))
     with pytest.raises(InternalError, match="serving and then manager found"):
