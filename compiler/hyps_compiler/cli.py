@@ -25,6 +25,7 @@ from hyps_compiler.cli_options import (
 from hyps_compiler.cli_placement import placement_options, placement_request, refuse_own_cuts
 from hyps_compiler.cli_profile import profile
 from hyps_compiler.cli_simulate import simulate
+from hyps_compiler.cli_status import status
 
 if TYPE_CHECKING:
     from hyps_compiler.partition import Request
@@ -325,6 +326,7 @@ main.add_command(cluster)
 main.add_command(compare)
 main.add_command(profile)
 main.add_command(simulate)
+main.add_command(status)
 
 
 def _request(max_params: int | None, memory: int | None, cut: str, partitions: int | None) -> "Request":

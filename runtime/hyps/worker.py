@@ -352,7 +352,9 @@ class Service:
             self._engine.run_each([job.request for job in jobs], on_done)
         except Exception as error:  # this thread's top: were it to die, every later request would wait for ever
             logger.exception("a batch broke off")
-            for job in unfinished.values():
+            broken = list(unfinished.values())
+            unfinished.clear()
+            for job in broken:
                 self._end(_Ended(job, InternalError(f"{type(error).__name__}: {error}"), 0.0))
 
     def _end(self, ended: _Ended) -> None:

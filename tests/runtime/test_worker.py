@@ -20,6 +20,7 @@ from hyps.engine import Engine, Options, Outcome, Request, open_engine
 from hyps.errors import BusyError, ExecutionError, HypsError, PeerError, TensorError
 from hyps.formats.messages import (
     PROTOCOL_VERSION,
+    AskStatus,
     Cancel,
     Done,
     Failed,
@@ -27,12 +28,15 @@ from hyps.formats.messages import (
     FromWorker,
     Heartbeat,
     Hello,
+    Status,
     Submit,
     TensorHeader,
     Welcome,
     decode_from_worker,
     encode,
 )
+from hyps.formats.status import Report, decode_report
+from hyps.observer import Observer
 from hyps.remote import RemoteRunner
 from hyps.worker import Service, bounds_for
 from plan_fixtures import mlp, sharded
@@ -427,3 +431,66 @@ def test_the_largest_input_always_fits_the_queue(tmp_path: Path) -> None:
     bounds = bounds_for(plan, 80_000_000)
     assert bounds.max_nbytes == 40_000_000
     assert bounds.queue_nbytes >= 40_000_000
+
+
+def report(client: MemoryClient) -> Report:
+    tell(client, AskStatus("how is it"))
+    message, frames = hear(client)
+    assert message == Status("how is it")
+    assert len(frames) == 1
+    return decode_report(memoryview(frames[0]))
+
+
+def test_the_status_of_an_idle_worker(rig: Rig) -> None:
+    told = report(rig.server.connect())
+    assert (told.role, told.state, told.device, told.model) == ("worker", "serving", "pi", "test")
+    assert [partition.partition for partition in told.partitions] == [piece.id for piece in FLOW.pieces]
+    assert {partition.state for partition in told.partitions} == {"loaded"}
+    assert (told.requests.accepted, told.requests.max_queued, told.requests.latency.n) == (0, 2, 0)
+    (node,) = told.nodes
+    assert (node.device, node.state, node.running, node.waiting) == ("pi", "serving", (), 0)
+    assert node.resident_nbytes is not None
+    assert node.resident_nbytes > 10_000_000
+
+
+def test_the_status_counts_every_outcome_and_answers_while_the_worker_computes(rig: Rig) -> None:
+    client, watcher = rig.server.connect(), rig.server.connect()
+    submit(client, "good")
+    done(client)
+    rig.engine.gate.clear()
+    submit(client, "slow")
+    submit(client, "next")
+    submit(client, "too many")
+    assert failure(client).code == "E_BUSY"
+    tell(client, Cancel("next"))
+    during = report(watcher)
+    assert (during.requests.accepted, during.requests.done, during.requests.refused) == (3, 1, 1)
+    assert during.requests.running + during.requests.queued == 2
+    assert during.hub is not None
+    assert during.hub.queued_nbytes == 2 * 12 * 4
+    rig.engine.gate.set()
+    done(client)
+    rig.engine.broken = RuntimeError("broken on purpose")
+    submit(client, "bad")
+    assert failure(client).code == "E_INTERNAL"
+    after = report(watcher)
+    counts = after.requests
+    assert (counts.accepted, counts.done, counts.cancelled, counts.failed) == (4, 2, 1, 1)
+    assert counts.failures == {"E_INTERNAL": 1}
+    assert (counts.queued, counts.running) == (0, 0)
+    assert counts.latency.n == 2
+    assert after.partitions[0].run.p50_s is not None
+
+
+def test_an_observer_asks_a_worker(rig: Rig) -> None:
+    with Observer(rig.server.connect(), "memory://worker") as observer:
+        assert observer.ask().device == "pi"
+        assert observer.ask(levels=1).requests.accepted == 0
+
+
+def test_an_observer_does_not_wait_for_ever() -> None:
+    with (
+        Observer(MemoryServer().connect(), "memory://nobody") as observer,
+        pytest.raises(PeerError, match="did not answer within"),
+    ):
+        observer.ask(timeout_s=0.1)
