@@ -127,7 +127,7 @@ class Question(Struct, frozen=True, kw_only=True):
     """Which devices hold each partition now, gone ones too; empty: nothing is placed."""
     keep_within: Annotated[float, Meta(ge=0, le=10)] = 0.05
     """By which part a placement may fall short of the best if fewer weights have to move for it."""
-    time_limit_s: Annotated[float, Meta(gt=0, le=3600)] = 2.0
+    time_limit_s: Annotated[float, Meta(gt=0, le=3600)] = 1.0
     """Of the search, where it could go on."""
 
 
