@@ -1,4 +1,4 @@
-"""`python -m hyps_compiler.replanning`: asked on stdin where partitions shall run, it replies on stdout, in lines of JSON.
+"""`python -m hyps_compiler.replanning`: asked on stdin where partitions shall run, it replies on stdout, in JSON lines.
 
 With `--serve` line after line until stdin ends, so that nobody waits for the imports again. Needs numpy and msgspec, no
 compiler's packages. A manager runs it as a child (`hyps.adapters.planner`).
