@@ -35,7 +35,7 @@ from hyps.core.events import (
     TensorArrived,
     Unload,
 )
-from hyps.core.residency import Residency, Task, decide_residency, live_activations
+from hyps.core.residency import Residency, Task, decide_residency, live_activations, task_of
 from hyps.core.worker_state import WorkerState
 from hyps.errors import HypsError, InternalError, PlanError, UsageError, printable
 from hyps.formats.plan import Partition, Plan
@@ -149,7 +149,7 @@ class Engine:
         self._partitions = {partition.id: partition for partition in plan.partitions}
         self._opener = opener
         self.base_nbytes = self._opener.measure_base() + _SLACK_NBYTES + options.reserved_nbytes
-        self._tasks = [_task(plan, partition) for partition in plan.partitions]
+        self._tasks = [task_of(plan, partition) for partition in plan.partitions]
         self._input_names = [tensor.name for tensor in plan.model.inputs]
         self._output_names = [tensor.name for tensor in plan.model.outputs]
         self._sizes = {name: info.nbytes for name, info in plan.tensors.items() if info.nbytes is not None}
@@ -426,13 +426,6 @@ def _check_variant(plan: Plan, name: str | None) -> None:
     if name is not None and name not in names:
         listed = ", ".join(f"`{printable(known)}`" for known in names[:8])
         raise PlanError(f"the plan has no variant `{printable(name)}`", f"it has {listed}")
-
-
-def _task(plan: Plan, partition: Partition) -> Task:
-    sizes = [plan.tensors[name].nbytes or 0 for name in dict.fromkeys((*partition.inputs, *partition.outputs))]
-    peak = partition.peak_memory_bytes or 0
-    scratch = max(0, peak - partition.weight_bytes - sum(sizes))
-    return Task(partition.id, partition.inputs, partition.outputs, partition.weight_bytes, scratch)
 
 
 def _with_weight(task: Task, weight_nbytes: int) -> Task:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hyps.errors import InfeasibleError, printable
+from hyps.formats.plan import Partition, Plan
 from hyps.formats.quantities import format_nbytes
 
 
@@ -30,6 +31,14 @@ class Residency:
     """What remains for the activations of further requests when the first one needs most; None: no budget."""
     limit_nbytes: int | None = None
     """The budget without the process's own base; None: no budget."""
+
+
+def task_of(plan: Plan, partition: Partition) -> Task:
+    """Return what the core knows of one of the plan's partitions."""
+    sizes = [plan.tensors[name].nbytes or 0 for name in dict.fromkeys((*partition.inputs, *partition.outputs))]
+    peak = partition.peak_memory_bytes or 0
+    scratch = max(0, peak - partition.weight_bytes - sum(sizes))
+    return Task(partition.id, partition.inputs, partition.outputs, partition.weight_bytes, scratch)
 
 
 def decide_residency(

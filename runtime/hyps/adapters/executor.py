@@ -1,0 +1,186 @@
+"""A node's two working threads: one runs partitions, the other finds their files and opens their sessions."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyps.adapters.deadlines import Turn, Watchdog
+from hyps.adapters.guard import deadline_error, guarded
+from hyps.adapters.machine import hold_memory_down, trim
+from hyps.adapters.sessions import ORT_ERRORS, Mode, Session, Sessions, execution_error
+from hyps.errors import HypsError, InternalError
+from hyps.formats.plan import Optimization
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""A partition's id and digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session is open, or why it is not."""
+
+    key: Key
+    error: HypsError | None
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A run is over: its outputs by name, or why there are none."""
+
+    run: int
+    outcome: dict[str, Any] | HypsError
+    start_s: float
+    """On the monotonic clock."""
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """A run does not end: nothing can be computed in this process any more."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An errand is over: what it returned, or why it did not."""
+
+    name: Any
+    """What the errand was called."""
+    result: Any
+
+
+Completion = Opened | Ran | Stuck | Done
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    run: int
+    partition: str
+    session: Session
+    outputs: tuple[str, ...]
+    feeds: Callable[[], Mapping[str, Any]]
+
+
+class Executor:
+    """Runs what it is given, in turn; all its methods are for the thread that made it."""
+
+    def __init__(self, opener: Sessions, timeout_s: float | None, on_completion: Callable[[Completion], None]) -> None:
+        """Start the threads.
+
+        Args:
+            opener: opens the sessions.
+            timeout_s: the longest that one run may take; None: as long as it does.
+            on_completion: is called by the threads with what is over.
+        """
+        self._opener, self._tell = opener, on_completion
+        self._watchdog = None if timeout_s is None else Watchdog(timeout_s)
+        if self._watchdog is not None:
+            self._watchdog.call_when_stuck(lambda run: on_completion(Stuck(run)))
+        self._sessions: dict[Key, Session] = {}
+        self._runs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._errands: queue.SimpleQueue[tuple[Any, Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._now: tuple[int, float] | None = None
+        """The run that is computed, and since when."""
+        self._is_held_down = False
+        for target, name in ((self._compute, "compute"), (self._do_errands, "files")):
+            threading.Thread(target=target, name=name, daemon=True).start()
+
+    def close(self) -> None:
+        """Let the threads end after what they do now."""
+        self._runs.put(None)
+        self._errands.put(None)
+        if self._watchdog is not None:
+            self._watchdog.close()
+
+    def open(self, key: Key, path: Path, mode: Mode, optimization: Optimization) -> None:
+        """Open the session of the partition in the file `path`; `Opened` tells."""
+
+        def work() -> None:
+            start_s = time.monotonic()
+            error = None
+            try:
+                self._sessions[key] = self._opener.open(path, mode, optimization)
+            except HypsError as refusal:
+                error = refusal
+            self._tell(Opened(key, error, start_s, time.monotonic()))
+
+        if mode is Mode.MAPPED and not self._is_held_down:
+            self._is_held_down = True
+            hold_memory_down()
+        self._errands.put((None, work))
+
+    def shut(self, key: Key) -> None:
+        """Close a session; a run of it that is under way goes on."""
+        self._sessions.pop(key, None)
+        self._errands.put((None, trim))
+
+    def run(self, run: int, key: Key, outputs: tuple[str, ...], feeds: Callable[[], Mapping[str, Any]]) -> None:
+        """Run a partition whose session is open on what `feeds` returns; `Ran` tells."""
+        self._runs.put(_Job(run, key[0], self._sessions[key], outputs, feeds))
+
+    def do(self, name: Any, errand: Callable[[], Any]) -> None:
+        """Have something done beside the computing, in turn; `Done` tells with this name."""
+        self._errands.put((name, errand))
+
+    def running(self) -> tuple[int, float] | None:
+        """Return the run that is computed, and for how many seconds so far."""
+        now = self._now
+        return None if now is None else (now[0], time.monotonic() - now[1])
+
+    # The thread that computes.
+
+    def _compute(self) -> None:
+        while (job := self._runs.get()) is not None:
+            start_s = time.monotonic()
+            self._now = job.run, start_s
+            try:
+                outcome: dict[str, Any] | HypsError = self._outcome(job)
+            except HypsError as error:
+                outcome = error
+            except Exception as error:  # this thread's top: were it to die, every later run would wait for ever
+                logger.exception("a run broke off")
+                outcome = InternalError(f"{type(error).__name__}: {error}")
+            self._now = None
+            self._tell(Ran(job.run, outcome, start_s, time.monotonic()))
+
+    def _outcome(self, job: _Job) -> dict[str, Any]:
+        feeds = dict(job.feeds())
+        if self._watchdog is None:
+            return self._called(job, feeds, None)
+        with self._watchdog.watch(job.run) as turn:
+            return self._called(job, feeds, turn)
+
+    def _called(self, job: _Job, feeds: dict[str, Any], turn: Turn | None) -> dict[str, Any]:
+        try:
+            with guarded():
+                made = job.session.run(list(job.outputs), feeds, None if turn is None else turn.options)
+        except ORT_ERRORS as error:
+            if turn is not None and turn.is_over and self._watchdog is not None:
+                raise deadline_error(job.partition, self._watchdog.timeout_s) from error
+            raise execution_error(job.partition, error) from error
+        return dict(zip(job.outputs, made, strict=True))
+
+    # The thread that does the rest.
+
+    def _do_errands(self) -> None:
+        while (entry := self._errands.get()) is not None:
+            name, errand = entry
+            try:
+                result = errand()
+            except HypsError as error:
+                result = error
+            except Exception as error:  # this thread's top, as above
+                logger.exception("an errand broke off")
+                result = InternalError(f"{type(error).__name__}: {error}")
+            if name is not None:
+                self._tell(Done(name, result))
