@@ -162,9 +162,8 @@ def _prefixes(devices: Mapping[str, Device]) -> dict[str, tuple[str, ...]]:
 
 
 def _group_of(machine: Machine, name: str) -> Group:
-    return make_group(
-        name, cpu_fraction=None if machine.is_paced else machine.cpu_fraction, memory_bytes=machine.memory_bytes
-    )
+    fraction = None if machine.is_paced else machine.cpu_fraction
+    return make_group(name, cpu_fraction=fraction, memory_bytes=machine.memory_bytes, period_s=machine.period_s)
 
 
 def _prefix(group: Group, namespace: str, core: int | None) -> tuple[str, ...]:

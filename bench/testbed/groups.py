@@ -12,8 +12,8 @@ from pathlib import Path
 from hyps.errors import HypsError
 
 _ROOT = Path("/sys/fs/cgroup")
-_PERIOD_US = 100_000
-"""With 100 ms a quota slows long work by its factor; below 10 ms it drifts, and at 2 ms it does nothing."""
+_LEAST_QUOTA_US = 1000
+"""What the kernel takes."""
 _GONE_S = 10.0
 _MOST_SHARES, _MOST_WEIGHT = 262_144, 10_000
 """Under version 1 and 2: whatever else wants the same core waits for a device, so that figures are its own."""
@@ -43,8 +43,10 @@ class Group:
             time.sleep(0.01)
 
 
-def make_group(name: str, *, cpu_fraction: float | None, memory_bytes: int | None) -> Group:
+def make_group(name: str, *, cpu_fraction: float | None, memory_bytes: int | None, period_s: float = 0.1) -> Group:
     """Make a group; None leaves out a limit.
+
+    With a period of 100 ms a quota slows long work by its factor; below 10 ms it drifts, and at 2 ms it does nothing.
 
     Raises:
         HypsError: there are no control groups here, or they cannot be changed.
@@ -60,7 +62,7 @@ def make_group(name: str, *, cpu_fraction: float | None, memory_bytes: int | Non
             folder.mkdir()
         _favour(group.folders[0])
         if cpu_fraction is not None:
-            _limit_cpu(group.folders[0], cpu_fraction)
+            _limit_cpu(group.folders[0], cpu_fraction, round(period_s * 1e6))
         if memory_bytes is not None:
             _limit_memory(group.folders[-1], memory_bytes)
     except OSError as error:
@@ -98,13 +100,14 @@ def _favour(folder: Path) -> None:
     (folder / "cpu.weight").write_text(str(_MOST_WEIGHT))
 
 
-def _limit_cpu(folder: Path, fraction: float) -> None:
-    quota_us = int(fraction * _PERIOD_US)
+def _limit_cpu(folder: Path, fraction: float, period_us: int) -> None:
+    quota_us = max(_LEAST_QUOTA_US, int(fraction * period_us))
+    period_us = round(quota_us / fraction)
     if (folder / "cpu.cfs_quota_us").exists():
-        (folder / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+        (folder / "cpu.cfs_period_us").write_text(str(period_us))
         (folder / "cpu.cfs_quota_us").write_text(str(quota_us))
         return
-    (folder / "cpu.max").write_text(f"{quota_us} {_PERIOD_US}")
+    (folder / "cpu.max").write_text(f"{quota_us} {period_us}")
 
 
 def _limit_memory(folder: Path, nbytes: int) -> None:

@@ -11,6 +11,7 @@ SWITCH = "switch"
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,29}")
 _MOST_MACHINES = 250
+_LEAST_PERIOD_S = 2e-3
 _MOST_DELAY_S = 10.0
 _LEAST_PACED_FRACTION = 0.06  # the kernel keeps a twentieth of a core for those that a pacer would starve
 
@@ -25,7 +26,10 @@ class Machine:
     """The most memory its processes may have together, page cache included; None: all there is."""
     core: int | None = None
     """The core that it is pinned to. With one, the device is slow evenly (`testbed.pacer` tells why that matters);
-    without, it has a quota of a tenth of a second, which slows long work and leaves short work as fast as ever."""
+    without, it has a quota, which slows long work and leaves short work as fast as ever."""
+    period_s: float = 0.1
+    """Of the quota. Work that takes much less processor time than its part of a period is not slowed; with 10 ms, work
+    of 25 ms and more is slowed by its factor whether the device rested before or not, and none to 20 % more."""
 
     @property
     def is_paced(self) -> bool:
@@ -88,6 +92,10 @@ class Layout:
                 problems.append(f"`{printable(name)}` cannot name a machine")
             if machine.cpu_fraction is not None and machine.cpu_fraction <= 0:
                 problems.append(f"machine `{name}` has a cpu_fraction of {machine.cpu_fraction}, not above 0")
+            if not _LEAST_PERIOD_S <= machine.period_s <= 1:
+                problems.append(
+                    f"machine `{name}` has a period of {machine.period_s} s, not from {_LEAST_PERIOD_S} to 1"
+                )
             if machine.is_paced and (machine.cpu_fraction or 1) < _LEAST_PACED_FRACTION:
                 problems.append(f"machine `{name}` cannot have less than {_LEAST_PACED_FRACTION} of its core")
         paced = [machine.core for machine in self.machines.values() if machine.is_paced]

@@ -1,0 +1,1 @@
+"""A manager and its nodes on a testbed, for benchmarks: plans placed by hand, processes, requests, what they took."""
