@@ -23,7 +23,7 @@ import click
 import testbed
 from common import RESULTS, load, machine, quantile, write_results
 from fleet.plans import Model, Placement, layer_names, move_plan, read_model, write_plan
-from fleet.running import MANAGER, Choices, Question, ask, fleet, make_question
+from fleet.running import MANAGER, Choices, Question, ask, fleet, make_question, run_whole
 from hyps.formats.plan import Partition, Plan, decode_plan
 from hyps.terminal import table
 from testbed import SWITCH, Device, Layout, Machine, Wire
@@ -151,8 +151,8 @@ def main(names: tuple[str, ...], rounds: int, requests: int) -> None:
     results = json.loads(path.read_text())["results"] if path.exists() else {}
     with tempfile.TemporaryDirectory(prefix="hyps-thesis-") as scratch:
         folder = Path(scratch)
-        model = read_model("vgg16", folder)
-        bench = Bench(model, make_question(model, folder), folder, rounds, requests)
+        question = make_question("vgg16", folder)
+        bench = Bench(read_model(question.model, folder), question, folder, rounds, requests)
         for name in names:
             results[name] = {"load": load(), **EXPERIMENTS[name](bench)}
             write_results("thesis", {"machine": machine(), "results": results})
@@ -169,7 +169,7 @@ def result(bench: Bench, variants: Mapping[str, Variant], memory_bytes: int = ME
             shuffler.shuffle(order)
             for name in order:
                 if name == WHOLE:
-                    whole_s += run_whole(bench, devices[NAMES[0]])
+                    whole_s += run_whole(bench.question, bench.requests, devices[NAMES[0]])
                 else:
                     take_turn(bench, variants[name], devices, memory_bytes)
     told = {name: figures(variant) for name, variant in variants.items()}
@@ -185,13 +185,6 @@ def take_turn(bench: Bench, variant: Variant, devices: Mapping[str, Device], mem
         asked = ask(made, bench.question, warm_up=2, requests=bench.requests, reports=True)
     variant.latencies_s += asked.latencies_s
     variant.runs_s += asked.runs_s
-
-
-def run_whole(bench: Bench, device: Device) -> list[float]:
-    """Return the seconds of unsplit onnxruntime on the device; none where it has too little memory for that."""
-    command = [sys.executable, "-m", "fleet.whole", bench.model.path, bench.question.inputs, bench.requests]
-    done = device.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
-    return [float(seconds) for seconds in json.loads(done.stdout)] if done.returncode == 0 else []
 
 
 def figures(variant: Variant) -> dict[str, Any]:

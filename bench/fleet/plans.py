@@ -6,7 +6,6 @@ from pathlib import Path
 
 import msgspec
 
-import hyps_models
 from hyps.adapters.machine import cpu_family
 from hyps.formats.plan import ModelInfo, Partition, Plan, Variant, decode_plan, encode_plan
 from hyps_compiler import emit
@@ -28,23 +27,19 @@ Placement = Callable[[Partition], str]
 class Model:
     """A reference model that is ready to be divided, at the speed of the whole on this machine."""
 
-    name: str
-    path: Path
     source: Source
     staged: Staged
     sizes: dict[str, tuple[int, ...]]
 
 
-def read_model(name: str, folder: Path) -> Model:
-    """Return the reference model of that name, written and staged in `folder`."""
-    path = folder / f"{name}.onnx"
-    hyps_models.save(name, path)
+def read_model(path: Path, folder: Path) -> Model:
+    """Return a model, staged in `folder`."""
     for work in ("work", "stage"):
         (folder / work).mkdir()
     source = open_model(path, folder / "work", max_tensor_nbytes=MOST_TENSOR_NBYTES)
     staged = stage_model(source, folder / "stage", "native")
     measured = measure(staged.model, staged.path, shapes={}, feeds=None, max_tensor_nbytes=MOST_TENSOR_NBYTES)
-    return Model(name, path, source, staged, measured.sizes)
+    return Model(source, staged, measured.sizes)
 
 
 def layer_names(model: Model) -> list[str]:

@@ -1,6 +1,7 @@
 """Starts a manager and its nodes on the devices of a testbed, waits until they serve, and asks."""
 
 import contextlib
+import json
 import subprocess
 import sys
 import time
@@ -14,7 +15,6 @@ import onnxruntime as ort
 
 import hyps_models
 from fleet.asking import Asked, Job
-from fleet.plans import Model
 from hyps_compiler.arrays import write_npz
 from testbed import Device
 
@@ -42,8 +42,9 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A model's request and its answer, as files."""
+    """A model, a request and its answer, as files."""
 
+    model: Path
     inputs: Path
     expected: Path
     tolerance: float = 1e-4
@@ -60,15 +61,25 @@ class Choices:
     """Of some nodes, by device."""
 
 
-def make_question(model: Model, folder: Path) -> Question:
-    """Write a request, and what unsplit onnxruntime answers to it."""
-    inputs = hyps_models.sample_inputs(model.name)
-    session = ort.InferenceSession(str(model.path), providers=["CPUExecutionProvider"])
+def make_question(name: str, folder: Path) -> Question:
+    """Write the reference model of that name, a request, and what unsplit onnxruntime answers to it."""
+    model = folder / f"{name}.onnx"
+    hyps_models.save(name, model)
+    inputs = hyps_models.sample_inputs(name)
+    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     answers = dict(zip(names, session.run(names, inputs), strict=True))
-    for name, arrays in (("inputs", inputs), ("expected", answers)):
-        write_npz(folder / f"{name}.npz", arrays)
-    return Question(folder / "inputs.npz", folder / "expected.npz")
+    for what, arrays in (("inputs", inputs), ("expected", answers)):
+        write_npz(folder / f"{what}.npz", arrays)
+    return Question(model, folder / "inputs.npz", folder / "expected.npz")
+
+
+def run_whole(question: Question, requests: int, device: Device | None = None) -> list[float]:
+    """Return the seconds of unsplit onnxruntime on a device, or here; none where there is too little memory for it."""
+    command = [sys.executable, "-m", "fleet.whole", question.model, question.inputs, requests]
+    run = device.run if device else subprocess.run
+    done = run(list(map(str, command)), capture_output=True, text=True, cwd=_BENCH, check=False)
+    return [float(seconds) for seconds in json.loads(done.stdout)] if done.returncode == 0 else []
 
 
 @contextlib.contextmanager
