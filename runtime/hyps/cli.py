@@ -10,7 +10,7 @@ import click
 
 from hyps.errors import UsageError
 from hyps.formats.quantities import format_nbytes
-from hyps.terminal import NBYTES, TIMEOUT, HypsCommand, say
+from hyps.terminal import NBYTES, TIMEOUT, HypsCommand, log_format_option, log_in, metrics_option, say
 
 if TYPE_CHECKING:
     from hyps.engine import Engine
@@ -63,6 +63,8 @@ def _show_doctor(ctx: click.Context, _param: click.Parameter, value: bool) -> No
     help="Show what this machine can do and what is in the way, and leave.",
 )
 @click.option("--json", "as_json", is_flag=True, is_eager=True, help="Print what --doctor shows as JSON.")
+@metrics_option
+@log_format_option
 @click.option("--insecure-lab", is_flag=True, help="Let other machines connect, without encryption or keys.")
 def worker(
     plan: str,
@@ -72,6 +74,8 @@ def worker(
     timeout: float,
     device: str,
     as_json: bool,
+    metrics: str,
+    log_format: str,
     insecure_lab: bool,
 ) -> None:
     """Serve the plan in the folder PLAN until SIGTERM.
@@ -81,6 +85,7 @@ def worker(
     """
     if as_json:
         raise UsageError("--json is for --doctor only", "leave it out, or look at this machine with --doctor --json")
+    log_in(log_format, device)
     from hyps.dependencies import check_safe
 
     check_safe("onnxruntime")
@@ -91,7 +96,15 @@ def worker(
         say("warning: whoever reaches this machine can use this worker and read what it is sent (--insecure-lab)")
     options = Options(memory_bytes=memory, threads=threads, own_process=True, timeout_s=timeout)
     try:
-        is_whole = serve(plan, bind, options=options, device=device, allow_remote=insecure_lab, on_ready=_announce)
+        is_whole = serve(
+            plan,
+            bind,
+            options=options,
+            device=device,
+            allow_remote=insecure_lab,
+            on_ready=_announce,
+            metrics_address=metrics,
+        )
     except StuckError as error:
         say(f"{error.message}: starting anew")
         _start_anew(error.address)

@@ -18,9 +18,10 @@ from hyps.adapters.guard import note_phase
 from hyps.errors import HypsError, InternalError, UsageError, printable
 from hyps.formats.quantities import parse_count, parse_nbytes, parse_seconds
 
-_VERBOSE, _QUIET = "hyps.verbose", "hyps.quiet"
+_VERBOSE, _QUIET, _JSON_LOGS = "hyps.verbose", "hyps.quiet", "hyps.json-logs"
 _DELAY_S, _FRAME_S = 2.0, 0.2
 _MESSAGE_CHARS = 1000
+_LOGGERS = ("hyps", "hyps_compiler", "hyps_models", "hyps_passes")
 _ONLY_TELLING = frozenset(("-h", "--help", "--version"))
 
 
@@ -163,9 +164,52 @@ def verbosity() -> int:
 
 
 def say(text: str) -> None:
-    """Print a line for people on stderr, unless `-q` was given."""
-    if verbosity() >= 0:
+    """Print a line for people on stderr, unless `-q` was given; where logs are JSON, log it."""
+    if verbosity() < 0:
+        return
+    if click.get_current_context().meta.get(_JSON_LOGS):
+        import logging
+
+        logging.getLogger("hyps").info("%s", text)
+    else:
         click.echo(text, err=True)
+
+
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="What is said on stderr: text for people, or a JSON object per line, for collectors.",
+)
+
+metrics_option = click.option(
+    "--metrics",
+    default="",
+    help="Serve Prometheus metrics at HOST:PORT, such as 127.0.0.1:9464; see /metrics there.",
+)
+
+
+def log_in(log_format: str, device: str = "") -> None:
+    """Have the running command log as `--log-format` says; in JSON it tells what an operator wants once, without `-v`.
+
+    Args:
+        log_format: `text` or `json`.
+        device: what this process is called.
+    """
+    if log_format != "json":
+        return
+    import logging
+
+    from hyps.adapters.logs import json_handler
+
+    level = {-1: logging.WARNING, 0: logging.INFO}.get(verbosity(), logging.DEBUG)
+    click.get_current_context().meta[_JSON_LOGS] = True
+    logging.captureWarnings(True)
+    for name in (*_LOGGERS, "py.warnings"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [json_handler(sys.stderr, device)], False
+        logger.setLevel(level)
 
 
 class Progress:
@@ -301,7 +345,7 @@ def _log_at(verbose: int) -> None:
 
     handler = Echo()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    for name in ("hyps", "hyps_compiler", "hyps_models", "hyps_passes"):
+    for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(logging.INFO if verbose == 1 else logging.DEBUG)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from hyps.adapters.frames import Buffer, check_frames, from_frames, to_frames
 from hyps.adapters.plan_files import read_plan
@@ -43,8 +43,11 @@ from hyps.formats.messages import (
 )
 from hyps.formats.plan import NamedTensor, Plan
 from hyps.formats.signature import check_outputs
-from hyps.formats.status import encode_report
+from hyps.formats.status import Report, encode_report
 from hyps.watching import ServiceWatch
+
+if TYPE_CHECKING:
+    from hyps.adapters.metrics import MetricsServer
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +119,8 @@ class Service:
         self._watch = ServiceWatch(engine, admission, device)
         self._begun_s = 0.0
         """When what is being computed was begun."""
+        self.metrics: MetricsServer | None = None
+        """Who asks for reports beside the clients."""
         engine.call_when_stuck(self._note_stuck)
 
     @property
@@ -126,6 +131,10 @@ class Service:
     def leave(self) -> None:
         """Accept nothing more, finish what was accepted; told twice, stop at once. For any thread or signal handler."""
         self._is_stopped, self._is_told_to_leave = self._is_told_to_leave, True
+        self._server.wake()
+
+    def wake(self) -> None:
+        """Have the server's thread look whether metrics are wanted; for any thread."""
         self._server.wake()
 
     def wait_until_heard(self) -> None:
@@ -144,6 +153,8 @@ class Service:
             if delivery is not None:
                 self._on_delivery(delivery)
             self._answer_ended()
+            if self.metrics is not None and self.metrics.is_asked():
+                self.metrics.tell(self._report())
             if self._is_told_to_leave and self._admission.state is ServiceState.SERVING:
                 logger.info("leaving after %d accepted requests", len(self._admission))
                 self._admission.drain()
@@ -180,7 +191,7 @@ class Service:
             case Probe():
                 self._on_probe(peer, message)
             case AskStatus():
-                self._say(peer, Status(message.request), self._report())
+                self._say(peer, Status(message.request), [encode_report(self._report())])
             case _:
                 assert_never(message)
 
@@ -220,9 +231,9 @@ class Service:
             self._watch.requests.refuse()
             self._say(peer, self._refusal(message.request, verdict))
 
-    def _report(self) -> list[Buffer]:
+    def _report(self) -> Report:
         computing = len(self._batch)
-        return [encode_report(self._watch.report(computing, time.monotonic() - self._begun_s if computing else 0.0))]
+        return self._watch.report(computing, time.monotonic() - self._begun_s if computing else 0.0)
 
     def _on_probe(self, peer: bytes, message: Probe) -> None:
         """Send back what a client asks for who measures the way here; not while there is work, which comes first."""
@@ -398,10 +409,12 @@ def serve(
     device: str = "",
     allow_remote: bool = False,
     on_ready: Callable[[Engine, str], None] = lambda _engine, _address: None,
+    metrics_address: str = "",
 ) -> bool:
     """Serve the plan in `folder` on `bind` until SIGTERM or SIGINT; return whether all that was accepted is answered.
 
-    `on_ready` is called with the engine and the address once clients can connect.
+    `on_ready` is called with the engine and the address once clients can connect; metrics are served at
+    `metrics_address`, HOST:PORT, where that is not empty.
 
     Raises:
         StuckError: a request cannot be ended; all have been answered, and only a new process can serve on.
@@ -416,7 +429,7 @@ def serve(
         engine = open_engine(folder, dataclasses.replace(options, reserved_nbytes=bounds.reserved_nbytes), plan)
         admission = Admission(MAX_REQUESTS, bounds.queue_nbytes)
         service = Service(engine, server, admission, device, bounds.max_nbytes)
-        with _leaving_on_signals(service):
+        with _metrics_of(service, metrics_address, allow_remote), _leaving_on_signals(service):
             on_ready(engine, server.address)
             is_whole = service.run()
             if is_whole or service.is_stuck:
@@ -427,6 +440,19 @@ def serve(
         if is_whole:
             engine.close()
     return is_whole
+
+
+@contextlib.contextmanager
+def _metrics_of(service: Service, address: str, allow_remote: bool) -> Iterator[None]:
+    if not address:
+        yield
+        return
+    from hyps.adapters.metrics import MetricsServer  # brings the standard library's HTTP server: 4 MB
+
+    with MetricsServer(address, service.wake, allow_remote=allow_remote) as metrics:
+        logger.info("metrics at %s", metrics.url)
+        service.metrics = metrics
+        yield
 
 
 @contextlib.contextmanager
