@@ -18,8 +18,8 @@ class ManagerOptions:
     is_via_hub: bool = False
     """Whether every tensor between devices goes over the hub."""
     keep: str | tuple[str, ...] | None = None
-    """Tensors between partitions that the hub keeps while their request lives: `ALL_TENSORS`, or their names; None: what
-    the plan's variant says."""
+    """Tensors between partitions that the hub keeps while their request lives: `ALL_TENSORS`, or their names; None:
+    what the plan's variant says."""
     max_requests: int = 256
     """Accepted and not ended yet, of all clients together."""
     buffer_nbytes: int | None = None
@@ -60,6 +60,8 @@ class ManagerOptions:
     """Given to a search for a placement."""
     aim: Aim | None = None
     """What a new placement is to be good at; None: what the plan was made for."""
+    wants_spans: bool = False
+    """Whether nodes shall trace what they do."""
     no_planner: str = ""
     """What is missing to search for placements, in a sentence; empty: nothing."""
 

@@ -148,6 +148,9 @@ class Variant(Struct, frozen=True, kw_only=True):
     """Partition id to further devices that run it as well, for requests that come meanwhile."""
     bytes_per_s: tuple[float, float | None] | None = None
     """The interval of bandwidth it is best for, at a batch of one and no load; null: any, or none."""
+    hub_tensors: tuple[str, ...] = ()
+    """Tensors between partitions that the hub keeps while their request lives: what made them need not run again when
+    a device is lost."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -219,12 +222,18 @@ def plan_problems(plan: Plan) -> list[str]:
     problems += _dataflow_problems(plan)
     ids = [partition.id for partition in plan.partitions]
     problems += [f"partition `{printable(i)}` stands twice" for i in sorted({i for i in ids if ids.count(i) > 1})]
+    made = {name for partition in plan.partitions for name in partition.outputs}
     names = [variant.name for variant in plan.variants]
     if not names or len(set(names)) < len(names):
         problems.append("there must be at least one variant, each with a name of its own")
     for variant in plan.variants:
         if set(variant.placement) != set(ids) or not set(variant.replicas) <= set(ids):
             problems.append(f"variant `{printable(variant.name)}` does not place exactly the plan's partitions")
+        problems += [
+            f"variant `{printable(variant.name)}` keeps `{printable(name)}`, which no partition makes"
+            for name in variant.hub_tensors
+            if name not in made
+        ]
     for regime in plan.regimes:
         if regime.variant not in names or regime.batch < 1:
             problems.append(f"a regime names `{printable(regime.variant)}`, batch {regime.batch}, which is no variant")

@@ -1,0 +1,186 @@
+"""The nodes: who is here, in which state, what each holds and has to do, and who is silent."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from hyps.core.watches import WorkWatch
+from hyps.errors import InternalError
+from hyps.formats.node_messages import Beat, Join, Setup
+
+_BASE_NBYTES = 65 * 10**6
+"""Of a node's process without any partition."""
+
+_UNBOUNDED_NBYTES = 256 * 2**20
+"""For tensors, on a node without a memory limit."""
+
+
+class NodeState(Enum):
+    """Where a node is in its life."""
+
+    JOINING = "joining"
+    """It is here and has nothing to do."""
+    LOADING = "loading"
+    SERVING = "serving"
+    DRAINING = "draining"
+    GONE = "gone"
+
+
+class NodeTrigger(Enum):
+    """What moves it on."""
+
+    SET_UP = "set up"
+    LOADED = "loaded"
+    NOTHING_TO_DO = "nothing to do"
+    WANTS_TO_LEAVE = "wants to leave"
+    LOST = "lost"
+
+
+_ALIVE = (NodeState.JOINING, NodeState.LOADING, NodeState.SERVING)
+
+TRANSITIONS: Mapping[tuple[NodeState, NodeTrigger], NodeState] = {
+    **{(state, NodeTrigger.SET_UP): NodeState.LOADING for state in _ALIVE},
+    (NodeState.LOADING, NodeTrigger.LOADED): NodeState.SERVING,
+    **{(state, NodeTrigger.NOTHING_TO_DO): NodeState.JOINING for state in _ALIVE},
+    **{(state, NodeTrigger.WANTS_TO_LEAVE): NodeState.DRAINING for state in (*_ALIVE, NodeState.DRAINING)},
+    (NodeState.DRAINING, NodeTrigger.SET_UP): NodeState.DRAINING,
+    (NodeState.DRAINING, NodeTrigger.LOADED): NodeState.DRAINING,
+    (NodeState.DRAINING, NodeTrigger.NOTHING_TO_DO): NodeState.DRAINING,
+    **{(state, NodeTrigger.LOST): NodeState.GONE for state in (*_ALIVE, NodeState.DRAINING)},
+}
+"""Every change of a node's state; what is not in here cannot happen."""
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A node that joined."""
+
+    link: int
+    device: str
+    join: Join
+    joined_s: float
+    heard_s: float
+    state: NodeState = NodeState.JOINING
+    beat: Beat = field(default_factory=lambda: Beat(0, ()))
+    """The latest."""
+    beat_s: float = 0.0
+    """When that came."""
+    loaded: frozenset[str] = frozenset()
+    setup: Setup | None = None
+    """What it was told to do; None: nothing yet."""
+    told_s: float = 0.0
+    """When."""
+    buffer_nbytes: int = _UNBOUNDED_NBYTES
+    """For the tensors of requests."""
+    in_flight: int = 0
+    in_flight_nbytes: int = 0
+    backlog_s: float = 0.0
+    """Expected to be computed there for what is in flight."""
+    ended: list[tuple[int, int]] = field(default_factory=list)
+    """Requests, with their epochs, that it has not been told the end of."""
+    unreachable_since_s: dict[str, float] = field(default_factory=dict)
+    """Devices that it should send to and cannot reach."""
+    watch: WorkWatch = field(default_factory=WorkWatch)
+    is_dismissed: bool = False
+    """Whether it was told that it may go."""
+
+    @property
+    def setup_number(self) -> int:
+        """Of what it was told to do last."""
+        return 0 if self.setup is None else self.setup.number
+
+    @property
+    def is_staying(self) -> bool:
+        """Whether something new may be placed on it."""
+        return self.state in _ALIVE
+
+    @property
+    def memory_nbytes(self) -> int | None:
+        """For weights and tensors, without the process's own; None: no limit."""
+        memory = self.join.facts.memory_bytes
+        return None if memory is None else max(0, memory - _BASE_NBYTES)
+
+    @property
+    def base_nbytes(self) -> int:
+        """Of its process without any partition."""
+        return _BASE_NBYTES
+
+    def move(self, trigger: NodeTrigger) -> None:
+        """Move on in its life."""
+        after = TRANSITIONS.get((self.state, trigger))
+        if after is None:
+            raise InternalError(f"node `{self.device}` was {self.state.value} and then {trigger.value}")
+        self.state = after
+
+    def has_all(self, setup_number: int, parts: tuple[str, ...]) -> bool:
+        """Return whether it follows a setup and can run the partitions."""
+        return self.beat.setup >= setup_number and self.loaded.issuperset(parts)
+
+    def bound_tensors(self, weight_nbytes: int, scratch_nbytes: int) -> None:
+        """Note what its partitions take, so that the rest is for tensors."""
+        memory = self.memory_nbytes
+        rest = None if memory is None else max(0, memory - weight_nbytes - scratch_nbytes)
+        self.buffer_nbytes = _UNBOUNDED_NBYTES if rest is None else rest
+
+    def has_room(self, nbytes: int) -> bool:
+        """Return whether one more request's tensors fit; one alone always does."""
+        return not self.in_flight or self.in_flight_nbytes + nbytes <= self.buffer_nbytes
+
+
+class Members:
+    """The nodes by link and by device."""
+
+    def __init__(self) -> None:
+        self._by_link: dict[int, Node] = {}
+        self._by_device: dict[str, Node] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_link)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._by_link.values())
+
+    def __contains__(self, link: int) -> bool:
+        return link in self._by_link
+
+    def by_link(self, link: int) -> Node | None:
+        """Return the node at the other end of a link."""
+        return self._by_link.get(link)
+
+    def by_device(self, device: str) -> Node | None:
+        """Return the node of that name."""
+        return self._by_device.get(device)
+
+    def add(self, link: int, join: Join, now_s: float) -> Node:
+        """Take in a node; its name must be free."""
+        if join.device in self._by_device or link in self._by_link:
+            raise InternalError(f"node `{join.device}` joined twice")
+        node = Node(link, join.device, join, now_s, now_s)
+        self._by_link[link] = self._by_device[join.device] = node
+        return node
+
+    def remove(self, node: Node) -> None:
+        """A node is gone."""
+        node.move(NodeTrigger.LOST)
+        del self._by_link[node.link]
+        del self._by_device[node.device]
+
+    def staying(self) -> list[str]:
+        """Return the devices that partitions can be placed on."""
+        return sorted(node.device for node in self if node.is_staying)
+
+    def silent(self, now_s: float, silence_s: float, loading_silence_s: float) -> list[Node]:
+        """Return the nodes that have not been heard of for too long."""
+        return [
+            node
+            for node in self
+            if now_s - node.heard_s > (loading_silence_s if node.state is not NodeState.SERVING else silence_s)
+        ]
+
+    def check_invariants(self) -> None:
+        """Raise InternalError unless everything that must always hold does."""
+        for node in self:
+            if self._by_device.get(node.device) is not node:
+                raise InternalError(f"node `{node.device}` is not known by its name")
+            if node.in_flight == 0 and (node.in_flight_nbytes or abs(node.backlog_s) > 1e-6):
+                raise InternalError(f"node `{node.device}` is idle with {node.in_flight_nbytes} bytes in flight")
