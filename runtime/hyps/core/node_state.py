@@ -2,6 +2,7 @@
 
 import heapq
 import math
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -252,8 +253,8 @@ class NodeState:
 
     @property
     def next_tick_s(self) -> float:
-        """When to tell the machine the time, if nothing happens before."""
-        return self._told_s + self._beat_s
+        """When to tell the machine the time, if nothing happens before; infinite: it need not be told."""
+        return math.inf if self.life in (NodeLife.JOINING, NodeLife.GONE) else self._told_s + self._beat_s
 
     @property
     def held_nbytes(self) -> int:

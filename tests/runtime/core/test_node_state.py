@@ -1,5 +1,6 @@
 """The node's state machine: each work item once, each tensor to each that wants it, nothing left, in any order."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -675,3 +676,14 @@ class _Forgetful(list[tuple[int, int, str]]):
 
     def __contains__(self, _item: object) -> bool:
         return False
+
+
+def test_a_node_that_has_no_manager_need_not_be_told_the_time() -> None:
+    bench = Bench(NodeState())
+    assert bench.node.next_tick_s == math.inf
+
+    bench.tell(ManagerFound(0.5))
+    assert bench.node.next_tick_s == pytest.approx(bench.now_s + 0.5)
+
+    bench.tell(ManagerLost())
+    assert bench.node.next_tick_s == math.inf
