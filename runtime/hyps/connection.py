@@ -21,6 +21,7 @@ import msgspec
 from hyps.adapters.frames import Buffer, check_frames, from_frames
 from hyps.adapters.links import Heard, LinkEvent, Links, Lost, Opened, Taken
 from hyps.core.client_events import (
+    Arrived,
     Asked,
     ClientEvent,
     ClientInstruction,
@@ -229,9 +230,9 @@ class Connection:
         due_s = self._core.due_s
         wait_s = _IDLE_S if due_s is None else due_s - time.monotonic()
         event = self._links.receive(max(0.0, wait_s))
-        self._do_todo()
-        if event is not None:
+        if event is not None:  # first: what is asked for next may depend on a link that is lost
             self._on_link(event)
+        self._do_todo()
         if self._core.due_s is not None:
             self._handle(Tick())
 
@@ -295,7 +296,8 @@ class Connection:
             case Heard():
                 self._on_heard(event.frames)
             case Taken():
-                pass  # nothing was sent with a token
+                if isinstance(event.token, int):
+                    self._handle(Arrived(event.token))
             case _:
                 assert_never(event)
 
@@ -389,7 +391,8 @@ class Connection:
                 self._tell(Hello(PROTOCOL_VERSION))
             case Send():
                 call = self._calls[str(instruction.request)]
-                self._tell(msgspec.structs.replace(call.submit, timeout_s=instruction.timeout_s), call.frames)
+                submit = msgspec.structs.replace(call.submit, timeout_s=instruction.timeout_s)
+                self._tell(submit, call.frames, token=instruction.request)
             case Withdraw():
                 self._tell(Cancel(str(instruction.request)))
             case Deliver():
@@ -416,9 +419,9 @@ class Connection:
             self._link = None
         self._fail_bursts(LostError(f"the connection to `{self._shown}` was lost", "see whether the worker still runs"))
 
-    def _tell(self, message: FromClient, frames: Sequence[Buffer] = ()) -> None:
+    def _tell(self, message: FromClient, frames: Sequence[Buffer] = (), token: int | None = None) -> None:
         if self._link is not None:
-            self._links.send(self._link, [encode(message), *frames])
+            self._links.send(self._link, [encode(message), *frames], token)
 
     def _settle(self, name: str, outcome: Outcome) -> None:
         call = self._calls.pop(name, None)

@@ -51,6 +51,13 @@ class Unfit:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrived:
+    """The peer's process has all of the request."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """The peer promised to answer the request."""
 
@@ -85,7 +92,19 @@ class Closed:
 
 
 ClientEvent = (
-    Wanted | Asked | GivenUp | LinkOpened | LinkLost | Greeted | Unfit | Kept | Refused | Ended | Tick | Closed
+    Wanted
+    | Asked
+    | GivenUp
+    | LinkOpened
+    | LinkLost
+    | Greeted
+    | Unfit
+    | Arrived
+    | Kept
+    | Refused
+    | Ended
+    | Tick
+    | Closed
 )
 
 

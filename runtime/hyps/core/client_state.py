@@ -1,8 +1,9 @@
 """The client's side of a connection: which requests are sent when, which wait, and how each of them ends.
 
-Every request ends once: with its answer, or with an error that says why not. A request is sent again where it is
-certain that no peer keeps it, that is where it was never sent or was refused for want of room; what was under way when
-a link was lost fails with a `LostError`, for the caller to decide.
+Every request ends once: with its answer, or with an error that says why not. When a link is lost, what was not sent yet
+or was refused for want of room is sent on the next one, as if nothing had been. So is, once, what was sent and not
+known to have arrived: it may be computed twice, and is answered once. What had arrived fails with a `LostError` for the
+caller to decide, since it may be what the peer died of.
 """
 
 import copy
@@ -13,6 +14,7 @@ from enum import Enum
 from typing import assert_never
 
 from hyps.core.client_events import (
+    Arrived,
     Asked,
     ClientEvent,
     ClientInstruction,
@@ -82,6 +84,7 @@ class Stage(Enum):
 
     WAITING = "waiting"
     SENT = "sent"
+    ARRIVED = "arrived"
     KEPT = "kept"
 
 
@@ -89,16 +92,20 @@ class StageTrigger(Enum):
     """What moves it on."""
 
     SENT = "sent"
+    ARRIVED = "arrived"
     KEPT = "kept"
     REFUSED = "refused"
+    LOST = "lost"
 
 
 STAGE_TRANSITIONS: Mapping[tuple[Stage, StageTrigger], Stage] = {
     (Stage.WAITING, StageTrigger.SENT): Stage.SENT,
-    (Stage.SENT, StageTrigger.KEPT): Stage.KEPT,
-    (Stage.KEPT, StageTrigger.KEPT): Stage.KEPT,
-    (Stage.SENT, StageTrigger.REFUSED): Stage.WAITING,
-    (Stage.KEPT, StageTrigger.REFUSED): Stage.WAITING,
+    (Stage.SENT, StageTrigger.ARRIVED): Stage.ARRIVED,
+    (Stage.ARRIVED, StageTrigger.ARRIVED): Stage.ARRIVED,
+    (Stage.KEPT, StageTrigger.ARRIVED): Stage.KEPT,
+    **{(stage, StageTrigger.KEPT): Stage.KEPT for stage in (Stage.SENT, Stage.ARRIVED, Stage.KEPT)},
+    **{(stage, StageTrigger.REFUSED): Stage.WAITING for stage in (Stage.SENT, Stage.ARRIVED, Stage.KEPT)},
+    (Stage.SENT, StageTrigger.LOST): Stage.WAITING,
 }
 """Every change of a request's stage; what is not in here cannot happen."""
 
@@ -121,6 +128,8 @@ class _Request:
     asked_s: float
     timeout_s: float | None
     stage: Stage = Stage.WAITING
+    was_lost: bool = False
+    """Whether it was sent on a link that was lost, and waits to be sent again."""
 
     @property
     def deadline_s(self) -> float | None:
@@ -198,8 +207,11 @@ class ClientState:
                 made = self._on_lost(now_s, event.reason)
             case Unfit():
                 made = self._on_unfit(now_s, event.error)
+            case Arrived():
+                if event.request in self._in_flight:
+                    self._advance(self._requests[event.request], StageTrigger.ARRIVED)
             case Kept():
-                made = self._on_kept(event.request)
+                self._on_kept(event.request)
             case Refused():
                 made = self._on_refused(now_s, event)
             case Ended():
@@ -256,6 +268,7 @@ class ClientState:
         if not was_ready:
             self._reconnect_s = now_s + _RECONNECT_S
             return made
+        self._take_back()
         made += [Fail(number, self._lost(number, reason)) for number in sorted(self._in_flight)]
         return [*made, *self._leave_link(now_s)]
 
@@ -267,6 +280,19 @@ class ClientState:
             return self._give_up(error)
         made = [Fail(number, copy.copy(error)) for number in sorted(self._in_flight)]
         return [Disconnect(), *made, *self._leave_link(now_s)]
+
+    def _take_back(self) -> None:
+        """Let what was sent and is not known to have arrived wait again, each once."""
+        for number in list(self._in_flight):
+            request = self._requests[number]
+            if request.stage is Stage.SENT and not request.was_lost:
+                request.was_lost = True
+                self._put_back(request, StageTrigger.LOST)
+
+    def _put_back(self, request: _Request, trigger: StageTrigger) -> None:
+        self._advance(request, trigger)
+        self._in_flight.discard(request.number)
+        heapq.heappush(self._waiting, request.number)
 
     def _leave_link(self, now_s: float) -> list[ClientInstruction]:
         """Forget what was under way on a link that was ready, and seek another for what still waits."""
@@ -316,11 +342,10 @@ class ClientState:
             heapq.heappush(self._deadlines, (request.deadline_s, event.request))
         return [] if self._state is LinkState.READY else self._seek(now_s)
 
-    def _on_kept(self, number: int) -> list[ClientInstruction]:
+    def _on_kept(self, number: int) -> None:
         if number in self._in_flight:
             self._advance(self._requests[number], StageTrigger.KEPT)
             self._starved_s = None
-        return []
 
     def _on_ended(self, number: int) -> list[ClientInstruction]:
         if number not in self._in_flight:
@@ -334,9 +359,7 @@ class ClientState:
         if event.request not in self._in_flight:
             return []
         request = self._requests[event.request]
-        self._advance(request, StageTrigger.REFUSED)
-        self._in_flight.discard(request.number)
-        heapq.heappush(self._waiting, request.number)
+        self._put_back(request, StageTrigger.REFUSED)
         self._window.note_refusal(len(self._in_flight))
         if self._in_flight:
             return []  # the answers to those make room

@@ -1,5 +1,6 @@
 """The client's state machine: what is sent when, and how every request ends."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyps.core.client_events import (
+    Arrived,
     Asked,
     ClientEvent,
     ClientInstruction,
@@ -132,7 +134,7 @@ def test_a_peer_that_is_unfit_fails_all_that_wait_at_once() -> None:
 
 def test_what_was_under_way_fails_and_says_whether_it_was_accepted() -> None:
     state = ready()
-    told(state, 0.0, Asked(1), Asked(2), Kept(1))
+    told(state, 0.0, Asked(1), Asked(2), Kept(1), Arrived(1), Arrived(2))
     made = told(state, 1.0, LinkLost("\x1b it died"))
     errors = failures(made)
     assert made[0] == Disconnect()
@@ -148,15 +150,25 @@ def test_what_was_not_sent_or_was_refused_is_sent_on_the_next_connection() -> No
     state = ready(most=2)
     made = told(state, 0.0, Asked(1), Asked(2), Asked(3), busy(1))
     assert sends(made) == [1, 2]
-    made = told(state, 1.0, LinkLost("it died"))
+    made = told(state, 1.0, Arrived(2), LinkLost("it died"))
     assert (list(failures(made)), made[-1]) == ([2], Connect())
     assert sends(told(state, 1.1, LinkOpened(), Greeted())) == [1, 3]
+
+
+def test_what_is_not_known_to_have_arrived_is_sent_again_once() -> None:
+    state = ready()
+    told(state, 0.0, Asked(1))
+    assert told(state, 1.0, LinkLost("it died")) == [Disconnect(), Connect()]
+    assert sends(told(state, 1.1, LinkOpened(), Greeted())) == [1]
+    error = failures(told(state, 2.0, LinkLost("it died")))[1]
+    assert isinstance(error, LostError)
+    assert error.was_accepted is None
 
 
 def test_nonsense_on_a_good_link_fails_what_was_under_way_and_the_rest_goes_on() -> None:
     state = ready(most=1)
     told(state, 0.0, Asked(1), Asked(2))
-    made = told(state, 1.0, Unfit(PeerError("nonsense", code="E_PROTOCOL")))
+    made = told(state, 1.0, Arrived(1), Arrived(2), Unfit(PeerError("nonsense", code="E_PROTOCOL")))
     assert list(failures(made)) == [1]
     assert (made[0], made[-1]) == (Disconnect(), Connect())
 
@@ -325,7 +337,9 @@ def test_long_deadlines_of_ended_requests_are_not_hoarded() -> None:
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["ask", "ask", "timed", "give up", "open", "greet", "lose", "unfit", "keep", "busy", "end"]),
+        st.sampled_from(
+            ["ask", "ask", "timed", "give up", "open", "greet", "lose", "unfit", "keep", "arrive", "busy", "end"]
+        ),
         st.integers(0, 30),
         st.floats(0, 3),
     ),
@@ -335,13 +349,15 @@ steps = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(steps=steps, most=st.integers(1, 5), is_closed=st.booleans())
-def test_every_request_ends_once_and_is_resent_only_after_a_refusal(
+def test_every_request_ends_once_and_is_sent_twice_at_most_unless_it_is_refused(
     steps: list[tuple[str, int, float]], most: int, is_closed: bool
 ) -> None:
     state = client(most)
     now_s, asked = 0.0, 0
     ended: dict[int, str] = {}
     on_the_wire: set[int] = set()
+    times_sent: Counter[int] = Counter()
+    """Since a refusal."""
     has_link = False
 
     def feed(event: ClientEvent) -> None:
@@ -360,6 +376,8 @@ def test_every_request_ends_once_and_is_resent_only_after_a_refusal(
                     assert request not in ended
                     assert timeout_s is None or timeout_s > 0
                     on_the_wire.add(request)
+                    times_sent[request] += 1
+                    assert times_sent[request] <= 2
                 case Withdraw(request):
                     assert request in on_the_wire
                     on_the_wire.discard(request)
@@ -392,9 +410,12 @@ def test_every_request_ends_once_and_is_resent_only_after_a_refusal(
                 feed(Unfit(PeerError("nonsense")))
             case "keep":
                 feed(Kept(number))
+            case "arrive":
+                feed(Arrived(number))
             case "busy":
                 was_out = number in on_the_wire
                 on_the_wire.discard(number)
+                times_sent[number] -= was_out
                 feed(Refused(number, gap_s, "full", "later"))
                 assert was_out or number not in on_the_wire
             case "end":
