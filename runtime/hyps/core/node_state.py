@@ -2,7 +2,6 @@
 
 import heapq
 import math
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
