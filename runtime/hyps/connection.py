@@ -23,6 +23,7 @@ from hyps.adapters.links import Heard, LinkEvent, Links, Lost, Opened, Taken
 from hyps.core.client_events import (
     Arrived,
     Asked,
+    Beat,
     ClientEvent,
     ClientInstruction,
     Closed,
@@ -395,6 +396,8 @@ class Connection:
                 self._tell(submit, call.frames, token=instruction.request)
             case Withdraw():
                 self._tell(Cancel(str(instruction.request)))
+            case Beat():
+                self._beat()
             case Deliver():
                 self._settle(str(instruction.request), outcome or {})
             case Fail():
@@ -422,6 +425,10 @@ class Connection:
     def _tell(self, message: FromClient, frames: Sequence[Buffer] = (), token: int | None = None) -> None:
         if self._link is not None:
             self._links.send(self._link, [encode(message), *frames], token)
+
+    def _beat(self) -> None:
+        if self._link is not None:
+            self._links.send(self._link, [encode(Heartbeat())], is_urgent=True)
 
     def _settle(self, name: str, outcome: Outcome) -> None:
         call = self._calls.pop(name, None)

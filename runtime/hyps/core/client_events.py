@@ -139,6 +139,11 @@ class Withdraw:
 
 
 @dataclass(frozen=True, slots=True)
+class Beat:
+    """Ask whether the peer is there: a link on which nothing is said does not notice that it is silent."""
+
+
+@dataclass(frozen=True, slots=True)
 class Deliver:
     """Hand what came to the caller; the request is over."""
 
@@ -165,4 +170,4 @@ class Unreachable:
     error: HypsError
 
 
-ClientInstruction = Connect | Disconnect | Greet | Send | Withdraw | Deliver | Fail | Reached | Unreachable
+ClientInstruction = Connect | Disconnect | Greet | Send | Withdraw | Beat | Deliver | Fail | Reached | Unreachable

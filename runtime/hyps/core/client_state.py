@@ -16,6 +16,7 @@ from typing import assert_never
 from hyps.core.client_events import (
     Arrived,
     Asked,
+    Beat,
     ClientEvent,
     ClientInstruction,
     Closed,
@@ -118,6 +119,8 @@ class Patience:
     """For a peer that answers and greets."""
     busy_s: float = 30.0
     """For a peer that has no room, and none of our requests under way whose end would make some."""
+    beat_s: float = 1.0
+    """Between the signs of life that are asked for while requests are under way."""
     grace_s: float = 0.25
     """Beyond a request's deadline, for the peer's own word that it was missed."""
 
@@ -159,6 +162,8 @@ class ClientState:
         """When a peer without room is to be asked again, where no answer of ours will come before."""
         self._starved_s: float | None = None
         """Since when the peer takes none of ours."""
+        self._beat_due_s: float | None = None
+        """While requests are under way."""
 
     @property
     def state(self) -> LinkState:
@@ -176,7 +181,9 @@ class ClientState:
     @property
     def due_s(self) -> float | None:
         """When a `Tick` is wanted at the latest; None: not before something else happens."""
-        times = [self._give_up_s, self._reconnect_s, self._pause_s, self._deadlines[0][0] if self._deadlines else None]
+        times = [self._give_up_s, self._reconnect_s, self._pause_s, self._beat_due_s]
+        if self._deadlines:
+            times.append(self._deadlines[0][0])
         return min((time_s for time_s in times if time_s is not None), default=None)
 
     def handle(self, now_s: float, event: ClientEvent) -> list[ClientInstruction]:
@@ -220,7 +227,7 @@ class ClientState:
                 pass
             case _:
                 assert_never(event)
-        return [*made, *self._on_time(now_s), *self._send(now_s)]
+        return [*made, *self._on_time(now_s), *self._send(now_s), *self._beat(now_s)]
 
     def check_invariants(self) -> None:
         """Make sure of what must always hold.
@@ -238,6 +245,7 @@ class ClientState:
         assert len(self._waiting) <= 2 * len(self._requests) + _SPARE
         timed = {number for _, number in self._deadlines}
         assert all(request.timeout_s is None or n in timed for n, request in self._requests.items())
+        assert (self._beat_due_s is None) == (not self._in_flight)
         if self._state is LinkState.CLOSED:
             assert not self._requests
 
@@ -318,7 +326,7 @@ class ClientState:
         made: list[ClientInstruction] = [Withdraw(number) for number in sorted(self._in_flight)]
         self._move(LinkTrigger.CLOSED)
         made += self._fail_all(_closed())  # the link goes when what was said last has left
-        self._pause_s = self._starved_s = None
+        self._pause_s = self._starved_s = self._beat_due_s = None
         return made
 
     def _refuse_when_closed(self, event: ClientEvent) -> list[ClientInstruction]:
@@ -442,6 +450,15 @@ class ClientState:
             self._in_flight.add(request.number)
             made.append(Send(request.number, left_s))
         return made
+
+    def _beat(self, now_s: float) -> list[ClientInstruction]:
+        if not self._in_flight:
+            self._beat_due_s = None
+            return []
+        is_due = self._beat_due_s is not None and now_s >= self._beat_due_s
+        if is_due or self._beat_due_s is None:
+            self._beat_due_s = now_s + self._patience.beat_s
+        return [Beat()] if is_due else []
 
     # Words.
 
