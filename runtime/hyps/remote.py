@@ -165,7 +165,11 @@ class RemoteRunner:
                 time.sleep(error.retry_after_s)
 
     def _ask(self, submit: Submit, frames: Sequence[Buffer]) -> dict[str, Any]:
-        self._send([encode(submit), *frames])
+        try:
+            self._send([encode(submit), *frames])
+        except PeerError:  # lost while nothing was asked: the request did not leave
+            self._reconnect()
+            self._send([encode(submit), *frames])
         try:
             message, parts = self._await(submit.request)
         except KeyboardInterrupt:

@@ -3,8 +3,11 @@
 import queue
 from collections.abc import Sequence
 
-from hyps.adapters.transport import HIGH_WATER_MESSAGES, Buffer, Delivery
+from hyps.adapters.transport import Buffer, Delivery
 from hyps.errors import PeerError
+
+_MAX_BACKLOG = 64
+"""Messages that a client has not read; it is sent no more."""
 
 
 class MemoryServer:
@@ -40,7 +43,7 @@ class MemoryServer:
     def send(self, peer: bytes, parts: Sequence[Buffer]) -> bool:
         """See `Server`."""
         client = self._clients.get(peer)
-        if client is None or client.inbox.qsize() >= HIGH_WATER_MESSAGES:
+        if client is None or client.inbox.qsize() >= _MAX_BACKLOG:
             return False
         client.inbox.put([memoryview(bytearray(part)) for part in parts])
         return True

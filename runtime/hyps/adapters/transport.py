@@ -1,30 +1,35 @@
-"""Messages between one worker and its clients, over ZeroMQ; `memory_transport` has the twin without sockets.
+"""Messages between one worker and its clients, over links; `memory_transport` has the twin without sockets.
 
 A server hears from many peers and answers each; a client talks to one server. Neither knows what a message means.
 """
 
-import contextlib
-import os
+import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
-import zmq
-
-from hyps.adapters.addresses import in_use, look_up
+from hyps.adapters.links import MAX_FRAMES, Buffer, Heard, Lost, Opened
+from hyps.adapters.zmq_links import ZmqLinks
 from hyps.errors import PeerError, printable
 
-Buffer = bytes | bytearray | memoryview
+__all__ = ["MAX_PARTS", "Buffer", "Client", "Delivery", "Server", "ZmqClient", "ZmqServer"]
 
-MAX_PARTS = 4100
+MAX_PARTS = MAX_FRAMES
 """Of one message: its header and its tensors."""
 
-HIGH_WATER_MESSAGES = 16
-"""For one peer; more are not taken until it has read some."""
+MAX_BACKLOG_NBYTES = 64 * 2**20
+"""For one peer that does not read; nothing more is sent to it until it has read some."""
 
-_HEARTBEAT_MS, _HEARTBEAT_TIMEOUT_MS = 1000, 3000
-_HANDSHAKE_MS = 2000
+_PARTS_FACTOR = 64
+"""Of how many of its largest parts a message may consist."""
+
+_SERVER_SILENCE_S = 600.0
+"""A client is only heard from while it waits for an answer; that of one that is gone breaks its connection."""
+
+_CLIENT_SILENCE_S = 60.0
+_BROKEN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,10 @@ class Client(Protocol):
     """A client's side; belongs to one thread at a time."""
 
     def send(self, parts: Sequence[Buffer], timeout_s: float) -> None:
-        """Send a message.
+        """Send a message; what does not leave at once leaves while `receive` is called.
 
         Raises:
-            PeerError: nobody takes it within `timeout_s`.
+            PeerError: nobody is there within `timeout_s`, or the connection was lost; the next `send` makes a new one.
         """
 
     def receive(self, timeout_s: float) -> Sequence[Buffer] | None:
@@ -76,7 +81,7 @@ class Client(Protocol):
 
 
 class ZmqServer:
-    """A ROUTER socket bound to one address."""
+    """Links that clients come to, at one address."""
 
     def __init__(self, address: str, *, max_nbytes: int, allow_remote: bool = False) -> None:
         """Bind to `address`; `max_nbytes` is the most one part of a message may have.
@@ -85,61 +90,46 @@ class ZmqServer:
             UsageError: no address that can be bound (`E_ADDRESS`), or one that other machines reach (`E_INSECURE`).
             PeerError: it is taken (`E_ADDRESS_IN_USE`), or the system does not give it.
         """
-        bindable = look_up(address).bindable(address, allow_remote)
-        self._context = zmq.Context()
-        self._socket = _socket(self._context, zmq.ROUTER, max_nbytes)
-        self._socket.set(zmq.ROUTER_MANDATORY, 1)
-        self._socket.set(zmq.ROUTER_HANDOVER, 0)
-        self._socket.set(zmq.IPV6, "[" in bindable)
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._wake_read, zmq.POLLIN)
+        self._links = ZmqLinks(
+            frame_nbytes=max_nbytes, message_nbytes=_PARTS_FACTOR * max_nbytes, silence_s=_SERVER_SILENCE_S
+        )
+        self._peers: set[bytes] = set()
         try:
-            _bind(self._socket, bindable, address)
+            self.address = self._links.listen(address, allow_remote=allow_remote)
         except Exception:
-            self.close()
+            self._links.close()
             raise
-        self.address = self._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
     def receive(self, timeout_s: float) -> Delivery | None:
         """See `Server`."""
-        ready = dict(self._poller.poll(max(0, round(timeout_s * 1000))))
-        if self._wake_read in ready:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wake_read, 4096)
-        if self._socket not in ready:
-            return None
-        peer, *parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        return Delivery(peer.bytes, [part.buffer for part in parts[: MAX_PARTS + 1]])
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            event = self._links.receive(max(0.0, deadline_s - time.monotonic()))
+            match event:
+                case None:
+                    return None
+                case Heard():
+                    return Delivery(_name(event.link), event.frames)
+                case Opened():
+                    self._peers.add(_name(event.link))
+                case Lost():
+                    self._peers.discard(_name(event.link))
 
     def send(self, peer: bytes, parts: Sequence[Buffer]) -> bool:
         """See `Server`."""
-        try:
-            self._socket.send_multipart([peer, *parts], zmq.NOBLOCK, copy=False)
-        except zmq.Again:
+        link = int.from_bytes(peer, "little")
+        if peer not in self._peers or self._links.backlog_nbytes(link) > MAX_BACKLOG_NBYTES:
             return False
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            return False
+        self._links.send(link, parts)
         return True
 
     def wake(self) -> None:
         """See `Server`."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"\0")
+        self._links.wake()
 
     def close(self, linger_s: float = 0.0) -> None:
         """See `Server`."""
-        if self._context.closed:
-            return
-        self._socket.close(linger=round(linger_s * 1000))
-        self._context.term()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._links.close(linger_s)
 
     def __enter__(self) -> Self:
         return self
@@ -151,7 +141,7 @@ class ZmqServer:
 
 
 class ZmqClient:
-    """A DEALER socket connected to one address."""
+    """A link to the server at one address, and another one when it was lost."""
 
     def __init__(self, address: str, *, max_nbytes: int) -> None:
         """Begin to connect to `address`; whether anybody is there shows when something is sent.
@@ -159,76 +149,69 @@ class ZmqClient:
         Raises:
             UsageError: no address that one can connect to (`E_ADDRESS`).
         """
-        target = look_up(address).connectable(address)
-        self._shown = printable(address)
-        self._context = zmq.Context()
-        self._socket = _socket(self._context, zmq.DEALER, max_nbytes)
-        self._socket.set(zmq.IMMEDIATE, 1)
-        self._monitor: zmq.Socket[Any] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
-        self._socket.set(zmq.IPV6, "[" in target)
-        self._socket.connect(target)
+        self._address, self._shown = address, printable(address)
+        self._links = ZmqLinks(
+            frame_nbytes=max_nbytes,
+            message_nbytes=_PARTS_FACTOR * max_nbytes,
+            silence_s=_CLIENT_SILENCE_S,
+            broken_s=_BROKEN_S,
+        )
+        self._heard: deque[Sequence[Buffer]] = deque()
+        self._link: int | None = None
+        try:
+            self._link = self._links.connect(address)
+        except Exception:
+            self._links.close()
+            raise
 
     def send(self, parts: Sequence[Buffer], timeout_s: float) -> None:
         """See `Client`."""
-        if not self._socket.poll(max(0, round(timeout_s * 1000)), zmq.POLLOUT):
-            raise PeerError(
-                f"no worker answers at `{self._shown}`", "start one there with `hyps-worker PLAN --bind ADDRESS`"
-            )
-        self._forget_disconnects()
-        self._socket.send_multipart(list(parts), zmq.NOBLOCK, copy=False)
+        deadline_s = time.monotonic() + timeout_s
+        wait_s = 0.0
+        while self._link is None or not self._is_quiet(wait_s):
+            wait_s = deadline_s - time.monotonic()
+            if wait_s <= 0:
+                raise PeerError(
+                    f"no worker answers at `{self._shown}`", "start one there with `hyps-worker PLAN --bind ADDRESS`"
+                )
+            if self._link is None:
+                self._link = self._links.connect(self._address)
+        self._links.send(self._link, parts)
 
     def receive(self, timeout_s: float) -> Sequence[Buffer] | None:
         """See `Client`."""
-        ready = dict(self._poller.poll(max(0, round(timeout_s * 1000))))
-        if self._socket in ready:
-            return [part.buffer for part in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)[: MAX_PARTS + 1]]
-        if self._monitor in ready:
-            self._forget_disconnects()
-            raise PeerError(f"the connection to `{self._shown}` was lost", "see whether the worker still runs")
-        return None
+        deadline_s = time.monotonic() + timeout_s
+        while not self._heard:
+            if not self._hear(max(0.0, deadline_s - time.monotonic())):
+                return None
+        self._links.flush()
+        return self._heard.popleft()
 
     def close(self) -> None:
         """See `Client`."""
-        if not self._context.closed:
-            self._socket.disable_monitor()
-            self._monitor.close(linger=0)
-            self._socket.close(linger=0)
-            self._context.term()
+        self._links.close()
 
-    def _forget_disconnects(self) -> None:
-        while self._monitor.poll(0):
-            self._monitor.recv_multipart()  # zmq.utils.monitor would bring in asyncio: 6 MB
+    def _is_quiet(self, timeout_s: float) -> bool:
+        """Hear what comes in time, and all that is there; return whether the link is open."""
+        while self._hear(timeout_s):
+            timeout_s = 0.0
+        return self._link is not None and self._links.is_open(self._link)
 
+    def _hear(self, timeout_s: float) -> bool:
+        """Return whether something happened in time.
 
-def _socket(context: "zmq.Context[Any]", kind: int, max_nbytes: int) -> "zmq.Socket[Any]":
-    """Return a socket that cannot wait for ever, hoard messages, or take one that is too large."""
-    made: zmq.Socket[Any] = context.socket(kind)
-    for option, value in {
-        zmq.LINGER: 0,
-        zmq.SNDHWM: HIGH_WATER_MESSAGES,
-        zmq.RCVHWM: HIGH_WATER_MESSAGES,
-        zmq.MAXMSGSIZE: max_nbytes,
-        zmq.HANDSHAKE_IVL: _HANDSHAKE_MS,
-        zmq.HEARTBEAT_IVL: _HEARTBEAT_MS,
-        zmq.HEARTBEAT_TIMEOUT: _HEARTBEAT_TIMEOUT_MS,
-        zmq.HEARTBEAT_TTL: _HEARTBEAT_TIMEOUT_MS,
-        zmq.TCP_KEEPALIVE: 1,
-    }.items():
-        made.set(option, value)
-    return made
+        Raises:
+            PeerError: the connection was lost.
+        """
+        event = self._links.receive(timeout_s)
+        if isinstance(event, Heard):
+            self._heard.append(event.frames)
+        elif isinstance(event, Lost):
+            self._link = None
+            hint = "see whether the worker still runs"
+            raise PeerError(f"the connection to `{self._shown}` was lost: {printable(event.reason)}", hint)
+        return event is not None
 
 
-def _bind(made: "zmq.Socket[Any]", bindable: str, address: str) -> None:
-    mask = os.umask(0o077)  # an ipc socket is a file: only its owner may connect
-    try:
-        made.bind(bindable)
-    except zmq.ZMQError as error:
-        if error.errno == zmq.EADDRINUSE:
-            raise in_use(address) from error
-        reason = printable(str(error))
-        raise PeerError(f"`{printable(address)}` cannot be bound: {reason}", code="E_ADDRESS") from error
-    finally:
-        os.umask(mask)
+def _name(link: int) -> bytes:
+    return link.to_bytes(8, "little")

@@ -92,18 +92,24 @@ class ZmqLinks:
     def __init__(
         self,
         *,
-        limits: Limits | None = None,
+        frame_nbytes: int = 2**34,
+        message_nbytes: int = 2**35,
         assembled_nbytes: int = 2**36,
+        silence_s: float = 10.0,
+        broken_s: float = 3.0,
         security: Security | None = None,
     ) -> None:
         """Open nothing yet.
 
         Args:
-            limits: what is taken from one peer.
+            frame_nbytes: the most that one frame of a peer's message may have.
+            message_nbytes: the most that one message may have.
             assembled_nbytes: of all messages that are coming in pieces at one time, from all peers together.
+            silence_s: how long a peer may say nothing when something is wanted of it.
+            broken_s: how long a connection that broke may take to come back.
             security: gives each socket its keys.
         """
-        self._limits = limits or Limits()
+        self._limits = Limits(frame_nbytes, message_nbytes, silence_s=silence_s, broken_s=broken_s)
         self._assembled_nbytes, self._assembling_nbytes = assembled_nbytes, 0
         self._security = security
         self._context: zmq.Context[Any] = zmq.Context()
@@ -197,6 +203,15 @@ class ZmqLinks:
             is_woken, ready = self._wait(min(deadline_s, self._alarm_s(now_s)) - now_s)
             if is_woken or (not ready and time.monotonic() >= deadline_s):
                 return None
+
+    def is_open(self, link: int) -> bool:
+        """Return whether the link has a connection at the moment, as far as `receive` has seen."""
+        there = self._links.get(link)
+        return there is not None and there.talk.place is Place.OPEN
+
+    def flush(self) -> None:
+        """Tell peers what was heard, where `receive` may not be called again soon."""
+        self._answer(is_idle=True)
 
     def close_link(self, link: int) -> None:
         """See `Links`."""

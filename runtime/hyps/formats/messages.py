@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 from hyps.errors import PeerError, printable
 from hyps.formats.plan import NamedTensor
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Rises only when an older peer would go wrong; new fields come at the end, with defaults."""
 
 MAX_HEADER_NBYTES = 256 * 1024

@@ -1,15 +1,16 @@
 """Messages between server and clients: the same promises over every transport."""
 
+import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-import zmq
 
 from hyps.adapters.memory_transport import MemoryServer
 from hyps.adapters.transport import Buffer, Client, Delivery, Server, ZmqClient, ZmqServer
@@ -17,6 +18,63 @@ from hyps.errors import PeerError
 
 WAIT_S = 10.0
 LIMIT = 1_000_000
+
+
+class BusyClient:
+    """A client in a thread of its own, which goes on while the test's thread is the server."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._todo: queue.SimpleQueue[Future[None] | None] = queue.SimpleQueue()
+        self._parts: Sequence[Buffer] = ()
+        self._heard: queue.SimpleQueue[Sequence[Buffer] | PeerError] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def send(self, parts: Sequence[Buffer], timeout_s: float) -> None:
+        done: Future[None] = Future()
+        self._parts, self._timeout_s = parts, timeout_s
+        self._todo.put(done)
+        if timeout_s < 1:
+            done.result(WAIT_S)
+
+    def receive(self, timeout_s: float) -> Sequence[Buffer] | None:
+        try:
+            heard = self._heard.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if isinstance(heard, PeerError):
+            raise heard
+        return heard
+
+    def close(self) -> None:
+        self._todo.put(None)
+        self._thread.join(WAIT_S)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                done = self._todo.get_nowait()
+            except queue.Empty:
+                self._hear()
+                continue
+            if done is None:
+                self._client.close()
+                return
+            try:
+                self._client.send(self._parts, self._timeout_s)
+                done.set_result(None)
+            except PeerError as error:
+                done.set_exception(error)
+
+    def _hear(self) -> None:
+        try:
+            parts = self._client.receive(0.005)
+        except PeerError as error:
+            self._heard.put(error)
+            return
+        if parts is not None:
+            self._heard.put(parts)
 
 
 @dataclass
@@ -39,7 +97,7 @@ def link(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Link]:
     with ZmqServer(address, max_nbytes=LIMIT) as server:
 
         def connect() -> Client:
-            clients.append(ZmqClient(server.address, max_nbytes=LIMIT))
+            clients.append(BusyClient(ZmqClient(server.address, max_nbytes=LIMIT)))
             return clients[-1]
 
         yield Link(server, connect)
@@ -133,10 +191,11 @@ def test_the_client_sees_that_the_server_is_gone(link: Link) -> None:
 def test_a_part_that_is_too_large_cuts_its_sender_only(link: Link) -> None:
     large, honest = link.connect(), link.connect()
     large.send([b"header", bytes(LIMIT + 1)], WAIT_S)
-    with pytest.raises(PeerError):
-        large.receive(WAIT_S)
+    assert link.server.receive(0.5) is None
     honest.send([b"hello"], WAIT_S)
     assert bytes(delivered(link.server).parts[0]) == b"hello"
+    with pytest.raises(PeerError):
+        large.receive(WAIT_S)
 
 
 @pytest.mark.network
@@ -166,30 +225,13 @@ def test_an_ipc_socket_is_for_its_owner(tmp_path: Path) -> None:
         assert (tmp_path / "socket").stat().st_mode & 0o077 == 0
 
 
-def test_sockets_have_the_agreed_profile(tmp_path: Path) -> None:
-    address = f"ipc://{tmp_path}/socket"
-    with ZmqServer(address, max_nbytes=LIMIT) as server:
-        client = ZmqClient(address, max_nbytes=LIMIT)
-        for made in (server._socket, client._socket):
-            assert made.get(zmq.LINGER) == 0
-            assert made.get(zmq.SNDHWM) == made.get(zmq.RCVHWM) == 16
-            assert made.get(zmq.MAXMSGSIZE) == LIMIT
-            assert made.get(zmq.HANDSHAKE_IVL) == 2000
-            assert made.get(zmq.HEARTBEAT_IVL) == 1000
-            assert made.get(zmq.HEARTBEAT_TIMEOUT) == 3000
-            assert made.get(zmq.TCP_KEEPALIVE) == 1
-        assert client._socket.get(zmq.IMMEDIATE) == 1
-        client.close()
-
-
 @pytest.mark.network
 def test_a_stranger_that_speaks_something_else_disturbs_nobody() -> None:
     with ZmqServer("tcp://127.0.0.1:0", max_nbytes=LIMIT) as server:
         port = int(server.address.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as stranger:
             stranger.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
-            client = ZmqClient(server.address, max_nbytes=LIMIT)
+            client = BusyClient(ZmqClient(server.address, max_nbytes=LIMIT))
             client.send([b"hello"], WAIT_S)
-            # libzmq takes text for frames of its first protocol: nonsense arrives, which the worker must drop
-            assert any(bytes(delivered(server).parts[0]) == b"hello" for _ in range(50))
+            assert bytes(delivered(server).parts[0]) == b"hello"
             client.close()
