@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from hyps.errors import InfeasibleError, printable
 from hyps.formats.plan import Prediction
 from hyps.formats.quantities import format_nbytes, format_seconds
@@ -39,11 +41,23 @@ def place_again(question: Question) -> Answer:
             smallest relaxation.
     """
     start_s = time.monotonic()
-    if not question.devices:
-        raise InfeasibleError("no device is there to run the partitions", "start `hyps-worker --manager ENDPOINT`")
+    _require_devices(question)
     posed = pose(question)
+    if question.aim == "energy" and not any(d.active_w or d.joules_per_byte for d in question.devices):
+        question = replace(question, aim="latency")
+        posed = Posed(posed.problem, (*posed.assumptions, "no device tells its power: latency stands for energy"))
     chosen, best, proof = _Replacing(question, posed.problem).run(start_s + question.time_limit_s)
     return _answer(question, posed, chosen, _reason(question.aim, chosen, best, proof), proof, start_s)
+
+
+def _require_devices(question: Question) -> None:
+    if not question.devices:
+        raise InfeasibleError("no device is there to run the partitions", "start `hyps-worker --manager ENDPOINT`")
+    for part in question.partitions:
+        if all(part.id in device.refused for device in question.devices):
+            raise InfeasibleError(
+                f"no device that is there can load partition `{printable(part.id)}`", "let another worker join"
+            )
 
 
 class _Replacing:
@@ -131,7 +145,8 @@ class _Replacing:
         row = self.rows.least_excess(machines)
         if row is None:
             return InfeasibleError(
-                "no device may hold the partitions", "raise `max_share`, or let more workers join", "E_INFEASIBLE"
+                "no placement was found that heeds what devices cannot load and may hold at most (`max_share`)",
+                "let more workers join",
             )
         if row.value > 0:
             return self._memory_refusal(row.stages)
@@ -143,7 +158,7 @@ class _Replacing:
             told, needed = self.problem.machines[machine], self.rows.peak_bytes(machine, start, end)
             if told.memory_bytes is not None and needed > told.memory_bytes:
                 shown = format_nbytes(math.ceil(needed * 1.005))
-                short.append(f"{shown} on `{printable(told.name, 40)}`, which has {format_nbytes(told.memory_bytes)}")
+                short.append(f"{shown} on `{printable(told.name, 40)}` (it has {format_nbytes(told.memory_bytes)})")
         count = len(self.machines)
         devices = "the device that is there does" if count == 1 else f"the {count} devices that are there do"
         return InfeasibleError(

@@ -70,13 +70,22 @@ def pose(question: Question) -> Posed:
         flows=flows,
         machines=(Machine(HUB), *(_machine(device) for device in question.devices)),
         channels=tuple(links.channels()),
-        seconds=tuple((math.inf, *row) for row in times.seconds),
+        seconds=_seconds(question, times),
         export_s=free,
         import_s=free,
         entry=HUB_MACHINE,
         limits=Limits(deadline_s=question.deadline_s),
     )
     return Posed(problem, (*_guesses(times), *links.assumptions()))
+
+
+def _seconds(question: Question, times: Times) -> tuple[tuple[float, ...], ...]:
+    """Return by task and machine what it takes: for ever at the hub, and where a device cannot load it."""
+    refused = [set(device.refused) for device in question.devices]
+    return tuple(
+        (math.inf, *(math.inf if part.id in names else s for names, s in zip(refused, row, strict=True)))
+        for part, row in zip(question.partitions, times.seconds, strict=True)
+    )
 
 
 def _guesses(times: Times) -> Iterator[str]:

@@ -44,7 +44,7 @@ def times_of(question: Question) -> Times:
     model says.
     """
     measured = {(t.partition, t.device): t.seconds for t in question.timings if t.is_measured}
-    predicted = {(t.partition, t.device): t.seconds for t in question.timings if not t.is_measured}
+    predicted = {(t.partition, t.device): t.seconds for t in question.timings if not t.is_measured and t.seconds}
     drift = _drifts(measured, predicted)
     corrected = {key: seconds * drift.get(key[1], 1.0) for key, seconds in predicted.items()}
     told = {**corrected, **measured}

@@ -53,6 +53,7 @@ class Timing(Struct, frozen=True, kw_only=True):
     device: str
     """May be one that is gone: what it took there still tells which partitions are long."""
     seconds: Seconds
+    """0 where it was only predicted: nothing is known."""
     is_measured: bool
     """Of late, in this cluster; else somebody predicted it."""
 
@@ -69,6 +70,8 @@ class DeviceFacts(Struct, frozen=True, kw_only=True):
     """Of a matrix product with its threads; 0: unknown, then as fast as the others."""
     max_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
     """The largest part of the model's weights that it may hold."""
+    refused: tuple[str, ...] = ()
+    """Partitions that it cannot load."""
     active_w: Annotated[float, Meta(ge=0)] = 0.0
     idle_w: Annotated[float, Meta(ge=0)] = 0.0
     joules_per_byte: Annotated[float, Meta(ge=0)] = 0.0
@@ -124,7 +127,7 @@ class Question(Struct, frozen=True, kw_only=True):
     """Whether a partition may run on several devices, where throughput is wanted."""
     deadline_s: Annotated[float, Meta(gt=0)] | None = None
     current: dict[str, tuple[str, ...]] = {}
-    """Which devices hold each partition now, gone ones too; empty: nothing is placed."""
+    """The devices that run each partition now, the one of the placement first, gone ones too; empty: none yet."""
     keep_within: Annotated[float, Meta(ge=0, le=10)] = 0.05
     """By which part a placement may fall short of the best if fewer weights have to move for it."""
     time_limit_s: Annotated[float, Meta(gt=0, le=3600)] = 1.0
