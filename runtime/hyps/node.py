@@ -1,0 +1,687 @@
+"""A node: a worker that joins a manager and runs the partitions it is given.
+
+The thread that calls `run` owns the links and the state machine; one thread computes, one finds and opens files.
+"""
+
+import logging
+import math
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import msgspec
+
+from hyps.adapters import executor as doing
+from hyps.adapters.executor import Completion, Executor
+from hyps.adapters.feeds import nbytes_of
+from hyps.adapters.file_cache import FileCache, partition_digest
+from hyps.adapters.frames import Buffer, check_frames, from_frames, to_frames
+from hyps.adapters.links import Heard, LinkEvent, Links, Lost, Opened, Taken
+from hyps.adapters.machine import cpu_family, rss_nbytes
+from hyps.adapters.sessions import Mode, Sessions
+from hyps.adapters.yardstick import macs_per_s
+from hyps.core.node_events import (
+    AllowedToLeave,
+    Delivered,
+    Execute,
+    Executed,
+    ExecuteFailed,
+    Forget,
+    Keep,
+    Leave,
+    Load,
+    Loaded,
+    LoadFailed,
+    ManagerFound,
+    ManagerLost,
+    NeighbourBack,
+    NeighbourLost,
+    NodeEvent,
+    NodeInstruction,
+    Obtain,
+    Retired,
+    Send,
+    SetUp,
+    Share,
+    Tell,
+    TensorHere,
+    Ticked,
+    ToldToDrain,
+    Unload,
+)
+from hyps.core.node_state import NodeLife, NodeState
+from hyps.core.residency import task_of
+from hyps.errors import DeadlineError, HypsError, PeerError, PlanError, printable
+from hyps.formats.messages import Failed, MachineFacts, TensorHeader
+from hyps.formats.node_messages import (
+    HUB,
+    NODE_PROTOCOL_VERSION,
+    Beat,
+    Drain,
+    Echo,
+    Echoed,
+    Finished,
+    FromNode,
+    Goodbye,
+    Greet,
+    ItemFailed,
+    Join,
+    Joined,
+    Piece,
+    Retire,
+    Running,
+    Setup,
+    Spans,
+    Tensor,
+    decode_from_manager,
+    decode_from_node,
+    encode_node_message,
+)
+from hyps.formats.plan import NamedTensor, Partition, Plan, plan_problems
+from hyps.neighbours import Neighbours
+from hyps.node_files import NodeFiles
+from hyps.node_records import NodeRecords
+
+logger = logging.getLogger(__name__)
+
+_SLACK_NBYTES = 10 * 2**20
+"""Resident beyond the measured base once partitions run."""
+
+_POLL_S = 1.0
+_PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Before the manager is tried again; the last over and over."""
+
+_NOTICE_S = 1.0
+"""After which somebody is told that the manager is not there."""
+
+_ANSWER_S = 10.0
+"""How long the manager may take to answer `Join`."""
+
+_DUPLICATE_S = 4.0
+"""How long a name that is taken is asked for: a manager may not know yet that who had it is gone."""
+
+_LINGER_S = 2.0
+
+
+class NodeStuckError(DeadlineError):
+    """A work item goes on and on although its time is over: only a new process can go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """What a node is."""
+
+    manager: str
+    """The manager's address."""
+    device: str
+    token: str = ""
+    endpoints: tuple[str, ...] = ()
+    """Where other nodes reach it, as they are told, the best first; empty: its tensors go over the hub."""
+    host: str = ""
+    """The same for nodes that share a machine and its network."""
+    memory_bytes: int | None = None
+    timeout_s: float | None = None
+    """Longest that one work item may be computed."""
+    connect_timeout_s: float | None = None
+    """How long the manager is looked for at first; None: for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Received:
+    """A tensor as it came; it becomes an array where it is computed with."""
+
+    header: TensorHeader
+    frame: Buffer
+    expected: NamedTensor | None
+    """What it was compared with; None: nothing tells what it should be, yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    step: Send
+    nbytes: int
+    behind_nbytes: int
+    start_s: float
+
+
+class Node:
+    """Runs until the manager lets it go, or nothing is left for it to do after it was told to leave."""
+
+    def __init__(
+        self,
+        links: Links,
+        options: NodeOptions,
+        opener: Sessions,
+        cache: FileCache,
+        on_notice: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        """Measure the machine; nothing is connected yet.
+
+        Args:
+            links: those of this process; what listens has been told already.
+            options: what the node is.
+            opener: opens sessions.
+            cache: where files are looked for and kept.
+            on_notice: is called with what people should know.
+        """
+        self._links, self._options, self._on_notice = links, options, on_notice
+        base_nbytes = opener.measure_base() + _SLACK_NBYTES
+        self._facts = MachineFacts(options.memory_bytes, opener.threads, macs_per_s(opener))
+        self._state = NodeState(options.memory_bytes, base_nbytes)
+        self._completions: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+        self._executor = Executor(opener, options.timeout_s, self._on_completion)
+        self._neighbours = Neighbours(links, options.device, self._on_neighbour)
+        self._files = NodeFiles(cache, self._executor, self._say, self._handle)
+        self._records = NodeRecords()
+        self._control = 0
+        """The link to the manager; 0: none."""
+        self._is_joined = False
+        self._was_joined = False
+        self._start_s = time.monotonic()
+        self._join_due_s = 0.0
+        """When to try the manager again, or to stop waiting for its answer."""
+        self._failures = 0
+        self._is_noticed = False
+        self._store: dict[tuple[int, int], dict[str, Any]] = {}
+        self._happened: deque[tuple[NodeEvent, Mapping[str, Any]]] = deque()
+        """Events, the first of which is being handled, and the tensors that they bring."""
+        self._came: Mapping[str, Any] = {}
+        """What the event that is handled brings."""
+        self._partitions: dict[str, Partition] = {}
+        self._plan: Plan | None = None
+        self._digests: dict[str, str] = {}
+        self._runs: dict[int, Execute] = {}
+        self._ran: dict[tuple[int, int, str], tuple[float, float]] = {}
+        """When a run began and ended, until it is told."""
+        self._sent: dict[int, _Sent] = {}
+        self._unsent: dict[str, list[Send]] = {}
+        """What waits for a link to a device that is not open yet."""
+        self._echo = b""
+        self._told_to_leave = 0
+        self._was_told = 0
+        self._is_over = False
+
+    def leave(self) -> None:
+        """Finish what there is and go; told twice, stop at once. For any thread or signal handler."""
+        self._told_to_leave += 1
+        self._links.wake()
+
+    def run(self) -> bool:
+        """Work until the node may leave; return whether it left in order.
+
+        Raises:
+            PeerError: the manager refuses the node, or was not there within the `connect_timeout_s`.
+            NodeStuckError: a work item cannot be ended; only a new process can go on.
+        """
+        self._connect()
+        try:
+            while not self._is_over and self._told_to_leave < 2:
+                event = self._links.receive(self._timeout_s())
+                if event is not None:
+                    self._on_link(event)
+                self._take_completions()
+                self._on_time()
+        finally:
+            self._executor.close()
+        if self._is_over:
+            self._neighbours.drop_all()
+            self._links.close(_LINGER_S)
+        return self._is_over
+
+    # Time.
+
+    def _timeout_s(self) -> float:
+        now_s = time.monotonic()
+        due_s = min(self._join_due_s, self._neighbours.next_s)
+        if self._is_joined:
+            due_s = min(due_s, self._state.next_tick_s)
+        return max(0.0, min(_POLL_S, due_s - now_s))
+
+    def _on_time(self) -> None:
+        now_s = time.monotonic()
+        while self._was_told < min(self._told_to_leave, 1):
+            self._was_told += 1
+            self._handle(ToldToDrain())
+        if self._is_over:
+            return
+        if self._state.life is not NodeLife.JOINING and now_s >= self._state.next_tick_s:
+            self._handle(Ticked())
+        if now_s >= self._neighbours.next_s:
+            self._neighbours.on_time(now_s)
+        if now_s >= self._join_due_s:
+            self._try_again()
+        self._notice(now_s)
+
+    def _notice(self, now_s: float) -> None:
+        waited_s = now_s - self._start_s
+        if self._was_joined:
+            return
+        if not self._is_noticed and waited_s > _NOTICE_S:
+            self._is_noticed = True
+            self._on_notice(f"waiting for the manager at {self._options.manager}")
+        limit_s = self._options.connect_timeout_s
+        if limit_s is not None and waited_s > limit_s:
+            text = f"the manager at `{printable(self._options.manager)}` did not answer within {limit_s:g} s"
+            raise PeerError(text, "start `hyps-manager` there, or give its address with `--manager`")
+
+    # The manager.
+
+    def _connect(self) -> None:
+        self._control = self._links.connect(self._options.manager)
+        self._join_due_s = math.inf  # the link itself keeps trying
+
+    def _try_again(self) -> None:
+        if self._control:  # it did not answer
+            self._links.close_link(self._control)
+        self._connect()
+
+    def _pause(self) -> None:
+        pause_s = _PAUSES_S[min(self._failures, len(_PAUSES_S) - 1)]
+        self._failures += 1
+        self._join_due_s = time.monotonic() + pause_s
+
+    def _on_manager_lost(self, reason: str) -> None:
+        self._control = 0
+        if self._is_joined:
+            self._on_notice(f"the manager is gone ({reason}): looking for it")
+            self._failures = 0
+        self._is_joined = False
+        self._files.give_up()
+        self._handle(ManagerLost())
+        self._neighbours.drop_all()
+        self._unsent.clear()
+        self._sent.clear()
+        self._pause()
+
+    def _on_refused(self, failed: Failed) -> None:
+        is_taken = failed.code == "E_DUPLICATE"
+        if is_taken and (self._was_joined or time.monotonic() - self._start_s < _DUPLICATE_S):
+            self._links.close_link(self._control)
+            self._on_manager_lost("it says that the name is taken")
+            return
+        raise PeerError(printable(failed.message, 1000), printable(failed.hint, 1000), printable(failed.code))
+
+    def _on_manager_said(self, frames: Sequence[Buffer]) -> None:
+        message = decode_from_manager(memoryview(frames[0]))
+        match message:
+            case Tensor():
+                self._on_tensor(message, frames[1:])
+            case Retire():
+                for request, epoch in message.requests:
+                    self._handle(Retired(request, epoch))
+            case Setup():
+                self._on_setup(message)
+            case Piece():
+                self._files.on_piece(message, frames[1:])
+            case Joined():
+                self._on_joined(message)
+            case Failed():
+                self._on_failed(message)
+            case Echo():
+                self._on_echo(message)
+            case Drain():
+                self._handle(AllowedToLeave())
+            case Goodbye():
+                self._links.close_link(self._control)
+                self._on_manager_lost("it left")
+            case _:
+                assert_never(message)
+
+    def _on_joined(self, message: Joined) -> None:
+        if message.version != NODE_PROTOCOL_VERSION:
+            text = f"the manager speaks version {message.version} of the protocol, this node {NODE_PROTOCOL_VERSION}"
+            raise PeerError(text, "use the same version of hyps on both sides", "E_VERSION")
+        if self._is_joined:
+            return
+        self._is_joined = self._was_joined = True
+        self._failures, self._join_due_s = 0, math.inf
+        self._records.wants_spans = message.wants_spans
+        self._on_notice(f"joined the manager at {self._options.manager} as `{self._options.device}`")
+        self._handle(ManagerFound(message.beat_s))
+
+    def _on_failed(self, message: Failed) -> None:
+        if not self._is_joined:
+            self._on_refused(message)
+        elif message.request:
+            self._files.on_failed(message)
+        else:
+            logger.warning("the manager refused something: %s", printable(message.message, 300))
+
+    def _on_echo(self, message: Echo) -> None:
+        if len(self._echo) < message.nbytes:
+            self._echo = bytes(message.nbytes)  # one buffer for all
+        self._say(Echoed(message.number), [memoryview(self._echo)[: message.nbytes]])
+
+    def _on_setup(self, setup: Setup) -> None:
+        plan = setup.plan
+        problems = [] if plan is None else plan_problems(plan)
+        ids = set() if plan is None else {partition.id for partition in plan.partitions}
+        problems += [
+            f"course {course.id} has unknown partitions" for course in setup.courses if set(course.partitions) - ids
+        ]
+        if problems:
+            raise PlanError(f"the manager's setup is wrong: {printable('; '.join(problems[:3]), 500)}")
+        self._plan = plan
+        self._partitions = {} if plan is None else {partition.id: partition for partition in plan.partitions}
+        self._digests = {name: partition_digest(partition) for name, partition in self._partitions.items()}
+        self._neighbours.follow(time.monotonic(), setup)
+        self._unsent = {name: steps for name, steps in self._unsent.items() if self._neighbours.is_target(name)}
+        self._files.keep_only(tuple(self._partitions.values()))
+        self._handle(set_up_of(setup))
+
+    # Links.
+
+    def _on_link(self, event: LinkEvent) -> None:
+        """Do what a peer wants; whatever it sends, the node goes on."""
+        match event:
+            case Heard():
+                try:
+                    self._on_heard(event)
+                except HypsError as error:
+                    if event.link == self._control and not self._is_joined:
+                        raise
+                    logger.warning("a message was refused: %s", error.message)
+                    if self._neighbours.knows(event.link):
+                        self._neighbours.send_away(event.link)
+            case Taken():
+                self._on_taken(event)
+            case Opened():
+                if event.link == self._control:
+                    self._join()
+                else:
+                    self._neighbours.on_opened(time.monotonic(), event.link, came_to_us=event.came_to_us)
+            case Lost():
+                if event.link == self._control:
+                    self._on_manager_lost(event.reason)
+                else:
+                    self._neighbours.on_lost(time.monotonic(), event.link)
+            case _:
+                assert_never(event)
+
+    def _join(self) -> None:
+        options = self._options
+        join = Join(
+            version=NODE_PROTOCOL_VERSION,
+            device=options.device,
+            token=options.token,
+            facts=self._facts,
+            cpu_family=cpu_family(),
+            endpoints=options.endpoints,
+            host=options.host,
+        )
+        self._say(join)
+        self._join_due_s = time.monotonic() + _ANSWER_S
+
+    def _on_heard(self, event: Heard) -> None:
+        if event.link == self._control:
+            self._on_manager_said(event.frames)
+            return
+        message = decode_from_node(memoryview(event.frames[0]))
+        if isinstance(message, Greet):
+            self._neighbours.on_greet(event.link, message)
+        elif isinstance(message, Tensor) and self._neighbours.is_let_in(event.link):
+            self._on_tensor(message, event.frames[1:])
+        else:
+            raise PeerError("a peer that may not says something", code="E_AUTH")
+
+    def _on_taken(self, event: Taken) -> None:
+        if not isinstance(event.token, int):
+            return
+        sent = self._sent.pop(event.token, None)
+        if sent is not None:
+            step, now_s = sent.step, time.monotonic()
+            self._records.note_sent(
+                step.request, step.tensor, step.device, sent.nbytes, sent.behind_nbytes, sent.start_s, now_s
+            )
+        self._handle(Delivered(event.token))
+
+    def _on_neighbour(self, event: NeighbourLost | NeighbourBack) -> None:
+        if isinstance(event, NeighbourLost):
+            self._unsent.pop(event.device, None)
+        self._handle(event)
+        if isinstance(event, NeighbourBack) and self._neighbours.link_to(event.device) is not None:
+            for step in self._unsent.pop(event.device, []):
+                self._send(step)
+
+    def _say(self, message: FromNode, frames: Sequence[Buffer] = ()) -> None:
+        """Tell the manager; what nobody hears is told anew when it is back, or is over."""
+        if self._control:
+            is_urgent = not frames
+            self._links.send(self._control, [encode_node_message(message), *frames], is_urgent=is_urgent)
+
+    # Tensors.
+
+    def _on_tensor(self, message: Tensor, frames: Sequence[Buffer]) -> None:
+        header = message.header
+        info = None if self._plan is None else self._plan.tensors.get(header.name)
+        expected = None if info is None else NamedTensor(name=header.name, dtype=info.dtype, shape=info.shape)
+        try:
+            _check(header, frames, expected)
+        except HypsError as error:
+            self._refuse(message, error)
+            return
+        came = {header.name: _Received(header, frames[0], expected)}
+        self._handle(TensorHere(message.request, message.epoch, message.course, header.name, header.nbytes), came)
+
+    def _refuse(self, message: Tensor, error: HypsError) -> None:
+        """Have the request end that a wrong tensor belongs to: no other would come."""
+        readers = [name for name, partition in self._partitions.items() if message.header.name in partition.inputs]
+        if not readers:
+            raise error
+        failed = ItemFailed(message.request, message.epoch, readers[0], error.code, error.message, error.hint)
+        self._say(failed)
+
+    def _send(self, step: Send) -> None:
+        link = self._control if step.device == HUB else self._neighbours.link_to(step.device)
+        value = self._store.get((step.request, step.epoch), {}).get(step.tensor)
+        if value is None:
+            return  # it waited for a link until nobody wanted it any more
+        if link is None:
+            self._unsent.setdefault(step.device, []).append(step)
+            return
+        try:
+            headers, frames = to_frames({step.tensor: value})
+        except HypsError as error:
+            makers = [name for name, partition in self._partitions.items() if step.tensor in partition.outputs]
+            self._say(ItemFailed(step.request, step.epoch, makers[0], error.code, error.message, error.hint))
+            return
+        message = Tensor(step.request, step.epoch, step.course, headers[0])
+        behind_nbytes = self._links.backlog_nbytes(link)
+        self._sent[step.sending] = _Sent(step, headers[0].nbytes, behind_nbytes, time.monotonic())
+        self._links.send(link, [encode_node_message(message), *frames], step.sending)
+
+    def _forget(self, step: Forget) -> None:
+        held = self._store[step.request, step.epoch]
+        del held[step.tensor]
+        if not held:
+            del self._store[step.request, step.epoch]
+
+    # The state machine.
+
+    def _handle(self, event: NodeEvent, came: Mapping[str, Any] | None = None) -> None:
+        """Tell the machine what happened and do what it says; `came` are the tensors that the event is about.
+
+        What happens while that is done is told afterwards.
+        """
+        self._happened.append((event, came or {}))
+        if len(self._happened) > 1:
+            return
+        while self._happened:
+            event, self._came = self._happened[0]
+            for step in self._state.handle(time.monotonic(), event):
+                self._do(step)
+            self._happened.popleft()
+
+    def _do(self, step: NodeInstruction) -> None:
+        match step:
+            case Keep():
+                self._store.setdefault((step.request, step.epoch), {})[step.tensor] = self._came[step.tensor]
+            case Execute():
+                self._execute(step)
+            case Send():
+                self._send(step)
+            case Forget():
+                self._forget(step)
+            case Tell():
+                self._tell(step)
+            case Obtain():
+                if self._plan is not None:
+                    self._files.obtain((step.partition, step.digest), self._plan, self._partitions[step.partition])
+            case Load():
+                self._load(step)
+            case Unload():
+                self._executor.shut((step.partition, step.digest))
+            case Leave():
+                self._say(Goodbye())
+                self._is_over = True
+            case _:
+                assert_never(step)
+
+    def _execute(self, step: Execute) -> None:
+        self._runs[step.run] = step
+        partition = self._partitions[step.partition]
+        held = self._store.get((step.request, step.epoch), {})
+        given = {name: held[name] for name in partition.inputs}
+        key = (step.partition, self._digests[step.partition])
+        self._executor.run(step.run, key, partition.outputs, lambda: _arrays(given, self._plan))
+
+    def _load(self, step: Load) -> None:
+        key = (step.partition, step.digest)
+        assert self._plan is not None, "a partition is loaded for a plan"
+        path = self._files.folders[key] / self._partitions[step.partition].file
+        self._executor.open(key, path, self._mode(), self._plan.optimization)
+
+    def _mode(self) -> Mode:
+        """Lay weights out for speed where all of them fit twice, as an engine does."""
+        residency = self._state.residency
+        weights = sum(partition.weight_bytes for partition in self._partitions.values())
+        all_kept = len(residency.kept) == len(self._partitions)
+        is_roomy = residency.spare_nbytes is None or residency.spare_nbytes >= weights
+        return Mode.FAST if all_kept and is_roomy else Mode.MAPPED
+
+    def _tell(self, step: Tell) -> None:
+        message = step.message
+        match message:
+            case Beat():
+                self._say(self._filled(message))
+                spans = self._records.take_spans()
+                if spans:
+                    self._say(Spans(tuple(spans)))
+            case Finished():
+                times = self._ran.pop((message.request, message.epoch, message.partition), None)
+                if times is not None:
+                    self._records.note_computed(message.request, message.partition, message.waited_s, *times)
+                self._say(message)
+            case _:
+                self._say(message)
+
+    def _filled(self, beat: Beat) -> Beat:
+        """Add what the state machine cannot know; what is running is as the thread that computes tells."""
+        now = self._executor.running()
+        step = None if now is None else self._runs.get(now[0])
+        running = tuple(
+            item
+            if now is None or step is None or (item.request, item.partition) != (step.request, step.partition)
+            else Running(item.request, item.epoch, item.partition, now[1])
+            for item in beat.running
+        )
+        return msgspec.structs.replace(
+            beat,
+            running=running,
+            resident_nbytes=rss_nbytes() or 0,
+            clock_s=time.monotonic(),
+            sendings=self._records.take_sendings(),
+        )
+
+    # The other threads.
+
+    def _on_completion(self, completion: Completion) -> None:
+        self._completions.put(completion)
+        self._links.wake()
+
+    def _take_completions(self) -> None:
+        while not self._is_over:
+            try:
+                completion = self._completions.get_nowait()
+            except queue.Empty:
+                return
+            self._on_completed(completion)
+
+    def _on_completed(self, completion: Completion) -> None:
+        match completion:
+            case doing.Ran():
+                self._on_ran(completion)
+            case doing.Opened(key, error):
+                if error is None:
+                    self._records.note_loaded(key[0], completion.start_s, completion.end_s)
+                    self._handle(Loaded(*key))
+                else:
+                    self._handle(LoadFailed(key[0], error.message, key[1], error.code))
+            case doing.Done():
+                self._files.on_done(completion)
+            case doing.Stuck(run):
+                self._on_stuck(run)
+            case _:
+                assert_never(completion)
+
+    def _on_ran(self, ran: doing.Ran) -> None:
+        step = self._runs.pop(ran.run)
+        if isinstance(ran.outcome, HypsError):
+            error = ran.outcome
+            self._handle(ExecuteFailed(ran.run, error.code, error.message, error.hint))
+            return
+        self._ran[step.request, step.epoch, step.partition] = (ran.start_s, ran.end_s)
+        tensors = tuple((name, nbytes_of(value)) for name, value in ran.outcome.items())
+        self._handle(Executed(ran.run, tensors, ran.end_s - ran.start_s), ran.outcome)
+        self._ran.pop((step.request, step.epoch, step.partition), None)
+
+    def _on_stuck(self, run: int) -> None:
+        step = self._runs.get(run)
+        if step is not None:
+            text = (
+                f"partition `{printable(step.partition)}` took longer than this node's --timeout, and cannot be ended"
+            )
+            hint = "it is in an operator or a loop that does not end: do not send it again"
+            self._say(ItemFailed(step.request, step.epoch, step.partition, "E_DEADLINE", text, hint))
+        self._say(Goodbye())
+        self._links.close(_LINGER_S)
+        raise NodeStuckError("a work item cannot be ended, so that this process can go on no more", "start it anew")
+
+
+def set_up_of(setup: Setup) -> SetUp:
+    """Return what a checked setup is to the state machine."""
+    plan = setup.plan
+    if plan is None:
+        return SetUp(setup.number, (), setup.courses)
+    return SetUp(
+        number=setup.number,
+        shares=tuple(Share(task_of(plan, part), partition_digest(part)) for part in plan.partitions),
+        courses=setup.courses,
+        inputs=tuple(tensor.name for tensor in plan.model.inputs),
+        outputs=tuple(tensor.name for tensor in plan.model.outputs),
+        nbytes={name: info.nbytes for name, info in plan.tensors.items() if info.nbytes is not None},
+    )
+
+
+def _check(header: TensorHeader, frames: Sequence[Buffer], expected: NamedTensor | None) -> None:
+    if expected is not None:
+        check_frames([header], frames, [expected])
+    elif len(frames) != 1 or len(frames[0]) != header.nbytes:
+        raise PeerError(f"`{printable(header.name)}` came with other bytes than announced", code="E_PROTOCOL")
+
+
+def _arrays(given: Mapping[str, Any], plan: Plan | None) -> dict[str, Any]:
+    return {name: _array(value, plan) for name, value in given.items()}
+
+
+def _array(value: Any, plan: Plan | None) -> Any:
+    if not isinstance(value, _Received):
+        return value
+    header = value.header
+    if value.expected is None and plan is not None:
+        info = plan.tensors[header.name]
+        check_frames([header], [value.frame], [NamedTensor(name=header.name, dtype=info.dtype, shape=info.shape)])
+    return from_frames([header], [value.frame])[header.name]
