@@ -5,13 +5,21 @@ more process with a track per request under way (`b`, `e`); arrows from the run 
 the run that took it (`s`, `t`, `f`); and how many wait for each device and link as counters (`C`).
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
+from hyps.formats.chrome_trace import (
+    Event,
+    Track,
+    arrow,
+    complete,
+    counter,
+    encode_event,
+    microseconds,
+    named_process,
+    spell,
+)
 from hyps_compiler.simulation_result import Simulated, Span
-
-Event = dict[str, Any]
 
 _REQUESTS = 1
 """The process that holds the requests; those of devices and links follow."""
@@ -19,10 +27,7 @@ _REQUESTS = 1
 
 def trace_json(simulated: Simulated) -> bytes:
     """Return the trace file; equal simulations give equal bytes."""
-    lines = [
-        json.dumps(event, separators=(",", ":"), allow_nan=False)
-        for event in sorted(trace_events(simulated), key=_order)
-    ]
+    lines = [encode_event(event) for event in sorted(trace_events(simulated), key=_order)]
     return ('{"displayTimeUnit":"ms","traceEvents":[\n' + ",\n".join(lines) + "\n]}\n").encode()
 
 
@@ -32,9 +37,9 @@ def trace_events(simulated: Simulated) -> Iterator[Event]:
     process_of = {name: number for number, name in enumerate(names, start=_REQUESTS + 1)}
     yield from _processes(["requests", *names])
     for life in simulated.lives:
-        shown = {"cat": "request", "pid": _REQUESTS, "tid": 0, "id": life.request, "name": f"request {life.request}"}
-        yield {**shown, "ph": "b", "ts": _us(life.arrived_s), "args": {"variant": life.variant}}
-        yield {**shown, "ph": "e", "ts": _us(life.ended_s)}
+        start, end = microseconds(life.arrived_s), microseconds(life.ended_s)
+        args = {"variant": life.variant}
+        yield from spell(_REQUESTS, "request", life.request, f"request {life.request}", start, end, args)
     for span in simulated.spans:
         yield _complete(span, process_of[span.resource])
     yield from _arrows(simulated.spans, process_of)
@@ -43,27 +48,16 @@ def trace_events(simulated: Simulated) -> Iterator[Event]:
 
 def _processes(names: Sequence[str]) -> Iterator[Event]:
     for process, name in enumerate(names, start=_REQUESTS):
-        about = {"ph": "M", "pid": process, "tid": 0, "ts": 0}
-        yield {**about, "name": "process_name", "args": {"name": name}}
-        yield {**about, "name": "process_sort_index", "args": {"sort_index": process}}
+        yield from named_process(process, name, order=process)
 
 
 def _complete(span: Span, process: int) -> Event:
-    start, end = _us(span.start_s), _us(span.end_s)
-    args: dict[str, Any] = {"request": span.request, "waited_us": max(0, start - _us(span.queued_s))}
+    start, end = microseconds(span.start_s), microseconds(span.end_s)
+    args: dict[str, Any] = {"request": span.request, "waited_us": max(0, start - microseconds(span.queued_s))}
     if span.is_lost:
         args["lost"] = True
     name = f"{span.name} (loading)" if span.kind == "load" else span.name
-    return {
-        "ph": "X",
-        "cat": span.kind,
-        "name": name,
-        "pid": process,
-        "tid": 0,
-        "ts": start,
-        "dur": end - start,
-        "args": args,
-    }
+    return complete(Track(process), span.kind, name, start, end, args)
 
 
 def _arrows(spans: Sequence[Span], process_of: dict[str, int]) -> Iterator[Event]:
@@ -80,10 +74,9 @@ def _arrows(spans: Sequence[Span], process_of: dict[str, int]) -> Iterator[Event
         if len(stops) < 2:
             continue
         for place, span in enumerate(stops):
-            phase = "s" if place == 0 else "f" if place == len(stops) - 1 else "t"
-            about: Event = {"cat": "tensor", "name": legs[0].name, "id": identity, "tid": 0}
-            end = {"bp": "e"} if phase == "f" else {}
-            yield {**about, **end, "ph": phase, "pid": process_of[span.resource], "ts": _us(span.start_s)}
+            track, start = Track(process_of[span.resource]), microseconds(span.start_s)
+            phase: Literal["s", "t", "f"] = "s" if place == 0 else "f" if place == len(stops) - 1 else "t"
+            yield arrow(phase, track, "tensor", legs[0].name, identity, start)
 
 
 def _counters(spans: Sequence[Span], process_of: dict[str, int]) -> Iterator[Event]:
@@ -92,11 +85,11 @@ def _counters(spans: Sequence[Span], process_of: dict[str, int]) -> Iterator[Eve
     for span in spans:
         if span.start_s > span.queued_s:
             mine = changes[span.resource]
-            for time_us, change in ((_us(span.queued_s), 1), (_us(span.start_s), -1)):
+            for time_us, change in ((microseconds(span.queued_s), 1), (microseconds(span.start_s), -1)):
                 mine[time_us] = mine.get(time_us, 0) + change
     for name, process in process_of.items():
         for time_us, waiting in _sums(sorted(changes[name].items())):
-            yield {"ph": "C", "name": "waiting", "pid": process, "tid": 0, "ts": time_us, "args": {"waiting": waiting}}
+            yield counter(process, "waiting", time_us, waiting)
 
 
 def _sums(changes: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -105,11 +98,6 @@ def _sums(changes: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         waiting += change
         if change:
             yield time_us, waiting
-
-
-def _us(seconds: float) -> int:
-    """Whole microseconds: rounded alike everywhere, what touches in truth touches in the trace and does not overlap."""
-    return round(seconds * 1e6)
 
 
 def _order(event: Event) -> tuple[int, int, int, int]:
