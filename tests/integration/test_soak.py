@@ -55,11 +55,17 @@ def test_a_client_that_died_and_came_back_is_counted_whole(tmp_path: Path) -> No
 
 
 def test_a_process_is_sampled_until_it_has_ended() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+    command = [sys.executable, "-c", "print(flush=True); import sys; sys.stdin.read()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
         series = Series("one", process.pid)
         assert series.take(0.0)
         assert series.samples["rss_nbytes"][0][1] > 1e6
         assert series.samples["descriptors"][0][1] >= 3
         assert series.samples["threads"] == [(0.0, 1.0)]
+        process.stdin.close()
+        process.wait(20)
 
     assert not series.take(1.0)
