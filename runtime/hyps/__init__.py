@@ -1,6 +1,7 @@
 """HyPS: runs neural networks in partitions, on devices too small for the whole.
 
-`hyps.InferenceSession` stands in for `onnxruntime.InferenceSession`; `hyps.load` reads a plan.
+`hyps.InferenceSession` stands in for `onnxruntime.InferenceSession`; `hyps.AsyncSession` is its twin for coroutines;
+`hyps.load` reads a plan.
 """
 
 import os
@@ -10,6 +11,7 @@ from hyps.errors import HypsError
 
 if TYPE_CHECKING:
     from hyps.adapters.plan_files import read_plan as load
+    from hyps.async_client import AsyncSession
     from hyps.client import InferenceSession
     from hyps.formats.plan import Plan
 
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
 # onnxruntime's Linux packages report sessions to their maker unless told not to, and write an identifier to the disk.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__all__ = ["HypsError", "InferenceSession", "Plan", "__version__", "load"]
+__all__ = ["AsyncSession", "HypsError", "InferenceSession", "Plan", "__version__", "load"]
 
 _HOMES = {
+    "AsyncSession": ("hyps.async_client", "AsyncSession"),
     "InferenceSession": ("hyps.client", "InferenceSession"),
     "Plan": ("hyps.formats.plan", "Plan"),
     "load": ("hyps.adapters.plan_files", "read_plan"),

@@ -1,108 +1,190 @@
-"""Runs requests on a worker, through a client's side of a transport."""
+"""Runs requests on a worker or manager, many at once, from any threads."""
 
-import itertools
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hyps.adapters.feeds import Feeds
-from hyps.adapters.frames import Buffer, check_frames, from_frames, to_frames
-from hyps.adapters.transport import Client, ZmqClient
-from hyps.errors import (
-    BusyError,
-    DeadlineError,
-    ExecutionError,
-    HypsError,
-    PeerError,
-    PlanError,
-    TensorError,
-    UsageError,
-    printable,
-)
-from hyps.formats.messages import (
-    PROTOCOL_VERSION,
-    Cancel,
-    Done,
-    Failed,
-    FromWorker,
-    Heartbeat,
-    Hello,
-    Probe,
-    Probed,
-    Submit,
-    Welcome,
-    decode_from_worker,
-    encode,
-)
+from hyps.adapters.frames import to_frames
+from hyps.adapters.links import Links
+from hyps.adapters.zmq_links import ZmqLinks
+from hyps.connection import Connection
+from hyps.core.client_state import Patience
+from hyps.errors import DeadlineError, TensorError, UsageError, printable
+from hyps.formats.messages import Probed
+from hyps.formats.quantities import format_seconds
 from hyps.formats.signature import check_outputs
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+MOST_IN_FLIGHT = 64
+"""Requests of one connection that are not answered yet; further ones wait for their turn."""
+
 _MAX_ANSWER_NBYTES = 2**31
-_CONNECT_S, _BEAT_S, _SILENCE_S, _BUSY_S = 5.0, 1.0, 10.0, 30.0
-_ERRORS: Mapping[str, type[HypsError]] = {
-    kind.default_code: kind for kind in (DeadlineError, ExecutionError, PlanError, TensorError)
-}
+"""Of one tensor."""
+
+_LEAST_S = 1e-3
+"""Of a deadline that has come while the request waited for its turn."""
 
 
-def connect(address: str) -> "RemoteRunner":
-    """Return a runner for the worker at `address`.
+def connect(address: str, *, timeout_s: float | None = None) -> "RemoteRunner":
+    """Return a runner for the worker or manager at `address`; `timeout_s` is each request's deadline.
 
     Raises:
-        UsageError: no address.
-        PeerError: no worker answers there within a few seconds.
+        UsageError: no address, or a deadline that is not above zero.
+        PeerError: nobody answers there within a few seconds.
     """
-    return RemoteRunner(ZmqClient(address, max_nbytes=_MAX_ANSWER_NBYTES), address)
+    return RemoteRunner(ZmqLinks(frame_nbytes=_MAX_ANSWER_NBYTES), address, timeout_s=timeout_s)
 
 
 class RemoteRunner:
-    """One worker, asked for one request at a time.
+    """One connection to a worker or manager, with many requests under way.
 
-    After the connection was lost the next request makes a new one, to the same model or not at all.
+    After the connection was lost, what was under way fails (`LostError` says whether the peer had promised an answer);
+    what was not sent yet, or refused for want of room, is sent on the next connection, to the same model or not at all.
 
     Attributes:
         inputs, outputs: the model's, as its plan declares them.
-        model_name, producer: what is known of it.
+        model_name, producer, device: what is known of it, and what the peer calls itself.
+        max_nbytes: the most bytes that one tensor for the peer may have.
+        most_in_flight: how many requests may be unanswered; `submit` waits beyond.
     """
 
-    def __init__(self, client: Client, shown: str) -> None:
-        """Say hello to the worker that `client` reaches; `shown` is its address, for messages.
+    def __init__(
+        self,
+        links: Links,
+        address: str,
+        *,
+        timeout_s: float | None = None,
+        most_in_flight: int = MOST_IN_FLIGHT,
+        patience: Patience | None = None,
+    ) -> None:
+        """Say hello at `address` over `links`, which belong to the runner from now on.
 
         Raises:
+            UsageError: no address, or a deadline that is not above zero.
             PeerError: nobody answers, or not in this version of the protocol.
         """
-        self._client, self._shown = client, printable(shown)
-        self._lock = threading.Lock()
-        self._numbers = itertools.count()
-        self._is_lost = False
-        self._is_closed = False
+        self._shown = printable(address)
+        self._connection = Connection(links, address, most_in_flight=most_in_flight, patience=patience)
+        self._finalize = weakref.finalize(self, self._connection.close)
+        self.most_in_flight = most_in_flight
+        self._slots = threading.BoundedSemaphore(most_in_flight)
         try:
-            self._welcome = self._hello()
+            self._timeout_s = _checked_timeout(timeout_s)
+            welcome = self._connection.reach().result()
         except BaseException:
-            client.close()
+            self.close()
             raise
-        self.inputs, self.outputs = self._welcome.inputs, self._welcome.outputs
-        self.model_name, self.producer = self._welcome.model, self._welcome.producer
+        self.inputs, self.outputs = welcome.inputs, welcome.outputs
+        self.model_name, self.producer, self.device = welcome.model, welcome.producer, welcome.device
+        self.max_nbytes = welcome.max_nbytes
         self._feeds = Feeds(self.inputs)
+        self._declared = {tensor.name: tensor for tensor in self.outputs}
 
-    def run(self, feeds: Mapping[str, Any], output_names: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return the outputs of one request by name; waits while the worker is busy, for half a minute.
+    def run(
+        self, feeds: Mapping[str, Any], output_names: Sequence[str] | None = None, *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Return the outputs of one request by name; waits while the peer is busy, for half a minute.
 
         Raises:
             TensorError, ExecutionError: as a `LocalRunner` would.
-            BusyError: the worker had no room all that time.
-            PeerError: the worker is gone, silent, or answers nonsense.
+            DeadlineError: there was no answer within `timeout_s`, or the runner's own.
+            BusyError: the peer had no room all that time.
+            LostError: the connection was lost while the request was under way.
+            PeerError: the peer is gone, or answers nonsense.
+            UsageError: the runner was closed.
+        """
+        future = self.submit(feeds, output_names, timeout_s)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # where this was interrupted; it changes nothing once there is an answer
+            del future  # an error holds this frame, and the future the error
+
+    def submit(
+        self, feeds: Mapping[str, Any], output_names: Sequence[str] | None = None, timeout_s: float | None = None
+    ) -> "Future[dict[str, Any]]":
+        """Send a request and return the future of its outputs, by name; waits while too many are unanswered.
+
+        Large arrays are sent from where they lie: do not change them until the future is done. `cancel` withdraws the
+        request at any time before. The future ends with what `run` raises.
+
+        Raises:
+            TensorError: the feeds are not as the model declares.
+            DeadlineError: too many requests were unanswered until the deadline.
+            UsageError: the runner was closed, or the deadline is not above zero.
+        """
+        limit_s = _checked_timeout(timeout_s) or self._timeout_s
+        begin_s = time.monotonic()
+        if not self._slots.acquire(timeout=limit_s):
+            text = (
+                f"{self.most_in_flight} requests to `{self._shown}` were unanswered for {format_seconds(limit_s or 0)}"
+            )
+            raise DeadlineError(text, "give it longer, or send fewer at once")
+        left_s = None if limit_s is None else max(limit_s - (time.monotonic() - begin_s), _LEAST_S)
+        try:
+            future = self.start(feeds, output_names, left_s)
+        except BaseException:
+            self._slots.release()
+            raise
+        future.add_done_callback(lambda _: self._slots.release())
+        return future
+
+    def start(
+        self, feeds: Mapping[str, Any], output_names: Sequence[str] | None = None, timeout_s: float | None = None
+    ) -> "Future[dict[str, Any]]":
+        """Do as `submit` and never wait: for callers who see to it themselves that not too many are unanswered.
+
+        Raises:
+            TensorError, UsageError: as `submit`.
         """
         check_outputs(self.outputs, output_names or ())
         headers, frames = to_frames(self._feeds.checked(feeds))
         for header in headers:
-            if header.nbytes > self._welcome.max_nbytes:
+            if header.nbytes > self.max_nbytes:
                 raise TensorError(
-                    f"`{printable(header.name)}` has {header.nbytes} bytes and `{self._shown}` takes "
-                    f"{self._welcome.max_nbytes}",
+                    f"`{printable(header.name)}` has {header.nbytes} bytes and `{self._shown}` takes {self.max_nbytes}",
                     "start the worker with a larger `--memory`",
                 )
-        with self._lock:
-            return self._run(Submit("", headers, tuple(output_names or ())), frames)
+        wanted = [self._declared[name] for name in output_names] if output_names else self.outputs
+        limit_s = _checked_timeout(timeout_s) or self._timeout_s
+        return self._connection.ask(headers, frames, output_names or (), wanted, limit_s, self)
+
+    def run_many(
+        self,
+        requests: Iterable[Mapping[str, Any]],
+        output_names: Sequence[str] | None = None,
+        *,
+        in_flight: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the outputs of each of `requests`, in their order, with up to `in_flight` unanswered or not yielded.
+
+        Takes no more of `requests` than that in advance; what is left is withdrawn when the iteration is given up.
+
+        Raises:
+            UsageError: `in_flight` is below 1.
+            HypsError: as `run`, at the place of the request that failed.
+        """
+        most = self.most_in_flight if in_flight is None else in_flight
+        if most < 1:
+            raise UsageError(f"`in_flight` is {most} and must be at least 1")
+        return self._pipelined(requests, output_names, most, timeout_s)
+
+    def run_batch(
+        self, requests: Sequence[Mapping[str, Any]], output_names: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the outputs of each of `requests`, in their order.
+
+        Raises:
+            HypsError: as `run`, of the first request that failed.
+        """
+        return list(self.run_many(requests, output_names))
 
     def probe(
         self, nbytes_up: int = 0, nbytes_down: int = 0, count: int = 1, *, wants_seconds: bool = False
@@ -119,124 +201,34 @@ class RemoteRunner:
             BusyError: the worker has requests to compute.
             PeerError: the worker is gone, or does not answer probes.
         """
-        payload = bytes(nbytes_up)
-        with self._lock:
-            requests = [str(next(self._numbers)) for _ in range(count)]
-            answer = Probed("")
-            start_s = time.perf_counter()
-            for request in requests:
-                self._send([encode(Probe(request, nbytes_down, wants_seconds)), payload])
-            for request in requests:
-                message, parts = self._await(request)
-                if not isinstance(message, Probed) or [len(part) for part in parts] != [nbytes_down]:
-                    raise PeerError(f"`{self._shown}` answered a probe wrongly", code="E_PROTOCOL")
-                answer = message
-            return time.perf_counter() - start_s, answer
-
-    @property
-    def device(self) -> str:
-        """What the worker calls itself."""
-        return self._welcome.device
-
-    @property
-    def max_nbytes(self) -> int:
-        """The most bytes that one tensor for the worker may have."""
-        return self._welcome.max_nbytes
+        self._connection.reach().result()
+        return self._connection.probe(nbytes_up, nbytes_down, count, wants_seconds).result()
 
     def close(self) -> None:
-        """Leave the worker."""
-        with self._lock:
-            self._is_closed = True
-            self._client.close()
+        """Leave the peer: what is under way fails, and no thread or descriptor is left."""
+        self._finalize()
 
-    def _run(self, submit: Submit, frames: Sequence[Buffer]) -> dict[str, Any]:
-        if self._is_closed:
-            raise UsageError("the session was closed and cannot be run any more", "open it again")
-        deadline_s = time.monotonic() + _BUSY_S
-        if self._is_lost:
-            self._reconnect()
-        while True:
-            request = str(next(self._numbers))
-            try:
-                return self._ask(Submit(request, submit.tensors, submit.outputs), frames)
-            except BusyError as error:
-                if time.monotonic() + error.retry_after_s > deadline_s:
-                    raise
-                time.sleep(error.retry_after_s)
-
-    def _ask(self, submit: Submit, frames: Sequence[Buffer]) -> dict[str, Any]:
+    def _pipelined(
+        self,
+        requests: Iterable[Mapping[str, Any]],
+        output_names: Sequence[str] | None,
+        most: int,
+        timeout_s: float | None,
+    ) -> Iterator[dict[str, Any]]:
+        futures: deque[Future[dict[str, Any]]] = deque()
         try:
-            self._send([encode(submit), *frames])
-        except PeerError:  # lost while nothing was asked: the request did not leave
-            self._reconnect()
-            self._send([encode(submit), *frames])
-        try:
-            message, parts = self._await(submit.request)
-        except KeyboardInterrupt:
-            self._send([encode(Cancel(submit.request))])
-            raise
-        if not isinstance(message, Done):
-            raise PeerError(f"`{self._shown}` answered a request with {type(message).__name__}", code="E_PROTOCOL")
-        wanted = [tensor for tensor in self.outputs if tensor.name in (submit.outputs or self._output_names())]
-        try:
-            check_frames(message.tensors, parts, wanted, "output")
-        except TensorError as error:
-            raise PeerError(f"`{self._shown}` answered wrongly: {error.message}", code="E_PROTOCOL") from error
-        return from_frames(message.tensors, parts)
-
-    def _output_names(self) -> list[str]:
-        return [tensor.name for tensor in self.outputs]
-
-    def _reconnect(self) -> None:
-        welcome = self._hello()
-        if welcome.sha256 != self._welcome.sha256:
-            raise PeerError(f"the worker at `{self._shown}` serves another model now", "open a new session")
-        self._is_lost = False
-
-    def _hello(self) -> Welcome:
-        self._send([encode(Hello(PROTOCOL_VERSION))])
-        message, _ = self._await("")
-        if not isinstance(message, Welcome):
-            raise PeerError(f"`{self._shown}` is no worker of HyPS", code="E_PROTOCOL")
-        return message
-
-    def _await(self, request: str) -> tuple[FromWorker, Sequence[Buffer]]:
-        """Return the answer to a request, or to `Hello` where `request` is empty."""
-        heard_s = time.monotonic()
-        while True:
-            parts = self._receive()
-            if parts is None:
-                if time.monotonic() - heard_s > _SILENCE_S:
-                    self._is_lost = True
-                    raise PeerError(f"`{self._shown}` is silent", "see whether the worker still runs")
-                self._send([encode(Heartbeat())])
-                continue
-            heard_s = time.monotonic()
-            message = decode_from_worker(memoryview(parts[0]))
-            if isinstance(message, Failed) and message.request in ("", request):
-                raise _refusal(message)
-            if isinstance(message, Welcome) and not request:
-                return message, ()
-            if isinstance(message, Done | Probed) and message.request == request:
-                return message, parts[1:]
-
-    def _send(self, parts: Sequence[Buffer]) -> None:
-        try:
-            self._client.send(parts, _CONNECT_S)
-        except PeerError:
-            self._is_lost = True
-            raise
-
-    def _receive(self) -> Sequence[Buffer] | None:
-        try:
-            return self._client.receive(_BEAT_S)
-        except PeerError:
-            self._is_lost = True
-            raise
+            for feeds in requests:
+                futures.append(self.submit(feeds, output_names, timeout_s))
+                while futures and (len(futures) >= most or futures[0].done()):
+                    yield futures.popleft().result()
+            while futures:
+                yield futures.popleft().result()
+        finally:
+            for future in futures:
+                future.cancel()
 
 
-def _refusal(message: Failed) -> HypsError:
-    text, hint = printable(message.message, 1000), printable(message.hint, 1000)
-    if message.code == BusyError.default_code:
-        return BusyError(text, hint, retry_after_s=message.retry_after_s or 0.0)
-    return _ERRORS.get(message.code, PeerError)(text, hint, printable(message.code))
+def _checked_timeout(timeout_s: float | None) -> float | None:
+    if timeout_s is not None and not timeout_s > 0:
+        raise UsageError(f"a deadline of {timeout_s} s is none", "give more than zero seconds, or None")
+    return timeout_s

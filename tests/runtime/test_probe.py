@@ -2,29 +2,26 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hyps.adapters.frames import Buffer, to_frames
 from hyps.adapters.memory_transport import MemoryClient, MemoryServer
+from hyps.adapters.transport import Server, ZmqServer
 from hyps.core.admission import Admission
 from hyps.engine import Engine, Options, open_engine
-from hyps.errors import BusyError, PeerError
+from hyps.errors import BusyError
 from hyps.formats.messages import (
     MAX_PROBE_NBYTES,
     Failed,
-    FromWorker,
     Probe,
     Probed,
-    Submit,
-    Welcome,
     decode_from_worker,
     encode,
 )
 from hyps.probe import measure_link
-from hyps.remote import RemoteRunner
+from hyps.remote import RemoteRunner, connect
 from hyps.worker import Service
 from plan_fixtures import sharded
 
@@ -44,16 +41,31 @@ def admission() -> Admission:
     return Admission(2, 10_000)
 
 
-@pytest.fixture
-def server(engine: Engine, admission: Admission) -> Iterator[MemoryServer]:
-    server = MemoryServer(max_nbytes=2**20)
+@contextlib.contextmanager
+def serving(engine: Engine, server: Server, admission: Admission) -> Iterator[None]:
     service = Service(engine, server, admission, "pi", max_nbytes=MAX_NBYTES)
     thread = threading.Thread(target=service.run)
     thread.start()
-    yield server
+    yield
     service.leave()
     thread.join(WAIT_S)
     assert not thread.is_alive()
+    server.close()
+
+
+@pytest.fixture
+def server(engine: Engine, admission: Admission) -> Iterator[MemoryServer]:
+    server = MemoryServer(max_nbytes=2**20)
+    with serving(engine, server, admission):
+        yield server
+
+
+@pytest.fixture
+def runner(engine: Engine, admission: Admission, tmp_path: Path) -> Iterator[RemoteRunner]:
+    address = f"ipc://{tmp_path}/worker"
+    server = ZmqServer(address, max_nbytes=2**20)
+    with serving(engine, server, admission), contextlib.closing(connect(address)) as runner:
+        yield runner
 
 
 def _ask(client: MemoryClient, message: Probe, payload: bytes = b"") -> tuple[object, list[int]]:
@@ -81,49 +93,25 @@ def test_no_message_can_ask_for_too_much(server: MemoryServer, nbytes: int) -> N
     assert answer.code == "E_PROTOCOL"
 
 
-def test_who_computes_is_not_disturbed(server: MemoryServer, admission: Admission) -> None:
+def test_who_computes_is_not_disturbed(runner: RemoteRunner, admission: Admission) -> None:
     admission.offer("work", 1)
-    with contextlib.closing(RemoteRunner(server.connect(), "memory")) as runner:
-        with pytest.raises(BusyError):
-            runner.probe()
-        admission.end("work", 0.0)
-        assert runner.probe(3, 4)[0] > 0
+    with pytest.raises(BusyError):
+        runner.probe()
+    admission.end("work", 0.0)
+    assert runner.probe(3, 4)[0] > 0
 
 
-def test_a_worker_that_answers_with_other_bytes_is_refused() -> None:
-    class Liar(MemoryClient):
-        answer: FromWorker
-
-        def receive(self, timeout_s: float) -> Sequence[Buffer]:
-            return [encode(self.answer), *([b"too many"] if isinstance(self.answer, Probed) else [])]
-
-        def send(self, parts: Sequence[Buffer], timeout_s: float) -> None:
-            pass
-
-    client = Liar(MemoryServer(), b"")
-    client.answer = Welcome(1, "pi", "m", "00", (), (), 10)
-    runner = RemoteRunner(client, "memory")
-    client.answer = Probed("0")
-    with pytest.raises(PeerError, match="answered a probe wrongly"):
-        runner.probe(0, 3)
-
-
-def test_partitions_tell_their_seconds_to_who_asks(server: MemoryServer, engine: Engine) -> None:
-    client = server.connect()
-    headers, frames = to_frames(FLOW.feeds())
-    client.send([encode(Submit("a", headers)), *frames], WAIT_S)
-    assert client.receive(WAIT_S) is not None
-    with contextlib.closing(RemoteRunner(client, "memory")) as runner:
-        link = measure_link(runner, "memory")
+def test_partitions_tell_their_seconds_to_who_asks(runner: RemoteRunner, engine: Engine) -> None:
+    runner.run(FLOW.feeds())
+    link = measure_link(runner, "here")
     assert set(link.partitions) == {partition.id for partition in engine.plan.partitions}
     assert all(0 < sample.median_s <= sample.p95_s and sample.n == 1 for sample in link.partitions.values())
 
 
-def test_a_link_is_measured_and_probes_leave_no_trace(server: MemoryServer) -> None:
-    with contextlib.closing(RemoteRunner(server.connect(), "memory")) as runner:
-        link = measure_link(runner, "memory")
-        assert (link.peer, link.device, link.partitions) == ("memory", "pi", {})
-        assert min(link.up_bytes_per_s, link.down_bytes_per_s) > 1e6
-        assert 0 <= link.latency_s < 0.1
-        assert 0 <= link.message_s < 0.1
-        assert runner.run(FLOW.feeds()).keys() == set(FLOW.outputs)
+def test_a_link_is_measured_and_probes_leave_no_trace(runner: RemoteRunner) -> None:
+    link = measure_link(runner, "here")
+    assert (link.peer, link.device, link.partitions) == ("here", "pi", {})
+    assert min(link.up_bytes_per_s, link.down_bytes_per_s) > 1e6
+    assert 0 <= link.latency_s < 0.1
+    assert 0 <= link.message_s < 0.1
+    assert runner.run(FLOW.feeds()).keys() == set(FLOW.outputs)

@@ -17,7 +17,7 @@ from hyps.adapters.frames import Buffer, from_frames, to_frames
 from hyps.adapters.memory_transport import MemoryClient, MemoryServer
 from hyps.core.admission import Admission
 from hyps.engine import Engine, Options, Outcome, Request, open_engine
-from hyps.errors import BusyError, ExecutionError, HypsError, PeerError, TensorError
+from hyps.errors import PeerError
 from hyps.formats.messages import (
     PROTOCOL_VERSION,
     AskStatus,
@@ -37,7 +37,6 @@ from hyps.formats.messages import (
 )
 from hyps.formats.status import Report, decode_report
 from hyps.observer import Observer
-from hyps.remote import RemoteRunner
 from hyps.worker import Service, bounds_for
 from plan_fixtures import mlp, sharded
 
@@ -296,121 +295,6 @@ def test_any_fields_are_survived(rig: Rig, name: str, fields: list[Any], frames:
     honest = rig.server.connect()
     submit(honest, "honest")
     assert done(honest)[0] == "honest"
-
-
-# Through the client's side.
-
-
-def test_a_remote_runner_answers_as_a_local_one(rig: Rig) -> None:
-    runner = RemoteRunner(rig.server.connect(), "memory://worker")
-    made = runner.run(FLOW.feeds(seed=4), ["y"])
-    np.testing.assert_array_equal(made["y"], rig.engine.run_one(Request(FLOW.feeds(seed=4)))["y"])
-    with pytest.raises(TensorError, match="must be float32"):
-        runner.run({"x": np.zeros((1, 12))})
-    with pytest.raises(TensorError, match="no output"):
-        runner.run(FLOW.feeds(), ["nonsense"])
-    with pytest.raises(TensorError, match="takes 5000"):
-        runner.run(FLOW.feeds(batch=200))
-    runner.close()
-    with pytest.raises(HypsError, match="was closed"):
-        runner.run(FLOW.feeds())
-
-
-def test_a_busy_worker_is_asked_again_until_patience_ends(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hyps.remote._BUSY_S", 0.3)
-    other = rig.server.connect()
-    runner = RemoteRunner(rig.server.connect(), "memory://worker")
-    rig.engine.gate.clear()
-    submit(other, "a")
-    submit(other, "b")
-    with pytest.raises(BusyError):
-        runner.run(FLOW.feeds())
-    threading.Timer(0.05, rig.engine.gate.set).start()
-    assert list(runner.run(FLOW.feeds())) == ["y"]
-
-
-class ScriptedClient:
-    """A client's side of a worker that says what the test wants."""
-
-    def __init__(self, *answers: Callable[[FromClient], list[Buffer]]) -> None:
-        self.answers = list(answers)
-        self.ready: list[list[Buffer]] = []
-
-    def send(self, parts: Sequence[Buffer], timeout_s: float) -> None:
-        if self.answers:
-            self.ready.append(self.answers.pop(0)(msgspec.msgpack.decode(parts[0], type=Hello | Submit | Heartbeat)))
-
-    def receive(self, timeout_s: float) -> Sequence[Buffer] | None:
-        return self.ready.pop(0) if self.ready else None
-
-    def close(self) -> None:
-        self.answers.clear()
-
-
-def welcome(_: FromClient) -> list[Buffer]:
-    plan_inputs, plan_outputs = FLOW._named(FLOW.inputs), FLOW._named(FLOW.outputs)
-    return [encode(Welcome(PROTOCOL_VERSION, "", "m", "00", plan_inputs, plan_outputs, 10_000))]
-
-
-def answer(header: TensorHeader, frame: bytes) -> Callable[[FromClient], list[Buffer]]:
-    def made(message: FromClient) -> list[Buffer]:
-        assert isinstance(message, Submit)
-        return [encode(Done(message.request, (header,))), frame]
-
-    return made
-
-
-@pytest.mark.parametrize(
-    ("header", "frame"),
-    [
-        (TensorHeader("y", "float64", (1, 5), 40), bytes(40)),
-        (TensorHeader("y", "float32", (1, 6), 24), bytes(24)),
-        (TensorHeader("z", "float32", (1, 5), 20), bytes(20)),
-        (TensorHeader("y", "float32", (1, 5), 20), bytes(19)),
-    ],
-)
-def test_a_worker_that_answers_nonsense_is_not_believed(header: TensorHeader, frame: bytes) -> None:
-    runner = RemoteRunner(ScriptedClient(welcome, answer(header, frame)), "tcp://liar")
-    with pytest.raises(PeerError):
-        runner.run(FLOW.feeds())
-
-
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [("E_EXECUTION", ExecutionError), ("E_TENSOR", TensorError), ("E_INTERNAL", PeerError), ("E_LEAVING", PeerError)],
-)
-def test_the_workers_refusals_keep_their_kind(code: str, kind: type[HypsError]) -> None:
-    def refuse(message: FromClient) -> list[Buffer]:
-        assert isinstance(message, Submit)
-        return [encode(Failed(message.request, code, "it \x1b[31mfailed", "do this"))]
-
-    runner = RemoteRunner(ScriptedClient(welcome, refuse), "tcp://worker")
-    with pytest.raises(kind) as caught:
-        runner.run(FLOW.feeds())
-    assert (caught.value.code, caught.value.message, caught.value.hint) == (code, "it \\x1b[31mfailed", "do this")
-
-
-def test_a_silent_worker_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hyps.remote._SILENCE_S", 0.0)
-    runner = RemoteRunner(ScriptedClient(welcome), "tcp://mute")
-    with pytest.raises(PeerError, match="is silent"):
-        runner.run(FLOW.feeds())
-
-
-def test_what_is_no_worker_is_said() -> None:
-    with pytest.raises(PeerError, match="not a message of HyPS"):
-        RemoteRunner(ScriptedClient(lambda _: [b"HTTP/1.1 400"]), "tcp://web")
-
-
-def test_a_worker_that_comes_back_with_another_model_is_refused(rig: Rig, folder: Path) -> None:
-    client = rig.server.connect()
-    runner = RemoteRunner(client, "memory://worker")
-    runner._is_lost = True
-    assert list(runner.run(FLOW.feeds())) == ["y"]
-    runner._is_lost = True
-    runner._welcome = msgspec.structs.replace(runner._welcome, sha256="another")
-    with pytest.raises(PeerError, match="serves another model"):
-        runner.run(FLOW.feeds())
 
 
 # Bounds.
