@@ -619,8 +619,12 @@ class NodeState:
         if turn is not None and turn.is_runnable and turn.id in self._waiting:
             of_turn = (min(self._waiting[turn.id]), turn.index, turn.id)
             best = of_turn if best is None else min(best, of_turn)
-        if best is None or (self._horizon is not None and best[0] > self._horizon):
+        if best is None:
             return None
+        if self._horizon is not None and best[0] > self._horizon:
+            if self._waiting_for_turns():
+                return None
+            self._horizon = None
         if self._ready and best == self._ready[0]:
             heapq.heappop(self._ready)
         else:
@@ -648,19 +652,26 @@ class NodeState:
 
         That is the one with the oldest request of those that wait; one that was never tried comes behind them.
         """
-        wanted = [
-            (min(self._waiting.get(held.id, ()), default=math.inf), held.index, held)
-            for held in self._holdings.obtained_for_turns()
-            if held.id in self._waiting or not held.was_loaded
-        ]
-        if not wanted or self._holdings.is_loading:
+        if self._holdings.is_loading:
+            self._horizon = None
+            return []
+        waiting = self._waiting_for_turns()
+        if not waiting:
             self._horizon = None
             return []
         if self._horizon is None:
             self._horizon = self._newest
         if self._runs:
             return []
-        return self._holdings.load_for_turn(min(wanted, key=lambda entry: entry[:2])[2])
+        return self._holdings.load_for_turn(min(waiting, key=lambda entry: entry[:2])[2])
+
+    def _waiting_for_turns(self) -> list[tuple[float, int, Holding]]:
+        """Return the partitions that wait to be loaded for their turn, each behind its oldest request and its place."""
+        return [
+            (min(self._waiting.get(held.id, ()), default=math.inf), held.index, held)
+            for held in self._holdings.obtained_for_turns()
+            if held.id in self._waiting or not held.was_loaded
+        ]
 
     def _on_executed(self, now_s: float, event: Executed) -> list[NodeInstruction]:
         run = self._runs.pop(event.run, None)

@@ -119,10 +119,20 @@ class Bench:
                 assert (request, epoch, tensor) in self.stored, "sent without being stored"
                 self.sent.append((request, epoch, tensor, device))
                 self.pending.append(step)
-            case Obtain() | Load():
+            case Load(partition):
+                self.pending.append(step)
+                assert not [s for s in self.pending if isinstance(s, Load) and s is not step], "two are being loaded"
+                self._check_budget(partition)
+            case Obtain():
                 self.pending.append(step)
             case _:
                 pass
+
+    def _check_budget(self, loading: str) -> None:
+        budget = self.node._holdings._budget_nbytes
+        if budget is not None and not self.node._runs:
+            weights = sum(self.tasks[name].weight_nbytes for name in (*self.loaded, loading))
+            assert weights <= budget, f"{weights} bytes of weights under a budget of {budget}"
 
     def finish(self, step: NodeInstruction) -> None:
         """Tell the node that what it asked for is done."""
@@ -250,6 +260,15 @@ def test_newer_requests_do_not_keep_a_partition_from_its_turn() -> None:
         bench.pending.remove(found[0])
         bench.finish(found[0])
     assert "1 p1" in bench.order()[:4]
+
+
+def test_what_comes_after_a_turn_is_not_held_up() -> None:
+    bench = bench_for(chain_setup(1, 100, 100, 100), budget=320)
+    assert len(bench.node.residency.kept) == 1
+    for number in (1, 2, 3):
+        bench.tell(here(number))
+        bench.finish_all()
+        assert bench.sent[-1] == (number, 1, "t3", "next")
 
 
 def test_partitions_that_are_not_kept_are_tried_before_they_are_called_ready() -> None:
