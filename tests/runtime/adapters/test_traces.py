@@ -1,0 +1,113 @@
+"""The trace file: valid JSON at every moment, bounded, and harmless when the disk is full."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyps.adapters.traces import TraceFile
+from hyps.errors import OutputError
+from hyps.formats.chrome_trace import Event, named_process
+
+HEADERS = named_process(1, "requests", order=1)
+
+
+def event(number: int) -> Event:
+    return {"ph": "C", "name": "n", "pid": 1, "tid": 0, "ts": number, "args": {"n": "x" * (number % 50)}}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    told: list[dict[str, Any]] = json.loads(path.read_text())
+    return told
+
+
+@pytest.mark.parametrize("headers", [[], HEADERS], ids=["bare", "with headers"])
+def test_the_file_is_whole_after_every_write(tmp_path: Path, headers: list[Event]) -> None:
+    path = tmp_path / "trace.json"
+    with TraceFile(path, lambda: headers) as trace:
+        assert read(path) == headers
+        for number in range(5):
+            trace.write([event(2 * number), event(2 * number + 1)])
+            assert read(path) == headers + [event(n) for n in range(2 * number + 2)]
+        trace.write([])
+    assert len(read(path)) == len(headers) + 10
+
+
+def test_it_is_begun_anew_when_it_grows_too_large(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    with TraceFile(path, lambda: HEADERS, max_nbytes=5000) as trace:
+        for number in range(1000):
+            trace.write([event(number)])
+    files = [tmp_path / "trace.json.1", path]
+    assert sorted(tmp_path.iterdir()) == [path, files[0]]
+    assert all(file.stat().st_size <= 5000 + 10 for file in files)
+    both = [read(file) for file in files]
+    assert all(told[:2] == HEADERS for told in both)
+    numbers = [one["ts"] for told in both for one in told[2:]]
+    assert numbers == list(range(numbers[0], 1000))
+
+
+def test_one_that_was_there_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    path.write_text("something long and old" * 100)
+    with TraceFile(path, list) as trace:
+        trace.write([event(1)])
+    assert read(path) == [event(1)]
+
+
+def test_where_it_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No such file or directory"):
+        TraceFile(tmp_path / "nowhere" / "trace.json", list)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+def test_a_full_disk_ends_tracing_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "trace.json"
+    with TraceFile(path, list) as trace:
+        trace.write([event(1)])
+        real, full = trace._file, os.open("/dev/full", os.O_WRONLY)
+        os.close(real)
+        trace._file = full
+        trace.write([event(2)])
+        trace.write([event(3)])
+    assert [record.message for record in caplog.records] == [f"tracing into `{path}` ends: No space left on device"]
+    assert read(path) == [event(1)]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from hyps.adapters.traces import TraceFile
+trace = TraceFile(Path(sys.argv[1]), list, 200_000)
+number = 0
+while True:
+    event = {"ph": "C", "name": "n", "pid": 1, "tid": 0, "args": {"n": "x" * 500}}
+    trace.write([{**event, "ts": number + place} for place in range(20)])
+    number += 20
+"""
+
+
+def test_a_killed_process_leaves_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    most = 0
+    for attempt in range(8):
+        with subprocess.Popen([sys.executable, "-c", KILLED, str(path)]) as process:
+            deadline_s = time.monotonic() + 20
+            while not path.exists():
+                assert time.monotonic() < deadline_s
+            time.sleep(0.011 * attempt)
+            process.send_signal(signal.SIGKILL)
+        before = tmp_path / "trace.json.1"
+        told = [one for file in (before, path) if file.exists() for one in read(file)]
+        numbers = [one["ts"] for one in told]
+        assert numbers == list(range(min(numbers, default=0), max(numbers, default=-1) + 1))
+        most = max(most, len(numbers))
+        for file in tmp_path.iterdir():
+            file.unlink()
+    assert most > 100
