@@ -16,7 +16,7 @@ from hyps.formats.replanning import DeviceFacts, PartitionFacts, Question
 
 Floats = npt.NDArray[np.float64]
 
-_PRIOR = 0.02
+_PRIOR = 0.005
 """What multiply-accumulates, and a device's measured speed, weigh against one timing."""
 _PREDICTED = 0.2
 """What a predicted timing weighs against a measured one."""
@@ -25,6 +25,7 @@ _TYPICAL_MACS_PER_S = 2e9
 _MACS_PER_BYTE = 0.25
 """Work that moving a byte stands for, where multiply-accumulates are unknown."""
 _LEAST_S = 1e-7
+_MOST_S = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def times_of(question: Question) -> Times:
     measured = {(t.partition, t.device): t.seconds for t in question.timings if t.is_measured}
     predicted = {(t.partition, t.device): t.seconds for t in question.timings if not t.is_measured and t.seconds}
     drift = _drifts(measured, predicted)
-    corrected = {key: seconds * drift.get(key[1], 1.0) for key, seconds in predicted.items()}
+    corrected = {key: min(seconds * drift.get(key[1], 1.0), _MOST_S) for key, seconds in predicted.items()}
     told = {**corrected, **measured}
     modelled = _modelled(question, told, measured)
     timed = {part for part, _ in told}
@@ -88,7 +89,7 @@ def _modelled(
         _add(matrix, target, ((columns[name], 1.0),), math.log(speed), _PRIOR)
     fitted = np.linalg.solve(matrix, target)
     works, speeds = fitted[: len(rows)], fitted[len(rows) : len(rows) + len(question.devices)]
-    seconds_by_row: list[list[float]] = np.exp(works[:, None] - speeds[None, :]).tolist()
+    seconds_by_row: list[list[float]] = np.exp(np.minimum(works[:, None] - speeds, math.log(_MOST_S))).tolist()
     return seconds_by_row
 
 

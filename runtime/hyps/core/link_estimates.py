@@ -5,6 +5,8 @@ How a manager comes to samples, all of which go to `add`:
 * `Beat.sendings` of a node: what others have taken of it, over device links and, with `HUB`, over the way to the hub.
 * `Echo` and `Echoed` when a node has joined, by `link_probing`.
 
+`facts` gives what a question about a placement takes (`Question.links`).
+
 A sample is the time from sending a message until it is known to be taken, so it holds the latency of both directions.
 Samples are kept by classes of sizes, the latest of each; of a class the middle one counts, so that a few messages that
 had to wait change nothing. A line through the classes gives rate and latency; classes of which nothing was heard for
@@ -14,6 +16,7 @@ that size.
 
 import statistics
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hyps.formats.replanning import LinkFacts
@@ -96,14 +99,18 @@ class LinkEstimates:
         classes = self._links.get((source, target))
         return _fitted(classes) if classes else None
 
-    def facts(self) -> tuple[LinkFacts, ...]:
-        """Return all that is known, for a search."""
-        known = ((link, self.get(*link)) for link in sorted(self._links))
-        return tuple(
-            LinkFacts(source=source, target=target, bytes_per_s=told.bytes_per_s, latency_s=told.latency_s)
-            for (source, target), told in known
-            if told is not None
-        )
+    def facts(self, closed: Iterable[tuple[str, str]] = ()) -> tuple[LinkFacts, ...]:
+        """Return all that is known, for a search; `closed` are directions in which devices do not reach each other."""
+        shut = set(closed)
+        return tuple(self._facts(link, is_open=link not in shut) for link in sorted({*self._links, *shut}))
+
+    def _facts(self, link: tuple[str, str], *, is_open: bool) -> LinkFacts:
+        source, target = link
+        told = self.get(source, target)
+        if told is None:
+            return LinkFacts(source=source, target=target, is_open=is_open)
+        rate, latency_s = told.bytes_per_s, told.latency_s
+        return LinkFacts(source=source, target=target, bytes_per_s=rate, latency_s=latency_s, is_open=is_open)
 
 
 def _fitted(classes: dict[int, _Class]) -> LinkEstimate:

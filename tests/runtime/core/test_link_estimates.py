@@ -124,6 +124,15 @@ def test_directions_are_told_apart_and_given_to_the_search() -> None:
     assert back.latency_s == pytest.approx(0.001, rel=0.01)
 
 
+def test_directions_in_which_devices_do_not_reach_each_other_are_closed() -> None:
+    links = _heard(7e6, 0.014, [100])
+
+    known, unknown = links.facts([("a", "b"), ("b", "a")])
+
+    assert (known.source, known.is_open, known.latency_s) == ("a", False, pytest.approx(0.014))
+    assert unknown == LinkFacts(source="b", target="a", is_open=False)
+
+
 def test_a_device_that_left_is_forgotten_with_all_its_links() -> None:
     links = LinkEstimates()
     for source, target in (("a", "b"), ("b", "a"), ("b", "c"), (HUB, "a")):
