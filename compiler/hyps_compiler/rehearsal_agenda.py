@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 Action = Callable[[], None]
 
+_LEAST_S = 0.001
+
 
 class Agenda:
     """What is to happen, in the order of time; what is due at one moment happens in the order it was entered."""
@@ -61,6 +63,7 @@ class Process:
         """After so many effects it crashes; None: it does not."""
         self.on_crash: Callable[[], object] = self.end
         """Is called when an effect was the last one."""
+        self._put_off: list[tuple[int, Action]] = []
         self._on_step = on_step
 
     @property
@@ -77,10 +80,17 @@ class Process:
         """Be gone at once."""
         self.is_up = False
         self.awake_s = 0.0
+        self._put_off.clear()
 
     def pause(self, seconds: float) -> None:
         """Do nothing for a while."""
         self.awake_s = max(self.awake_s, self.agenda.now_s + seconds)
+        self.agenda.at(self.awake_s, self._do_what_was_put_off)
+
+    def wake(self) -> None:
+        """Be paused no more."""
+        self.awake_s = min(self.awake_s, self.agenda.now_s)
+        self._do_what_was_put_off()
 
     def later(self, delay_s: float, action: Action) -> None:
         """Do `action` in `delay_s`, if this life lasts until then."""
@@ -98,11 +108,18 @@ class Process:
             if self.effects_left < 0:
                 raise CrashError
 
+    def _do_what_was_put_off(self) -> None:
+        if self.is_paused:
+            return
+        put_off, self._put_off = self._put_off, []
+        for life, action in put_off:
+            self._do(life, action)
+
     def _do(self, life: int, action: Action) -> None:
         if life != self.life or not self.is_up:
             return
         if self.is_paused:
-            self.agenda.at(self.awake_s, lambda: self._do(life, action))
+            self._put_off.append((life, action))
             return
         try:
             action()
@@ -110,3 +127,24 @@ class Process:
             self.on_crash()
             return
         self._on_step(self)
+
+
+class Alarm:
+    """Wakes a process at the moment that was set last; of its present life."""
+
+    def __init__(self, process: Process, action: Action) -> None:
+        self._process, self._action = process, action
+        self._due_s = float("inf")
+
+    def set(self, due_s: float) -> None:
+        """Do the action at `due_s` at the latest, but not within a millisecond; never where that is infinite."""
+        now_s = self._process.agenda.now_s
+        due_s = max(due_s, now_s + _LEAST_S)
+        if due_s < self._due_s:
+            self._due_s = due_s
+            self._process.later(due_s - now_s, lambda: self._ring(due_s))
+
+    def _ring(self, due_s: float) -> None:
+        if due_s == self._due_s:
+            self._due_s = float("inf")
+            self._action()

@@ -1,0 +1,406 @@
+"""A node of a rehearsal: its state machine as it is, and what its shell does with links, tensors and the executor."""
+
+import random
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, assert_never, cast
+
+from hyps.adapters.links import Buffer, Links, Lost, Opened, Taken
+from hyps.core.node_events import (
+    AllowedToLeave,
+    Delivered,
+    Execute,
+    Executed,
+    ExecuteFailed,
+    Forget,
+    Keep,
+    Leave,
+    Load,
+    Loaded,
+    LoadFailed,
+    ManagerFound,
+    ManagerLost,
+    NodeEvent,
+    NodeInstruction,
+    NotObtained,
+    Obtain,
+    Obtained,
+    Retired,
+    Send,
+    SetUp,
+    Share,
+    Tell,
+    TensorHere,
+    Ticked,
+    ToldToDrain,
+    Unload,
+)
+from hyps.core.node_state import NodeState
+from hyps.core.residency import Task
+from hyps.formats.messages import Failed, MachineFacts
+from hyps.formats.node_messages import (
+    HUB,
+    NODE_PROTOCOL_VERSION,
+    Drain,
+    Goodbye,
+    Greet,
+    Join,
+    Joined,
+    Piece,
+    Retire,
+    Setup,
+    Tensor,
+    decode_from_node,
+)
+from hyps.formats.plan import Partition, Plan
+from hyps.neighbours import Neighbours
+from hyps_compiler.rehearsal_agenda import Agenda, Alarm, Process
+from hyps_compiler.rehearsal_client import header_of
+from hyps_compiler.rehearsal_network import Arrived, Network, NetworkEvent, VirtualLinks
+from hyps_compiler.rehearsal_story import Story, require
+from hyps_compiler.rehearsal_values import Value, compute
+
+_BACK_S = 0.2
+_NO_VALUES: dict[str, Value] = {}
+BASE_NBYTES = 65 * 10**6
+"""Of a node's process, as the manager takes it."""
+
+MEMORIES = (None, None, None, *(BASE_NBYTES + nbytes for nbytes in (250_000, 600_000, 10_000_000)))
+"""What nodes have."""
+
+
+@dataclass(slots=True)
+class Health:
+    """How a node fares; faults change it, and healing makes it anew."""
+
+    slowness: float = 1.0
+    """Everything that it computes takes so many times as long."""
+    is_hung: bool = False
+    """Whether what it computes does not end."""
+    refuses: frozenset[str] = frozenset()
+    """Partitions that cannot be loaded here."""
+    fails: float = 0.0
+    """How likely an execution has no result."""
+
+
+@dataclass(slots=True)
+class Executor:
+    """The two working threads of a node: one runs partitions, the other opens their sessions, each in turn."""
+
+    runs: deque[tuple[Execute, dict[str, Value]]] = field(default_factory=deque)
+    loads: deque[Load] = field(default_factory=deque)
+    opened: set[tuple[str, str]] = field(default_factory=set)
+    """Partitions and digests whose sessions are open."""
+
+
+class VirtualNode(Process):
+    """Carries out what a node's state machine says."""
+
+    def __init__(
+        self, agenda: Agenda, name: str, device: str, plan: Plan, network: Network, rng: random.Random, story: Story,
+        on_step: Callable[[Process], None],
+    ) -> None:  # fmt: skip
+        super().__init__(agenda, name, on_step)
+        self.device = device
+        """What it calls itself."""
+        self._whole_plan, self._network, self._rng, self._story = plan, network, rng, story
+        self.memory_bytes: int | None = None
+        self.health = Health()
+        self.load_s = 0.05
+        self.compute_s = 0.02
+        self.is_open_to_others = True
+        """Whether other nodes can come to it."""
+        self.has_left = False
+        self.state: NodeState
+        self.store: dict[tuple[int, int], dict[str, Value]] = {}
+        """Per request and epoch."""
+        self._links: VirtualLinks
+        self._clock_s = 0.0
+        """Its clock's lead over the agenda's."""
+
+    def start(self) -> None:
+        """Come up and know nothing."""
+        self.begin()
+        self.has_left = False
+        self._clock_s = self._rng.choice((0.0, 1e3, 1e6))
+        self.store = {}
+        self._executor = Executor()
+        self._came: Mapping[str, Value] = _NO_VALUES
+        self._alarm = Alarm(self, self._on_time)
+        self.state = NodeState(self.memory_bytes, BASE_NBYTES)
+        self._links = VirtualLinks(self._network, self, self._on_link)
+        if self.is_open_to_others:
+            self._links.listen(_address(self.name))
+        self._neighbours = Neighbours(_framed(self._links), self.device, self._handle)
+        self._control = self._links.connect("manager")
+
+    def end(self) -> None:
+        """Crash."""
+        super().end()
+        self._links.close()
+
+    def drain(self) -> None:
+        """Be told to leave by the operator."""
+        self._handle(ToldToDrain())
+
+    def held_nbytes(self) -> int:
+        """Return the bytes of all stored tensors."""
+        tensors = self._whole_plan.tensors
+        return sum(
+            len(value) * (tensors[name].nbytes or 0) for held in self.store.values() for name, value in held.items()
+        )
+
+    # What comes in.
+
+    def _on_link(self, event: NetworkEvent) -> None:
+        match event:
+            case Opened():
+                self._on_opened(event.link, came_to_us=event.came_to_us)
+            case Arrived():
+                self._on_message(event.link, event.parcel.message, event.parcel.values)
+            case Taken():
+                assert isinstance(event.token, int), "tokens are numbers of sendings"
+                self._handle(Delivered(event.token))
+            case Lost():
+                self._on_lost(event.link)
+            case _:
+                assert_never(event)
+
+    def _on_opened(self, link: int, *, came_to_us: bool) -> None:
+        if link == self._control:
+            self._links.send(link, self._join(), is_urgent=True)
+        else:
+            self._neighbours.on_opened(self._now_s(), link, came_to_us=came_to_us)
+            self._set_alarm()
+
+    def _join(self) -> Join:
+        endpoints = (_address(self.name),) if self.is_open_to_others else ()
+        facts = MachineFacts(self.memory_bytes, 1, 1e9)
+        return Join(NODE_PROTOCOL_VERSION, self.device, "", facts, "", endpoints)
+
+    def _on_lost(self, link: int) -> None:
+        if link != self._control:
+            self._neighbours.on_lost(self._now_s(), link)
+            self._set_alarm()
+            return
+        self._handle(ManagerLost())
+        self._neighbours.drop_all()
+        if not self.has_left:
+            self.later(_BACK_S, self._come_back)
+
+    def _come_back(self) -> None:
+        self._control = self._links.connect("manager")
+
+    def _on_message(self, link: int, message: Any, values: tuple[Value, ...]) -> None:
+        if link != self._control:
+            self._on_neighbour(link, message, values)
+            return
+        match message:
+            case Joined():
+                self._handle(ManagerFound(message.beat_s))
+            case Setup():
+                self._on_setup(message)
+            case Tensor():
+                self._on_tensor(message, values[0])
+            case Retire():
+                for request, epoch in message.requests:
+                    self._handle(Retired(request, epoch))
+            case Drain():
+                self._handle(AllowedToLeave())
+            case Goodbye() | Failed():
+                self._story.tell(self.agenda.now_s, self.name, "node is refused", message)
+            case Piece():
+                pass
+            case _:
+                require(False, f"a node hears {message}")
+
+    def _on_tensor(self, message: Tensor, value: Value) -> None:
+        self._came = {message.header.name: value}
+        header = message.header
+        self._handle(TensorHere(message.request, message.epoch, message.course, header.name, header.nbytes))
+
+    # Other nodes.
+
+    def _on_setup(self, setup: Setup) -> None:
+        self._handle(set_up_of(setup))
+        self._neighbours.follow(self._now_s(), setup)
+        self._set_alarm()
+
+    def _on_neighbour(self, link: int, message: Any, values: tuple[Value, ...]) -> None:
+        if isinstance(message, Greet):
+            self._neighbours.on_greet(link, message)
+        elif isinstance(message, Tensor) and self._neighbours.is_let_in(link):
+            self._on_tensor(message, values[0])
+        else:
+            self._story.tell(self.agenda.now_s, self.name, "node sends away", link)
+            self._neighbours.send_away(link)
+
+    def _on_time(self) -> None:
+        self._neighbours.on_time(self._now_s())
+        self._handle(Ticked())
+
+    def _set_alarm(self) -> None:
+        self._alarm.set(min(self.state.next_tick_s, self._neighbours.next_s) - self._clock_s)
+
+    def _now_s(self) -> float:
+        return self.agenda.now_s + self._clock_s
+
+    # The state machine.
+
+    def _handle(self, event: NodeEvent) -> None:
+        now_s = self.agenda.now_s
+        self._story.tell(now_s, self.name, "node event", event)
+        steps = self.state.handle(now_s + self._clock_s, event)
+        came, self._came = self._came, _NO_VALUES
+        for step in steps:
+            self._story.tell(now_s, self.name, "node does", step)
+            self._do_step(step, came)
+        self._set_alarm()
+
+    def _do_step(self, step: NodeInstruction, came: Mapping[str, Value]) -> None:
+        self.effect()
+        match step:
+            case Keep():
+                self.store.setdefault((step.request, step.epoch), {})[step.tensor] = came[step.tensor]
+            case Forget():
+                self._forget(step)
+            case Obtain():
+                self.later(self.load_s * self._rng.random(), lambda: self._on_obtained(step))
+            case Load():
+                self._open(step)
+            case Unload():
+                self._executor.opened.discard((step.partition, step.digest))
+            case Execute():
+                self._run(step)
+            case Send():
+                self._send(step)
+            case Tell():
+                self._links.send(self._control, step.message, is_urgent=True)
+            case Leave():
+                self._leave()
+            case _:
+                assert_never(step)
+
+    def _forget(self, step: Forget) -> None:
+        held = self.store[step.request, step.epoch]
+        del held[step.tensor]
+        if not held:
+            del self.store[step.request, step.epoch]
+
+    def _send(self, step: Send) -> None:
+        value = self.store[step.request, step.epoch][step.tensor]
+        header = header_of(step.tensor, value, self._whole_plan.tensors[step.tensor])
+        link = self._control if step.device == HUB else self._neighbours.link_to(step.device)
+        if link is None:
+            return  # it is sent again when the device is back
+        message = Tensor(step.request, step.epoch, step.course, header)
+        self._links.send(link, message, (value,), header.nbytes, step.sending)
+
+    def _leave(self) -> None:
+        self.has_left = True
+        self._links.send(self._control, Goodbye())
+        self.later(0.2, self.end)
+
+    def _on_obtained(self, step: Obtain) -> None:
+        if step.partition in self.health.refuses:
+            self._handle(NotObtained(step.partition, "it is not there", step.digest))
+        else:
+            self._handle(Obtained(step.partition, step.digest))
+
+    # The executor's threads.
+
+    def _run(self, step: Execute) -> None:
+        held = self.store[step.request, step.epoch]
+        given = {name: held[name] for name in self._partition(step.partition).inputs}
+        self._executor.runs.append((step, given))
+        if len(self._executor.runs) == 1:
+            self._compute()
+
+    def _compute(self) -> None:
+        self.later(self._draw_s(self.compute_s), self._on_computed)
+
+    def _open(self, step: Load) -> None:
+        self._executor.loads.append(step)
+        if len(self._executor.loads) == 1:
+            self._load()
+
+    def _load(self) -> None:
+        self.later(self._draw_s(self.load_s), self._on_load_over)
+
+    def _draw_s(self, about_s: float) -> float:
+        return about_s * self.health.slowness * (0.5 + self._rng.random())
+
+    def _on_computed(self) -> None:
+        if self.health.is_hung:
+            return
+        step, given = self._executor.runs.popleft()
+        if self._executor.runs:
+            self._compute()
+        event = self._outcome(step, given)
+        self._handle(event)
+
+    def _outcome(self, step: Execute, given: Mapping[str, Value]) -> Executed | ExecuteFailed:
+        if step.partition not in {partition for partition, _ in self._executor.opened}:
+            return ExecuteFailed(step.run, "E_INTERNAL", f"`{step.partition}` is run and not open")
+        if self._rng.random() < self.health.fails:
+            return ExecuteFailed(step.run, "E_EXECUTION", "it went wrong")
+        self._came = compute(self._partition(step.partition), given)
+        tensors = self._whole_plan.tensors
+        made = tuple((name, len(value) * (tensors[name].nbytes or 0)) for name, value in self._came.items())
+        return Executed(step.run, made, self.compute_s * self.health.slowness)
+
+    def _on_load_over(self) -> None:
+        step = self._executor.loads.popleft()
+        if self._executor.loads:
+            self._load()
+        if step.partition in self.health.refuses:
+            self._handle(LoadFailed(step.partition, "it cannot be loaded", step.digest))
+            return
+        key = (step.partition, step.digest)
+        require(key not in self._executor.opened, f"`{step.partition}` is opened twice")
+        self._executor.opened.add(key)
+        self._handle(Loaded(step.partition, step.digest))
+
+    def _partition(self, name: str) -> Partition:
+        return next(partition for partition in self._whole_plan.partitions if partition.id == name)
+
+
+def set_up_of(setup: Setup) -> SetUp:
+    """Return what a setup is to the state machine."""
+    plan = setup.plan
+    if plan is None:
+        return SetUp(setup.number, (), setup.courses)
+    shares = tuple(
+        Share(Task(part.id, part.inputs, part.outputs, part.weight_bytes, 0), part.sha256) for part in plan.partitions
+    )
+    inputs = tuple(tensor.name for tensor in plan.model.inputs)
+    outputs = tuple(tensor.name for tensor in plan.model.outputs)
+    nbytes = {name: info.nbytes for name, info in plan.tensors.items() if info.nbytes is not None}
+    return SetUp(setup.number, shares, setup.courses, inputs, outputs, nbytes)
+
+
+def _address(device: str) -> str:
+    return f"node/{device}"
+
+
+class _FramedLinks:
+    """Virtual links as `hyps.adapters.links.Links` has them, as far as other nodes are spoken to: with bytes."""
+
+    def __init__(self, links: VirtualLinks) -> None:
+        self._links = links
+
+    def connect(self, address: str) -> int:
+        return self._links.connect(address)
+
+    def send(
+        self, link: int, frames: Sequence[Buffer], token: Hashable | None = None, *, is_urgent: bool = False
+    ) -> None:
+        self._links.send(link, decode_from_node(bytes(frames[0])), token=token, is_urgent=is_urgent)
+
+    def close_link(self, link: int) -> None:
+        self._links.close_link(link)
+
+
+def _framed(links: VirtualLinks) -> Links:
+    return cast("Links", _FramedLinks(links))
