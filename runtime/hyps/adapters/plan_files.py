@@ -58,6 +58,16 @@ def check_files(
         _check_file(Path(folder), path, sha256, nbytes, drop_cache)
 
 
+def read_piece(folder: str | Path, path: str, offset: int, nbytes: int) -> tuple[bytes, int]:
+    """Return at most `nbytes` of a file of the folder, from `offset`, and how many it has in all.
+
+    Raises:
+        PlanError: the file is missing, or is no plain file of the folder.
+    """
+    with _opened(Path(folder), path) as descriptor:
+        return os.pread(descriptor, nbytes, offset), os.fstat(descriptor).st_size
+
+
 def check_cpu(plan: Plan) -> None:
     """Make sure that this machine can run the plan's layouts.
 

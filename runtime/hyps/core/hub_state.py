@@ -92,6 +92,11 @@ class HubState:
     def __contains__(self, number: int) -> bool:
         return number in self._records
 
+    @property
+    def tensors(self) -> int:
+        """How many are held."""
+        return sum(entry.state in _HERE for record in self._records.values() for entry in record.entries.values())
+
     def has_room(self, nbytes: int) -> bool:
         """Return whether so much can be reserved; anything can while nothing is here."""
         return self.used_nbytes + nbytes <= self.max_nbytes or not self._records

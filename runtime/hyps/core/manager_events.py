@@ -192,7 +192,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Tell a peer that it cannot be a node, and end its link."""
+    """Tell a peer that it cannot be a node."""
 
     link: int
     code: str
@@ -218,8 +218,8 @@ class Answer:
     work: int
     """Whose stored tensors they are."""
     outputs: tuple[str, ...]
-    rows: tuple[int, int] | None = None
-    """Which rows of them, first and past the last; None: all."""
+    rows: tuple[int, int, int] | None = None
+    """Which rows of them: first, past the last, and of how many in all; None: all there are."""
 
 
 @dataclass(frozen=True, slots=True)

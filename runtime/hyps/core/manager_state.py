@@ -37,7 +37,7 @@ from hyps.core.manager_options import DEFAULT_BUFFER_NBYTES, ManagerOptions, New
 from hyps.core.membership import Node
 from hyps.core.network import Network
 from hyps.core.request_queue import ENDED, Request, RequestQueue, RequestState, RequestTrigger
-from hyps.core.residency import Task
+from hyps.core.residency import task_of
 from hyps.core.watches import RequestsWatch
 from hyps.errors import InternalError, printable
 from hyps.formats.node_messages import Beat, Drain, Finished, Goodbye, ItemFailed, Retire, Started
@@ -140,6 +140,10 @@ class ManagerState:
         if self._batch_due_s is not None:
             due_s = min(due_s, self._batch_due_s)
         return min(due_s, self._deadlines[0][0]) if self._deadlines else due_s
+
+    def set_planner(self, missing: str) -> None:
+        """Note what is missing to search for placements; empty: nothing."""
+        self.network.placer.missing = missing
 
     @property
     def is_leaving(self) -> bool:
@@ -253,7 +257,7 @@ class ManagerState:
             rows = None
             if len(work.requests) > 1:
                 first = sum(r.rows for r in work.requests[: work.requests.index(request)])
-                rows = (first, first + request.rows)
+                rows = (first, first + request.rows, work.rows)
             answer = Answer(client, request.name, request.number, work.number, request.outputs, rows)
             self.queue.note_said(request, self._now_s)
             self.watch.finish(self._now_s, self._now_s - request.accepted_s)
@@ -670,11 +674,7 @@ class ManagerState:
 def flow_of(plan: Plan) -> Flow:
     """Return what the partitions of a plan read and make, and what each takes."""
     sizes = {name: info.nbytes for name, info in plan.tensors.items() if info.nbytes is not None}
-    tasks = []
-    for part in plan.partitions:
-        passing = sum(sizes.get(name, 0) for name in dict.fromkeys((*part.inputs, *part.outputs)))
-        scratch = max(0, (part.peak_memory_bytes or 0) - part.weight_bytes - passing)
-        tasks.append(Task(part.id, part.inputs, part.outputs, part.weight_bytes, scratch))
+    tasks = [task_of(plan, part) for part in plan.partitions]
     inputs = [tensor.name for tensor in plan.model.inputs]
     outputs = [tensor.name for tensor in plan.model.outputs]
     return Flow(tasks, inputs, outputs, sizes)

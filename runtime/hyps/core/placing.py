@@ -61,6 +61,7 @@ class Placer:
         target: the placement aimed for; None: none yet, or none that is possible.
         variants: the plan's own placements, the best first.
         note: what is in the way, for people; empty: nothing.
+        missing: what is to be installed before anything can be searched, in a sentence; empty: nothing.
         is_searching: whether a question is out.
     """
 
@@ -70,6 +71,7 @@ class Placer:
         self.variants = tuple(self._variant_target(rank) for rank in range(count))
         self.target: Target | None = None
         self.note = ""
+        self.missing = options.no_planner
         self.is_searching = False
         self._gather_until_s: float | None = None
         self._number = 0
@@ -211,8 +213,8 @@ class Placer:
         if not devices or (self.target is None and self._is_gathering(now_s)):
             self.note = missing
             return None
-        if self._options.is_fixed or self._options.no_planner:
-            self.note = "; ".join(text for text in (missing, self._options.no_planner) if text)
+        if self._options.is_fixed or self.missing:
+            self.note = "; ".join(text for text in (missing, self.missing) if text)
             return None
         asked = self._asked_devices if self.is_searching and not self._is_for_gain else self._failed_devices
         if asked == devices:
@@ -220,7 +222,7 @@ class Placer:
         return self._ask(members, closed, missing or "the placement is not possible", is_for_gain=False)
 
     def _search_for_gain(self, now_s: float, members: Members, closed: Iterable[Pair]) -> Search | None:
-        if self._options.is_fixed or self._options.no_planner or self.is_searching or self.target is None:
+        if self._options.is_fixed or self.missing or self.is_searching or self.target is None:
             return None
         reason = self._reason_for_gain(now_s, members)
         if not reason or now_s - self._last_gain_s < self._options.replan_pause_s:

@@ -1,0 +1,535 @@
+"""The manager: takes requests, and has nodes that join it compute them; the hub's tensors lie in its process.
+
+The thread that calls `run` owns the links, the state machine and the store.
+"""
+
+import hmac
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
+
+from hyps.adapters.frames import check_frames
+from hyps.adapters.hub_store import HubStore, batch_key, batched_inputs
+from hyps.adapters.links import Buffer, Heard, LinkEvent, Links, Lost, Opened, Taken
+from hyps.adapters.plan_files import read_piece
+from hyps.adapters.planner import Planner
+from hyps.core.manager_events import (
+    Answer,
+    AnswerTaken,
+    Ask,
+    Cancelled,
+    Disconnect,
+    Drop,
+    Fail,
+    Keep,
+    Leave,
+    LinkLost,
+    ManagerEvent,
+    ManagerInstruction,
+    Merge,
+    NodeJoined,
+    NodeTold,
+    Reject,
+    Replied,
+    Send,
+    Store,
+    Submitted,
+    Tell,
+    TensorCame,
+    TensorTaken,
+    Ticked,
+    ToldToLeave,
+)
+from hyps.core.manager_state import ManagerState
+from hyps.core.manager_view import report_of
+from hyps.errors import HypsError, PeerError, printable
+from hyps.formats import messages, node_messages
+from hyps.formats.messages import (
+    Accepted,
+    AskStatus,
+    Done,
+    Failed,
+    FromClient,
+    FromWorker,
+    Heartbeat,
+    Hello,
+    PartitionSeconds,
+    Probe,
+    Probed,
+    Status,
+    Submit,
+    TensorHeader,
+    Welcome,
+)
+from hyps.formats.node_messages import (
+    NODE_PROTOCOL_VERSION,
+    Beat,
+    Drain,
+    Echoed,
+    Fetch,
+    Finished,
+    FromManager,
+    FromNode,
+    Goodbye,
+    Greet,
+    GroupReport,
+    ItemFailed,
+    Join,
+    Piece,
+    Spans,
+    Started,
+    Tensor,
+)
+from hyps.formats.plan import NamedTensor, Plan
+from hyps.formats.signature import check_outputs
+from hyps.formats.status import Report, decode_report, encode_report, to_level
+
+if TYPE_CHECKING:
+    from hyps.adapters.metrics import MetricsServer
+
+logger = logging.getLogger(__name__)
+
+_MOST_WAIT_S = 1.0
+_MOST_EVENTS = 64
+"""Taken from the links before the clock is looked at again."""
+
+
+class _Kind(Enum):
+    CLIENT = "client"
+    NODE = "node"
+
+
+@dataclass(slots=True)
+class _Peer:
+    kind: _Kind | None = None
+    """None: it has said nothing yet."""
+    answers: int = 0
+    report: Report | None = None
+    """What a group told of itself last."""
+
+
+@dataclass(frozen=True, slots=True)
+class _AnswerToken:
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class _TensorToken:
+    work: int
+    epoch: int
+    tensor: str
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """The tensors of the message at hand, which the state machine may have kept."""
+
+    headers: Sequence[TensorHeader] = ()
+    frames: Sequence[Buffer] = ()
+    client: int = 0
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may be a node."""
+
+    token: str = ""
+    """What a node has to know; empty: nothing."""
+    cpu_family: str | None = None
+    """Which a node must have; None: any."""
+
+
+class Manager:
+    """A plan's manager behind links: `run` returns when it was told to leave and all that it had accepted has ended.
+
+    Attributes:
+        metrics: where metrics are wanted.
+    """
+
+    def __init__(
+        self, state: ManagerState, links: Links, folder: Path, *, access: Access, planner: Planner, max_nbytes: int
+    ) -> None:
+        """Take the state machine of a checked plan in `folder`, and links that take `max_nbytes` per tensor."""
+        self._state, self._links, self._folder = state, links, folder
+        self._access, self._planner, self._max_nbytes = access, planner, max_nbytes
+        self._plan = state.plan
+        self._store = HubStore()
+        self._peers: dict[int, _Peer] = {}
+        self._incoming = _Incoming()
+        self._named = {name: _named(self._plan, name) for name in self._plan.tensors}
+        self._batched = batched_inputs(self._plan.model.inputs, self._plan.model.outputs)
+        self._files = _files_of(self._plan)
+        self._is_told_to_leave = False
+        self._is_stopped = False
+        self._has_left = False
+        self._producer = f"hyps {version('hyps')}"
+        self._since_s = time.monotonic()
+        self._echo = b""
+        self.metrics: MetricsServer | None = None
+        self._doers: dict[type, Callable[..., None]] = {
+            Keep: self._keep,
+            Merge: self._merge,
+            Store: self._put,
+            Send: self._send,
+            Drop: self._drop,
+            Tell: self._tell,
+            Reject: self._reject,
+            Disconnect: self._disconnect,
+            Answer: self._answer,
+            Fail: self._fail,
+            Ask: self._ask,
+            Leave: self._leave,
+        }
+
+    def leave(self) -> None:
+        """Take nothing more, finish what was accepted; told twice, stop at once. For any thread or signal handler."""
+        self._is_stopped, self._is_told_to_leave = self._is_told_to_leave, True
+        self._links.wake()
+
+    def wake(self) -> None:
+        """Have the manager's thread look whether metrics are wanted; for any thread."""
+        self._links.wake()
+
+    def run(self) -> bool:
+        """Serve until told to leave; return whether everything accepted has ended."""
+        while not self._has_left and not self._is_stopped:
+            wait_s = self._state.wake_at_s - time.monotonic()
+            event = self._links.receive(min(_MOST_WAIT_S, max(0.0, wait_s)))
+            for _ in range(_MOST_EVENTS):
+                if event is None or self._is_stopped:
+                    break
+                self._on_event(event)
+                event = self._links.receive(0.0)
+            if event is not None and not self._is_stopped:
+                self._on_event(event)
+            self._look()
+        return not self._is_stopped
+
+    def report(self) -> Report:
+        """Return how it fares."""
+        groups = {link: peer.report for link, peer in self._peers.items() if peer.report is not None}
+        return report_of(self._state, time.monotonic(), since_s=self._since_s, producer=self._producer, groups=groups)
+
+    def _look(self) -> None:
+        """Do what no message calls for."""
+        if self._is_told_to_leave and not self._state.is_leaving:
+            logger.info("leaving after %d accepted requests", len(self._state.queue))
+            self._handle(ToldToLeave())
+        if time.monotonic() >= self._state.wake_at_s:
+            self._handle(Ticked())
+        reply = self._planner.poll()
+        if reply is not None:
+            self._handle(Replied(reply))
+        if self.metrics is not None and self.metrics.is_asked():
+            self.metrics.tell(self.report())
+
+    # What comes.
+
+    def _on_event(self, event: LinkEvent) -> None:
+        match event:
+            case Opened():
+                self._peers[event.link] = _Peer()
+            case Heard():
+                self._on_heard(event.link, event.frames)
+            case Taken():
+                self._on_taken(event)
+            case Lost():
+                self._on_lost(event)
+            case _:
+                assert_never(event)
+
+    def _on_heard(self, link: int, frames: Sequence[Buffer]) -> None:
+        """Do what a peer asks; whatever it sends, the others go on."""
+        peer = self._peers.get(link)
+        if peer is None:
+            return
+        try:
+            if peer.kind is _Kind.NODE:
+                self._on_node(link, peer, node_messages.decode_from_node(memoryview(frames[0])), frames[1:])
+            else:
+                self._on_unknown(link, peer, frames)
+        except HypsError as error:
+            logger.debug("refused a message: %s", error.message)
+            self._say(link, _failed("", error))
+
+    def _on_unknown(self, link: int, peer: _Peer, frames: Sequence[Buffer]) -> None:
+        """Take a message of a client, or of somebody who may become a node."""
+        try:
+            message = messages.decode_from_client(memoryview(frames[0]))
+        except PeerError as error:
+            self._on_join(link, peer, _as_join(frames[0], error))
+            return
+        if peer.kind is None:
+            peer.kind = _Kind.CLIENT
+        self._on_client(link, message, frames[1:])
+
+    def _on_taken(self, event: Taken) -> None:
+        if isinstance(event.token, _TensorToken):
+            self._handle(TensorTaken(event.link, event.token.work, event.token.epoch, event.token.tensor))
+        elif isinstance(event.token, _AnswerToken):
+            self._handle(AnswerTaken(event.token.request))
+
+    def _on_lost(self, event: Lost) -> None:
+        if self._peers.pop(event.link, None) is not None:
+            self._handle(LinkLost(event.link, event.reason))
+
+    # Clients.
+
+    def _on_client(self, link: int, message: FromClient, frames: Sequence[Buffer]) -> None:
+        match message:
+            case Hello():
+                self._on_hello(link, message)
+            case Submit():
+                self._on_submit(link, message, frames)
+            case messages.Cancel():
+                self._handle(Cancelled(link, message.request))
+            case Heartbeat():
+                self._say(link, message)
+            case Probe():
+                self._on_probe(link, message)
+            case AskStatus():
+                report = encode_report(to_level(self.report(), message.levels))
+                self._say(link, Status(message.request), [report])
+            case _:
+                assert_never(message)
+
+    def _on_hello(self, link: int, message: Hello) -> None:
+        if message.version != messages.PROTOCOL_VERSION:
+            text = (
+                f"the manager speaks version {messages.PROTOCOL_VERSION} of the protocol, the client {message.version}"
+            )
+            raise PeerError(text, "use the same version of hyps on both sides", "E_VERSION")
+        model = self._plan.model
+        welcome = Welcome(
+            version=messages.PROTOCOL_VERSION,
+            device="",
+            model=model.name,
+            sha256=model.sha256,
+            inputs=model.inputs,
+            outputs=model.outputs,
+            max_nbytes=self._max_nbytes,
+            producer=self._plan.producer,
+        )
+        self._say(link, welcome)
+
+    def _on_submit(self, link: int, message: Submit, frames: Sequence[Buffer]) -> None:
+        model = self._plan.model
+        try:
+            check_frames(message.tensors, frames, model.inputs)
+            check_outputs(model.outputs, message.outputs)
+        except HypsError as error:
+            self._say(link, _failed(message.request, error))
+            return
+        batch, rows = batch_key(message.tensors, self._batched)
+        event = Submitted(
+            link,
+            message.request,
+            tuple((header.name, header.nbytes) for header in message.tensors),
+            message.outputs,
+            message.timeout_s,
+            batch,
+            rows,
+        )
+        self._incoming = _Incoming(message.tensors, frames, link, message.request)
+        self._handle(event)
+        self._incoming = _Incoming()
+
+    def _on_probe(self, link: int, message: Probe) -> None:
+        """Send back what a client asks for who measures the way here; not while there is work, which comes first."""
+        if len(self._state.queue):
+            busy = Failed(message.request, "E_BUSY", "the manager has requests", "measure again in 1 s", 1.0)
+            self._say(link, busy)
+            return
+        if message.nbytes > self._max_nbytes:
+            text = f"a probe wants {message.nbytes} bytes back and messages here have at most {self._max_nbytes}"
+            raise PeerError(text, "ask for less", "E_PROTOCOL")
+        if len(self._echo) < message.nbytes:
+            self._echo = bytes(message.nbytes)  # one buffer for all: sending it takes no memory of its own
+        seconds = self._partition_seconds() if message.wants_seconds else ()
+        self._say(link, Probed(message.request, seconds), [memoryview(self._echo)[: message.nbytes]])
+
+    def _partition_seconds(self) -> tuple[PartitionSeconds, ...]:
+        told = []
+        for part, watch in sorted(self._state.network.watches.items()):
+            run = watch.run
+            if run.p50_s is not None and run.p95_s is not None:
+                told.append(PartitionSeconds(part, run.p50_s, run.p95_s, run.n))
+        return tuple(told)
+
+    # Nodes.
+
+    def _on_join(self, link: int, peer: _Peer, join: Join) -> None:
+        if peer.kind is _Kind.CLIENT:
+            raise PeerError("a client cannot join as a node", "connect anew", "E_PROTOCOL")
+        problem = self._problem_of(join)
+        if problem is not None:
+            logger.warning("refused a node called `%s`: %s", printable(join.device), problem.message)
+            self._reject(Reject(link, problem.code, problem.message, problem.hint))
+            return
+        peer.kind = _Kind.NODE
+        logger.info("device `%s` joins", printable(join.device))
+        self._handle(NodeJoined(link, join))
+
+    def _problem_of(self, join: Join) -> PeerError | None:
+        """Return why somebody cannot be a node, as far as the state machine need not know of it."""
+        if not hmac.compare_digest(join.token.encode(), self._access.token.encode()):
+            return PeerError("the token is not the manager's", "start it with the manager's --token-file", "E_DENIED")
+        if join.version != NODE_PROTOCOL_VERSION:
+            text = (
+                f"the manager speaks version {NODE_PROTOCOL_VERSION} of the nodes' protocol, this node {join.version}"
+            )
+            return PeerError(text, "use the same version of hyps on both sides", "E_VERSION")
+        wanted = self._access.cpu_family
+        if wanted is not None and join.cpu_family != wanted:
+            text = f"the plan was compiled for `{printable(wanted)}` and the node is `{printable(join.cpu_family)}`"
+            return PeerError(text, "compile it with `--optimize portable`", "E_CPU")
+        return None
+
+    def _on_node(self, link: int, peer: _Peer, message: FromNode, frames: Sequence[Buffer]) -> None:
+        match message:
+            case Started() | Finished() | ItemFailed() | Beat() | Drain() | Goodbye():
+                self._handle(NodeTold(link, message))
+            case Tensor():
+                self._on_tensor(link, message, frames)
+            case Fetch():
+                self._on_fetch(link, message)
+            case GroupReport():
+                peer.report = decode_report(memoryview(frames[0])) if len(frames) == 1 else None
+            case Spans() | Echoed():
+                pass  # nobody has asked for them
+            case Join() | Greet():
+                raise PeerError("a node that has joined said who it is again", code="E_PROTOCOL")
+            case _:
+                assert_never(message)
+
+    def _on_tensor(self, link: int, message: Tensor, frames: Sequence[Buffer]) -> None:
+        header = message.header
+        expected = self._named.get(header.name)
+        if expected is None:
+            raise PeerError(f"the plan has no tensor `{printable(header.name)}`", code="E_PROTOCOL")
+        check_frames((header,), frames, (expected,), "tensor")
+        self._incoming = _Incoming((header,), frames)
+        self._handle(TensorCame(link, message.request, message.epoch, header.name, header.nbytes))
+        self._incoming = _Incoming()
+
+    def _on_fetch(self, link: int, message: Fetch) -> None:
+        """Give a node a piece of a file of its own partitions."""
+        node = self._state.network.members.by_link(link)
+        plan = None if node is None or node.setup is None else node.setup.plan
+        mine = set() if plan is None else set(_files_of(plan))
+        if message.sha256 not in mine:
+            raise PeerError(f"the file {message.sha256[:12]} is none of the node's", code="E_DENIED")
+        data, total = read_piece(self._folder, self._files[message.sha256], message.offset, message.nbytes)
+        self._tell_node(link, Piece(message.sha256, message.offset, total), [data])
+
+    # What is to be done.
+
+    def _handle(self, event: ManagerEvent) -> None:
+        for step in self._state.handle(time.monotonic(), event):
+            self._do(step)
+
+    def _do(self, step: ManagerInstruction) -> None:
+        self._doers[type(step)](step)
+
+    def _keep(self, step: Keep) -> None:
+        incoming = self._incoming
+        for header, frame in zip(incoming.headers, incoming.frames, strict=True):
+            self._store.put(step.request, header, frame)
+        self._say(incoming.client, Accepted(incoming.name))
+
+    def _merge(self, step: Merge) -> None:
+        self._store.merge(step.work, step.requests, [tensor.name for tensor in self._plan.model.inputs])
+
+    def _put(self, step: Store) -> None:
+        self._store.put(step.work, self._incoming.headers[0], self._incoming.frames[0])
+
+    def _send(self, step: Send) -> None:
+        header, frame = self._store.get(step.work, step.tensor)
+        message = Tensor(step.work, step.epoch, step.course, header)
+        token = _TensorToken(step.work, step.epoch, step.tensor)
+        self._links.send(step.link, [node_messages.encode_node_message(message), frame], token)
+
+    def _drop(self, step: Drop) -> None:
+        self._store.drop(step.work, step.tensor)
+
+    def _tell(self, step: Tell) -> None:
+        self._tell_node(step.link, step.message)
+
+    def _reject(self, step: Reject) -> None:
+        self._peers[step.link].kind = None
+        self._tell_node(step.link, Failed("", step.code, step.message, step.hint))
+
+    def _disconnect(self, step: Disconnect) -> None:
+        logger.warning("cut off a peer: %s", step.reason)
+        self._peers.pop(step.link, None)
+        self._links.close_link(step.link)
+
+    def _answer(self, step: Answer) -> None:
+        stored = []
+        for name in step.outputs:
+            header, frame = self._store.get(step.work, name)
+            if step.rows is not None and (not header.shape or header.shape[0] != step.rows[2]):
+                text = f"output `{printable(name)}` of {step.rows[2]} rows came with the shape {header.shape}"
+                hint = "the model does not keep rows apart: start the manager without --batch"
+                self._say(step.client, Failed(step.name, "E_BATCH", text, hint), token=_AnswerToken(step.request))
+                return
+            if step.rows is not None:
+                header, frame = self._store.rows(step.work, name, step.rows[0], step.rows[1])
+            stored.append((header, frame))
+        done = Done(step.name, tuple(header for header, _ in stored))
+        self._say(step.client, done, [frame for _, frame in stored], token=_AnswerToken(step.request))
+
+    def _fail(self, step: Fail) -> None:
+        self._say(step.client, Failed(step.name, step.code, step.message, step.hint, step.retry_after_s))
+
+    def _ask(self, step: Ask) -> None:
+        logger.info("a placement is searched")
+        self._planner.ask(step.question)
+
+    def _leave(self, _step: Leave) -> None:
+        self._has_left = True
+
+    def _say(
+        self,
+        link: int,
+        message: FromWorker,
+        frames: Sequence[Buffer] = (),
+        token: _AnswerToken | None = None,
+    ) -> None:
+        self._links.send(link, [messages.encode(message), *frames], token, is_urgent=not frames and token is None)
+
+    def _tell_node(self, link: int, message: FromManager, frames: Sequence[Buffer] = ()) -> None:
+        self._links.send(link, [node_messages.encode_node_message(message), *frames], is_urgent=not frames)
+
+
+def _named(plan: Plan, name: str) -> NamedTensor:
+    info = plan.tensors[name]
+    return NamedTensor(name=name, dtype=info.dtype, shape=info.shape)
+
+
+def _files_of(plan: Plan) -> dict[str, str]:
+    """Return the path of each file of a plan by its digest."""
+    files = {part.sha256: part.file for part in plan.partitions}
+    files.update({ref.sha256: ref.path for part in plan.partitions for ref in part.weights})
+    return files
+
+
+def _as_join(data: Buffer, error: PeerError) -> Join:
+    """Return the first message of a node; what is none is refused as a client's, as which it was read first."""
+    try:
+        message = node_messages.decode_from_node(bytes(data))
+    except PeerError:
+        raise error from None
+    if not isinstance(message, Join):
+        raise PeerError("who has not joined tells nothing as a node", "join first", "E_PROTOCOL")
+    return message
+
+
+def _failed(request: str, error: HypsError) -> Failed:
+    return Failed(request, error.code, printable(error.message, 1000), printable(error.hint, 1000))
