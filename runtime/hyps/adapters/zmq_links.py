@@ -18,11 +18,15 @@ import numpy as np
 import zmq
 
 from hyps.adapters.links import MAX_FRAMES, Buffer, Heard, LinkEvent, Lost, Opened, Taken
+from hyps.adapters.shared_memory import SharedFrames
 from hyps.adapters.sockets import Security, WakePipe, bind, connect, make_dealer, make_router, watch
 from hyps.core.conversation import Conversation, Limits, Packet, Place, Step
 from hyps.errors import PeerError, UsageError, printable
 from hyps.formats import packets
 from hyps.formats.packets import LINK_VERSION, Data, Gone, Open, decode_packet, encode_packet
+
+ARENA_NBYTES = 256 * 2**20
+"""Of the memory that a peer on the same machine may put frames into; taken of the system as it is used."""
 
 _COPY_NBYTES = 32 * 1024
 """Smaller frames are copied when they are sent: their buffers may change at once."""
@@ -51,6 +55,8 @@ class _Port:
     monitor: "zmq.Socket[Any]"
     link: "_Link | None"
     """The one link of a socket that connects; None: a socket that is connected to."""
+    is_local: bool
+    """Whether peers are on the same machine, by the kind of address."""
     is_full: bool = False
     """Whether it is to be watched for room."""
 
@@ -75,6 +81,7 @@ class _Link:
     number: int
     port: _Port
     talk: Conversation
+    shared: SharedFrames
     came_to_us: bool
     route: bytes = b""
     """How the socket calls the peer, where it came to us; empty: its connection is gone."""
@@ -97,6 +104,7 @@ class ZmqLinks:
         assembled_nbytes: int = 2**36,
         silence_s: float = 10.0,
         broken_s: float = 3.0,
+        arena_nbytes: int = ARENA_NBYTES,
         security: Security | None = None,
     ) -> None:
         """Open nothing yet.
@@ -107,8 +115,10 @@ class ZmqLinks:
             assembled_nbytes: of all messages that are coming in pieces at one time, from all peers together.
             silence_s: how long a peer may say nothing when something is wanted of it.
             broken_s: how long a connection that broke may take to come back.
+            arena_nbytes: of the memory that is shared with each peer on ipc://, in each direction; 0: none.
             security: gives each socket its keys.
         """
+        self._arena_nbytes = arena_nbytes
         self._limits = Limits(frame_nbytes, message_nbytes, silence_s=silence_s, broken_s=broken_s)
         self._assembled_nbytes, self._assembling_nbytes = assembled_nbytes, 0
         self._security = security
@@ -144,13 +154,13 @@ class ZmqLinks:
         except Exception:
             socket.close()
             raise
-        self._add_port(socket, zmq.EVENT_DISCONNECTED)
+        self._add_port(socket, zmq.EVENT_DISCONNECTED, is_local=bound.startswith("ipc:"))
         return bound
 
     def connect(self, address: str) -> int:
         """See `Links`."""
         socket = make_dealer(self._context, self._security)
-        port = self._add_port(socket, _EVENTS)
+        port = self._add_port(socket, _EVENTS, is_local=address.startswith("ipc:"))
         try:
             connect(socket, address)
         except Exception:
@@ -171,7 +181,9 @@ class ZmqLinks:
             return
         kept = [_kept(frame) for frame in frames]
         sizes = [len(frame) for frame in kept]
-        number = there.talk.send(time.monotonic(), sizes, lane=1 if is_urgent else 0)
+        now_s = time.monotonic()
+        places = there.shared.lodge(kept, now_s)
+        number = there.talk.send(now_s, sizes, places, lane=1 if is_urgent else 0)
         outgoing = _Outgoing(kept, sum(sizes), token)
         there.outgoing[number] = outgoing
         there.backlog_nbytes += outgoing.nbytes
@@ -269,7 +281,7 @@ class ZmqLinks:
         if self._probes:
             return self._probes[0]
         is_busy = any(
-            link.talk.place is Place.BROKEN or not link.is_confirmed or link.talk.is_waiting
+            link.talk.place is Place.BROKEN or not link.is_confirmed or link.talk.is_waiting or link.shared.is_trimmable
             for link in self._links.values()
         )
         return self._next_tick_s if is_busy else now_s + 3600.0
@@ -284,6 +296,7 @@ class ZmqLinks:
                 self._drop_link(link)
             else:
                 self._stale[link.number] = link
+                link.shared.trim(now_s)
 
     # What comes.
 
@@ -350,9 +363,7 @@ class ZmqLinks:
         if link.talk.place is not Place.OPEN:
             return
         now_s = time.monotonic()
-        if not link.is_confirmed:
-            link.is_confirmed = True
-            self._events.append(Opened(link.number, link.came_to_us))
+        self._confirm(link)
         is_gap = isinstance(packet, packets.Heard) and packet.is_gap
         self._on_taken(link, link.talk.on_heard(now_s, packet.heard, packet.granted, is_gap=is_gap))
         if isinstance(packet, Data):
@@ -384,7 +395,11 @@ class ZmqLinks:
         if step.is_whole:
             self._assembling_nbytes -= assembly.nbytes
             del link.assemblies[step.lane]
-            self._events.append(Heard(link.number, [b"" if frame == 0 else frame for frame in frames]))
+            whole = [b"" if isinstance(frame, int) else frame for frame in frames]
+            if step.is_internal:
+                self._tell(link, link.shared.on_message(packets.decode_internal(bytes(whole[0]))))
+            else:
+                self._events.append(Heard(link.number, whole))
 
     def _begin(self, link: _Link, step: Step) -> None:
         assert step.begins is not None
@@ -392,7 +407,20 @@ class ZmqLinks:
         if self._assembling_nbytes + nbytes > self._assembled_nbytes:
             raise PeerError("too much comes in pieces at one time", code="E_TOO_LARGE")
         self._assembling_nbytes += nbytes
-        link.assemblies[step.lane] = _Assembly(list(step.begins), nbytes)
+        frames: list[Any] = list(step.begins)
+        for index, offset in step.places:
+            frames[index] = link.shared.view(offset, step.begins[index])
+        link.assemblies[step.lane] = _Assembly(frames, nbytes)
+
+    # What links tell each other by themselves.
+
+    def _tell(self, link: _Link, message: packets.Internal | None) -> None:
+        if message is None:
+            return
+        encoded = encode_packet(message)
+        number = link.talk.send(time.monotonic(), [len(encoded)], lane=1, is_internal=True)
+        link.outgoing[number] = _Outgoing([encoded], 0, None)
+        self._stale[link.number] = link
 
     # Connections.
 
@@ -431,10 +459,15 @@ class ZmqLinks:
         talk.break_off(time.monotonic())
         self._on_taken(link, talk.on_opened(time.monotonic(), packet.heard, packet.granted))
         talk.wants_ack = True  # so that the peer knows that we know
+        self._confirm(link)
+        self._stale[link.number] = link
+
+    def _confirm(self, link: _Link) -> None:
+        """Tell of a link whose other side speaks our language, once."""
         if not link.is_confirmed:
             link.is_confirmed = True
-            self._events.append(Opened(link.number, came_to_us=False))
-        self._stale[link.number] = link
+            self._events.append(Opened(link.number, link.came_to_us))
+            self._tell(link, link.shared.offer())
 
     def _read_monitor(self, port: _Port) -> None:
         while not port.monitor.closed:
@@ -477,6 +510,7 @@ class ZmqLinks:
         for link in list(self._stale.values()):
             if link.number in self._blocked:
                 continue
+            self._tell(link, link.shared.take_news())
             self._transmit(link)
             talk = link.talk
             if talk.wants_ack and (is_idle or talk.must_ack) and talk.place is Place.OPEN:
@@ -488,7 +522,7 @@ class ZmqLinks:
         """Put on the wire what the conversation allows."""
         talk = link.talk
         while (packet := talk.next_packet()) is not None:
-            if not self._put(link, [*self._envelope(link, packet)]):
+            if not self._put(link, self._envelope(link, packet)):
                 return
             talk.sent(time.monotonic())
 
@@ -565,8 +599,8 @@ class ZmqLinks:
 
     # Links and sockets, coming and going.
 
-    def _add_port(self, socket: "zmq.Socket[Any]", events: int) -> _Port:
-        port = _Port(socket, watch(socket, events), None)
+    def _add_port(self, socket: "zmq.Socket[Any]", events: int, *, is_local: bool) -> _Port:
+        port = _Port(socket, watch(socket, events), None, is_local)
         self._ports[socket] = self._monitors[port.monitor] = port
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(port.monitor, zmq.POLLIN)
@@ -581,7 +615,8 @@ class ZmqLinks:
         port.socket.close(linger=linger_ms)
 
     def _add_link(self, port: _Port, talk: Conversation, *, came_to_us: bool) -> _Link:
-        link = _Link(next(self._numbers), port, talk, came_to_us, born_s=time.monotonic())
+        shared = SharedFrames(self._arena_nbytes if port.is_local else 0)
+        link = _Link(next(self._numbers), port, talk, shared, came_to_us, born_s=time.monotonic())
         self._links[link.number] = link
         return link
 
@@ -598,6 +633,7 @@ class ZmqLinks:
         link.assemblies.clear()
         link.outgoing.clear()
         link.backlog_nbytes = 0
+        link.shared.close()
         if link.came_to_us:
             self._tokens.pop(link.talk.token, None)
             self._routes.pop((link.port, link.route), None)
