@@ -1,5 +1,6 @@
-"""Writes a trace into a file that is whole at every moment, whatever becomes of the process, and never too large."""
+"""Writes a trace into a file that can be read whatever becomes of the process, and that never grows too large."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -16,15 +17,17 @@ logger = logging.getLogger(__name__)
 MAX_TRACE_NBYTES = 64 * 2**20
 """Of one file; the one before it is kept beside it."""
 
-_BEGIN, _END = b"[\n", b"\n]\n"
+_PAGE_NBYTES = 4096
+_BEGIN, _BETWEEN, _END = b"[\n", b",\n", b"\n]\n"
 
 
 class TraceFile:
     """A JSON array of trace events, which Perfetto and chrome://tracing open.
 
-    Each `write` puts its events and the array's end into the file with one call, over the end that was there: a process
-    that is killed leaves a whole file. At `max_nbytes` the file is renamed to `NAME.1`, over the one before, and begun
-    anew. Tracing never stops what is traced: when the disk is full it ends, and says so once.
+    While it is written the array has no end, which both take as it is; `close` puts it. No event lies across a page of
+    memory, over which alone the system writes everything or nothing when the process is killed: what is there is whole
+    events. At `max_nbytes` the file is closed and renamed to `NAME.1`, over the one before, and begun anew. Tracing
+    never stops what is traced: when the disk is full it ends, and says so once.
     """
 
     def __init__(self, path: Path, headers: Callable[[], Sequence[Event]], max_nbytes: int = MAX_TRACE_NBYTES) -> None:
@@ -44,29 +47,30 @@ class TraceFile:
         try:
             self._begin()
         except OSError as error:
-            self.close()
+            self._give_up()
             raise OutputError(f"`{printable(str(path))}` cannot be written: {error.strerror}") from error
 
     def write(self, events: Sequence[Event]) -> None:
         """Add events; nothing, once writing has failed."""
         if not events or self._file < 0:
             return
-        data = ",\n".join(map(encode_event, events)).encode()
         try:
-            if self._nbytes + len(data) > self._max_nbytes:
+            if self._nbytes > self._max_nbytes:
                 self.close()
                 os.replace(self._path, f"{self._path}.1")
                 self._begin()
-            self._add(data)
+            self._add(events)
         except OSError as error:
-            self.close()
+            self._give_up()
             logger.warning("tracing into `%s` ends: %s", printable(str(self._path)), error.strerror)
 
     def close(self) -> None:
-        """Write no more; the file is whole already."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        """End the array and write no more."""
+        if self._file < 0:
+            return
+        with contextlib.suppress(OSError):  # the array can be read without its end
+            self._put(_END)
+        self._give_up()
 
     def __enter__(self) -> Self:
         return self
@@ -80,22 +84,33 @@ class TraceFile:
         beside = f"{self._path}.new"
         self._file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         self._nbytes = 0
-        self._put(_BEGIN + _END[1:], 0)
-        self._nbytes = len(_BEGIN) + len(_END) - 1
-        headers = self._headers()
-        if headers:
-            self._add(",\n".join(map(encode_event, headers)).encode())
+        self._put(_BEGIN)
+        self._add(self._headers())
         os.replace(beside, self._path)
 
-    def _add(self, data: bytes) -> None:
-        is_first = self._nbytes == len(_BEGIN) + len(_END) - 1
-        place = len(_BEGIN) if is_first else self._nbytes - len(_END)
-        self._put((b"" if is_first else b",\n") + data + _END, place)
-        self._nbytes = place + (0 if is_first else 2) + len(data) + len(_END)
+    def _give_up(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
 
-    def _put(self, data: bytes, place: int) -> None:
-        """Write `data` from `place` on; where there is no room for all of it, leave the array as it was before."""
-        if os.pwrite(self._file, data, place) < len(data):
-            os.ftruncate(self._file, place)
-            os.pwrite(self._file, _END, place)
+    def _add(self, events: Sequence[Event]) -> None:
+        page = b""
+        for event in events:
+            is_first = self._nbytes + len(page) == len(_BEGIN)
+            piece = (b"" if is_first else _BETWEEN) + encode_event(event).encode()
+            room = _PAGE_NBYTES - (self._nbytes + len(page)) % _PAGE_NBYTES
+            if len(piece) > room:
+                self._put(page + b" " * room)
+                page = b""
+            page += piece
+            if len(page) >= _PAGE_NBYTES:
+                self._put(page)
+                page = b""
+        self._put(page)
+
+    def _put(self, data: bytes) -> None:
+        """Write `data` behind what there is; where there is no room for all of it, nothing."""
+        if os.write(self._file, data) < len(data):
+            os.ftruncate(self._file, self._nbytes)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._nbytes += len(data)

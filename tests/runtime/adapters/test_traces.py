@@ -1,4 +1,4 @@
-"""The trace file: valid JSON at every moment, bounded, and harmless when the disk is full."""
+"""The trace file: whole events at every moment, bounded, and harmless when the disk is full."""
 
 import json
 import os
@@ -23,12 +23,14 @@ def event(number: int) -> Event:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = json.loads(path.read_text())
+    """Read a trace as Perfetto does: its array may lack the end, but no event may."""
+    text = path.read_text()
+    told: list[dict[str, Any]] = json.loads(text if text.endswith("]\n") else text + "]")
     return told
 
 
 @pytest.mark.parametrize("headers", [[], HEADERS], ids=["bare", "with headers"])
-def test_the_file_is_whole_after_every_write(tmp_path: Path, headers: list[Event]) -> None:
+def test_the_file_can_be_read_after_every_write_and_has_its_end_at_last(tmp_path: Path, headers: list[Event]) -> None:
     path = tmp_path / "trace.json"
     with TraceFile(path, lambda: headers) as trace:
         assert read(path) == headers
@@ -36,7 +38,28 @@ def test_the_file_is_whole_after_every_write(tmp_path: Path, headers: list[Event
             trace.write([event(2 * number), event(2 * number + 1)])
             assert read(path) == headers + [event(n) for n in range(2 * number + 2)]
         trace.write([])
-    assert len(read(path)) == len(headers) + 10
+    assert json.loads(path.read_text()) == headers + [event(n) for n in range(10)]
+
+
+def test_no_event_lies_across_a_page(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    with TraceFile(path, lambda: HEADERS) as trace:
+        for number in range(100):
+            trace.write([event(n) for n in range(number)])
+    data = path.read_bytes()
+    assert len(data) > 20 * 4096
+    for border in range(4096, len(data), 4096):
+        inside = data[:border].rstrip(b" ")
+        assert inside.endswith((b"}", b"[\n")), data[border - 60 : border + 20]
+    assert len(json.loads(data)) == 2 + sum(range(100))
+
+
+def test_events_larger_than_a_page_are_written_too(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    large = [{**event(number), "name": "x" * 5000 * (number % 3)} for number in range(20)]
+    with TraceFile(path, list) as trace:
+        trace.write(large)
+        assert read(path) == large
 
 
 def test_it_is_begun_anew_when_it_grows_too_large(tmp_path: Path) -> None:
@@ -46,7 +69,7 @@ def test_it_is_begun_anew_when_it_grows_too_large(tmp_path: Path) -> None:
             trace.write([event(number)])
     files = [tmp_path / "trace.json.1", path]
     assert sorted(tmp_path.iterdir()) == [path, files[0]]
-    assert all(file.stat().st_size <= 5000 + 10 for file in files)
+    assert all(file.stat().st_size <= 5000 + 4096 for file in files)
     both = [read(file) for file in files]
     assert all(told[:2] == HEADERS for told in both)
     numbers = [one["ts"] for told in both for one in told[2:]]
