@@ -10,6 +10,7 @@ _REFILL_S = 500e-6
 """What the bucket holds at high rates, in seconds: the kernel's timers wake late. A bulk transfer has 95 % of the rate
 (the rest is headers) from 10 Mbit/s to 1 Gbit/s; with 50 microseconds it has 75 % at 200 Mbit/s."""
 _QUEUE_S = 0.4
+_MOST_BUNDLED_NBYTES = 65_536
 _QUEUE_PACKETS = 10_000
 """Of a device that a relay reads: it may be late, and a packet lost to that would be none that a wire loses."""
 _SUBNET = "10.203.0.0/24"
@@ -51,6 +52,8 @@ def wiring(layout: Layout, namespace: Mapping[str, str]) -> list[list[str]]:
             commands += _end(layout, namespace[here], card, here, there)
             if rate is not None:
                 commands.append(_shape(namespace[here], card, rate))
+                if wire.delay_s and SWITCH not in (wire.a, wire.b):
+                    commands.append(_bundle(namespace[here], card, rate))
     if layout.is_forwarding:
         for name in layout.machines:
             commands += _far_routes(layout, namespace[name], name)
@@ -102,7 +105,17 @@ def _ways(layout: Layout, here: str) -> dict[str, tuple[str, str]]:
     return found
 
 
+def _bundle(namespace: str, card: str, bytes_per_s: float) -> list[str]:
+    """Let TCP hand on as many packets at once as the bucket holds: tbf cuts up what is larger, and relays take long."""
+    nbytes = min(_MOST_BUNDLED_NBYTES, int(0.9 * _bucket_nbytes(bytes_per_s)))  # the headers of each count as well
+    return ["ip", "-n", namespace, "link", "set", card, "gso_max_size", str(nbytes)]
+
+
+def _bucket_nbytes(bytes_per_s: float) -> int:
+    return max(_MTU_NBYTES, int(bytes_per_s * _REFILL_S))
+
+
 def _shape(namespace: str, card: str, bytes_per_s: float) -> list[str]:
-    bucket_nbytes = max(_MTU_NBYTES, int(bytes_per_s * _REFILL_S))
+    bucket_nbytes = _bucket_nbytes(bytes_per_s)
     shape = ["tbf", "rate", f"{int(bytes_per_s * 8)}bit", "burst", f"{bucket_nbytes}b", "latency", f"{_QUEUE_S}s"]
     return ["tc", "-n", namespace, "qdisc", "add", "dev", card, "root", *shape]
