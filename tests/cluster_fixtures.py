@@ -115,7 +115,7 @@ def plan_of(
 CHAIN = (("p0", ("x",), ("a",)), ("p1", ("a",), ("b",)), ("p2", ("b",), ("y",)))
 
 
-@dataclass
+@dataclass(eq=False)
 class ToyNode:
     """A node that computes at once what it has the inputs of; a tensor's value is who made it of what."""
 
@@ -244,8 +244,12 @@ class ToyCluster:
 
     def lose(self, node: ToyNode) -> None:
         if self.nodes.pop(node.link, None) is not None:
-            self._lines.pop(node, None)
+            self._lines.pop(node.link, None)
             self.happen(LinkLost(node.link, "killed"))
+
+    def say_goodbye(self, node: ToyNode) -> None:
+        self.happen(NodeTold(node.link, Goodbye()))
+        self.lose(node)
 
     def submit(self, client: int, name: str, **more: object) -> None:
         inputs = tuple((tensor.name, NBYTES) for tensor in self.plan.model.inputs)
@@ -300,7 +304,7 @@ class ToyCluster:
         if device == HUB:
             self._line(node).append(lambda: self._to_hub(node, key, name, value))
             return
-        others = [other for other in self.nodes.values() if other.device == device]
+        others = [other for other in self.nodes.values() if other.device == device and _know_each_other(node, other)]
         for other in others:
             self.later(partial(other.take, *key, course, name, value))
 
@@ -379,6 +383,15 @@ class ToyCluster:
         self.order.append(key)
         if self.takes_answers:
             self.later(lambda: self.happen(AnswerTaken(step.request)))
+
+
+def _know_each_other(source: ToyNode, target: ToyNode) -> bool:
+    """Return whether the manager gave both the same secret for the way from one to the other."""
+    if source.setup is None or target.setup is None:
+        return False
+    mine = {other.device: other.secret for other in source.setup.targets}
+    theirs = {other.device: other.secret for other in target.setup.sources}
+    return target.device in mine and mine[target.device] == theirs.get(source.device)
 
 
 def _row(value: str, row: int) -> str:

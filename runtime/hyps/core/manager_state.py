@@ -450,8 +450,16 @@ class ManagerState:
             if is_urgent or len(node.ended) >= _RETIRED_AT_ONCE:
                 self._retire_on(node)
         if self.network.end_work(course):
-            self._steps += self.network.schedule(self._now_s)
+            self._schedule()
         return course
+
+    def _schedule(self) -> None:
+        """Have placement, courses and setups follow what has happened; a node hears first which requests are over."""
+        for step in self.network.schedule(self._now_s):
+            node = self.network.members.by_link(step.link) if isinstance(step, Tell) else None
+            if node is not None:
+                self._retire_on(node)
+            self._steps.append(step)
 
     def _retire_on(self, node: Node) -> None:
         if node.ended and node.link in self.network.members:
@@ -544,12 +552,12 @@ class ManagerState:
     def _on_beat(self, node: Node, message: Beat) -> None:
         if self.network.beat(self._now_s, node, message):
             self._begin_anew_what_broke()
-            self._steps += self.network.schedule(self._now_s)
+            self._schedule()
             self._dispatch()
 
     def _on_drain(self, node: Node, _message: Drain) -> None:
         self.network.drain(node)
-        self._steps += self.network.schedule(self._now_s)
+        self._schedule()
         self._dispatch()
 
     def _on_goodbye(self, node: Node, _message: Goodbye) -> None:
@@ -574,7 +582,7 @@ class ManagerState:
         name = printable(node.device, 60)
         self.network.lose(node, f"device `{name}` was lost: {printable(reason, 200)}")
         self._begin_anew_what_broke()
-        self._steps += self.network.schedule(self._now_s)
+        self._schedule()
         self._dispatch()
 
     def _begin_anew_what_broke(self) -> None:
@@ -585,7 +593,7 @@ class ManagerState:
 
     def _on_replied(self, event: Replied) -> None:
         self.network.reply(self._now_s, event.reply)
-        self._steps += self.network.schedule(self._now_s)
+        self._schedule()
         self._dispatch()
 
     # Time.
