@@ -272,7 +272,7 @@ class Download:
         if file.total_nbytes is None:
             if total_nbytes > MAX_MODEL_FILE_NBYTES:
                 raise PeerError(f"a model file of {format_nbytes(total_nbytes)} is offered", code="E_PROTOCOL")
-            self._cache.make_room(total_nbytes)
+            self._cache.make_room(total_nbytes + sum(other.total_nbytes or 0 for other in self._files.values()))
             file.total_nbytes = total_nbytes
             file.asked_nbytes = min(file.asked_nbytes, total_nbytes)
         expected = min(asked, file.total_nbytes - offset)
