@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hyps.adapters.guard import note_phase
+from hyps.adapters.guard import allowed_seconds, note_phase
 from hyps.errors import DifferenceError, UsageError, printable
 from hyps.formats.quantities import format_nbytes
 from hyps.terminal import COUNT, NBYTES, ContainedGroup, progress, say, verbosity
@@ -232,7 +232,9 @@ def verify(
 @click.option("-o", "--output", type=PATH, help="An .npz file for the outputs.")
 @click.option("--memory", type=NBYTES, help="Most memory this process may use; default: what the plan was made for.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of onnxruntime.")
-@click.option("--connect", metavar="ENDPOINT", help="Send to a running worker, such as tcp://127.0.0.1:5757.")
+@click.option(
+    "--connect", metavar="ENDPOINT", help="Send to a running worker or manager, such as tcp://127.0.0.1:5757."
+)
 @click.option("--force", is_flag=True, help="Replace an existing output file.")
 @timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print outputs' shapes and times as JSON.")
@@ -246,9 +248,10 @@ def run(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Run one request, or a batch, through PLAN or a running worker.
+    """Run one request, or a batch, through PLAN, a running worker or a manager.
 
-    An array with one dimension more than its input is a batch of requests. Without `-i` a random request is made.
+    An array with one dimension more than its input is a batch of requests. Without `-i` a random request is made. With
+    --connect many requests of a batch are under way at once, and --timeout is the deadline of each.
 
     \b
     Examples:
@@ -264,7 +267,16 @@ def run(
     if connect is not None and (memory is not None or threads is not None):
         raise UsageError("--memory and --threads are the worker's own, not --connect's", "give them to `hyps-worker`")
     note_phase("running the plan")
-    answers = run_plan(plan, connect, inputs, output, memory_bytes=memory, threads=threads, force=force)
+    answers = run_plan(
+        plan,
+        connect,
+        inputs,
+        output,
+        memory_bytes=memory,
+        threads=threads,
+        force=force,
+        timeout_s=allowed_seconds(),
+    )
     print_json(answers.summary()) if as_json else click.echo(show_answers(answers))
     if output is not None and not as_json and verbosity() >= 0:
         click.echo(f"\nwrote: {printable(str(output))}")

@@ -1,12 +1,16 @@
-"""`hypsc run`: requests from files through a plan or a running worker, answers into a file."""
+"""`hypsc run`: requests from files through a plan, a running worker or a manager, answers into a file."""
 
 import contextlib
+import math
 import os
+import statistics
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,10 +20,13 @@ from hyps.formats.plan import NamedTensor
 from hyps.formats.quantities import format_seconds
 from hyps.formats.signature import check_names
 from hyps.local import LocalRunner
-from hyps.remote import connect
+from hyps.remote import RemoteRunner, connect
 from hyps.terminal import table
 from hyps_compiler.arrays import IMAGE_SUFFIXES, read_image, read_npy, read_npz, write_npz
 from hyps_compiler.output import check_output_file, output_file
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Array = np.ndarray[Any, Any]
 
@@ -37,6 +44,13 @@ class Answers:
     """From the first request to the last answer, loading included."""
     partitions: tuple[tuple[str, float, float], ...]
     """Id, seconds loading and seconds running, all requests together; empty for a remote worker."""
+    latencies_s: tuple[float, ...] = ()
+    """Of a remote worker's requests, in their order: from when each was sent off to its answer."""
+
+    @property
+    def throughput_rps(self) -> float | None:
+        """Requests per second; None where there was one request only."""
+        return self.requests / self.seconds if self.requests > 1 and self.seconds else None
 
     def summary(self) -> dict[str, Any]:
         """Return the answers without their values, for machines."""
@@ -45,7 +59,14 @@ class Answers:
             for name, value in self.outputs.items()
         }
         parts = [{"id": i, "load_s": load_s, "run_s": run_s} for i, load_s, run_s in self.partitions]
-        return {"requests": self.requests, "seconds": self.seconds, "outputs": outputs, "partitions": parts}
+        return {
+            "requests": self.requests,
+            "seconds": self.seconds,
+            "throughput_rps": self.throughput_rps,
+            "latencies_s": list(self.latencies_s),
+            "outputs": outputs,
+            "partitions": parts,
+        }
 
 
 def run_plan(
@@ -57,19 +78,32 @@ def run_plan(
     memory_bytes: int | None,
     threads: int | None,
     force: bool,
+    timeout_s: float | None = None,
 ) -> Answers:
     """Run the requests that `inputs` name and write the outputs.
+
+    Args:
+        plan: the plan's folder; None: `endpoint` is asked.
+        endpoint: the address of a worker or manager.
+        inputs: files, as `hypsc run -i` takes them.
+        output: the file for the outputs.
+        memory_bytes: the most that this process may have resident; None: what the plan was made for.
+        threads: for one partition; None: one per core.
+        force: whether to replace the output file.
+        timeout_s: each request's deadline at `endpoint`; None: as long as it takes.
 
     Raises:
         TensorError: an input cannot be read or does not fit.
         OutputError: the output file exists or cannot be written.
         PlanError, PeerError: the plan or the worker is not as it should be.
+        DeadlineError: a request was not answered by its deadline.
     """
     if output is not None:
         check_output_file(output, force=force)
-    answers = (
-        _run_local(plan, inputs, memory_bytes, threads) if plan is not None else _run_remote(endpoint or "", inputs)
-    )
+    if plan is not None:
+        answers = _run_local(plan, inputs, memory_bytes, threads)
+    else:
+        answers = _run_remote(endpoint or "", inputs, timeout_s)
     if output is not None:
         _write_npz(output, answers.outputs)
     return answers
@@ -91,7 +125,9 @@ def show_answers(answers: Answers) -> str:
         for name, value in answers.outputs.items()
     ]
     plural = "s" if answers.requests != 1 else ""
-    lines = [f"{answers.requests} request{plural} in {format_seconds(answers.seconds)}"]
+    lines = [f"{answers.requests} request{plural} in {format_seconds(answers.seconds)}{_rate_text(answers)}"]
+    if len(answers.latencies_s) > 1:
+        lines.append(_latency_text(answers.latencies_s))
     if rows:
         lines += ["", table(rows, ("partition", "load", "run"), "lrr")]
     return "\n".join([*lines, "", table(shapes, ("output", "dtype", "shape", "values"), "llll")])
@@ -108,13 +144,33 @@ def _run_local(plan: Path, inputs: Sequence[str], memory_bytes: int | None, thre
     return Answers(_stacked(results, stack), len(requests), seconds, times)
 
 
-def _run_remote(endpoint: str, inputs: Sequence[str]) -> Answers:
-    with contextlib.closing(connect(endpoint)) as runner:
+def _run_remote(endpoint: str, inputs: Sequence[str], timeout_s: float | None) -> Answers:
+    with contextlib.closing(connect(endpoint, timeout_s=timeout_s)) as runner:
         requests, stack = _requests(runner.inputs, inputs, {})
-        start = time.perf_counter()
-        results = [runner.run(request) for request in requests]
-        seconds = time.perf_counter() - start
-    return Answers(_stacked(results, stack), len(requests), seconds, ())
+        start_s = time.perf_counter()
+        results, latencies_s = _ask_all(runner, requests)
+        seconds = time.perf_counter() - start_s
+    return Answers(_stacked(results, stack), len(requests), seconds, (), latencies_s)
+
+
+def _ask_all(
+    runner: RemoteRunner, requests: Sequence[dict[str, Array]]
+) -> tuple[list[dict[str, Any]], tuple[float, ...]]:
+    """Return the answers and their latencies, with as many requests under way as the connection takes."""
+    latencies_s = [0.0] * len(requests)
+    pending: deque[Future[dict[str, Any]]] = deque()
+    results = []
+
+    def note(index: int, start_s: float, _: "Future[dict[str, Any]]") -> None:
+        latencies_s[index] = time.perf_counter() - start_s
+
+    for index, request in enumerate(requests):
+        pending.append(runner.submit(request))
+        pending[-1].add_done_callback(partial(note, index, time.perf_counter()))
+        while pending and pending[0].done():
+            results.append(pending.popleft().result())
+    results += [future.result() for future in pending]
+    return results, tuple(latencies_s)
 
 
 def _requests(
@@ -221,6 +277,17 @@ def _write_npz(path: Path, outputs: dict[str, Any]) -> None:
         raise OutputError(f"output `{printable(unfit[0])}` is no tensor, so an .npz file cannot hold it")
     with output_file(path) as beside:
         write_npz(beside, outputs)
+
+
+def _rate_text(answers: Answers) -> str:
+    return "" if answers.throughput_rps is None else f", {answers.throughput_rps:.4g} per second"
+
+
+def _latency_text(latencies_s: Sequence[float]) -> str:
+    ordered = sorted(latencies_s)
+    late_s = ordered[math.ceil(0.95 * len(ordered)) - 1]
+    figures = (("median", statistics.median(ordered)), ("95 %", late_s), ("longest", ordered[-1]))
+    return "latency: " + ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in figures)
 
 
 def _peek(value: Any) -> str:

@@ -197,7 +197,7 @@ def test_compile_json_has_stable_keys(place: Path, tmp_path: Path) -> None:
 
 def test_run_json_has_stable_keys(place: Path) -> None:
     value = told(["hypsc", "run", "digits"], place)
-    assert set(value) == {"requests", "seconds", "outputs", "partitions"}
+    assert set(value) == {"requests", "seconds", "throughput_rps", "latencies_s", "outputs", "partitions"}
     assert value["outputs"] == {"logits": {"dtype": "float32", "shape": [1, 10]}}
     assert set(value["partitions"][0]) == {"id", "load_s", "run_s"}
 

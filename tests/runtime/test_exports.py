@@ -34,7 +34,13 @@ def test_importing_brings_nothing_heavy(module: str) -> None:
     assert done.stdout == "[]\n"
 
 
-def test_a_client_does_not_bring_onnxruntime() -> None:
-    code = "import sys, hyps.client, hyps.remote; print('onnxruntime' in sys.modules)"
+def test_a_client_brings_neither_onnxruntime_nor_asyncio() -> None:
+    code = "import sys, hyps.client, hyps.remote; print({'onnxruntime', 'asyncio'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
-    assert done.stdout == "False\n"
+    assert done.stdout == "set()\n"
+
+
+def test_only_a_session_for_coroutines_brings_asyncio() -> None:
+    code = "import sys, hyps; before = 'asyncio' in sys.modules; hyps.AsyncSession; print(before, 'asyncio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == "False True\n"
