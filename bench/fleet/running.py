@@ -101,7 +101,7 @@ def fleet(
         manager = [_BIN / "hyps-manager", plan, "--bind", address, "--fixed", *lab, *chosen.manager]
         processes = {MANAGER: stack.enter_context(_running(devices[MANAGER], manager, folder))}
         for name in names:
-            own = ["--bind", f"tcp://{devices[name].address}:{_PORT}", *chosen.node, *chosen.own.get(name, ())]
+            own = [*chosen.node, *chosen.own.get(name, ())]
             node = [_BIN / "hyps-worker", plan, "--manager", address, "--device", name, "--threads", 1, *lab, *own]
             processes[name] = stack.enter_context(_running(devices[name], node, folder))
         made = Fleet(address, devices, processes, folder)
