@@ -27,8 +27,20 @@ class Peer:
 
     name: str
     endpoint: str
+    """Empty: it joined a manager and serves nothing by itself."""
     machine: MachineFacts
     link: LinkProfile
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLink:
+    """How two workers reach each other."""
+
+    between: tuple[str, str]
+    up_bytes_per_s: float
+    """From the first to the second."""
+    down_bytes_per_s: float
+    latency_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,8 @@ class Survey:
     name: str
     machine: MachineFacts
     peers: tuple[Peer, ...]
+    links: tuple[PeerLink, ...] = ()
+    """Between peers, as far as they are known."""
 
 
 def ask_worker(endpoint: str) -> Peer:
@@ -54,8 +68,8 @@ def ask_worker(endpoint: str) -> Peer:
         runner.close()
 
 
-def survey(name: str, threads: int | None, peers: Sequence[Peer]) -> Survey:
-    """Return this machine, called `name`, with the workers that were asked.
+def survey(name: str, threads: int | None, peers: Sequence[Peer], links: Sequence[PeerLink] = ()) -> Survey:
+    """Return this machine, called `name`, with the workers that were asked, and the links between them.
 
     Raises:
         UsageError: two of them have one name.
@@ -69,14 +83,14 @@ def survey(name: str, threads: int | None, peers: Sequence[Peer]) -> Survey:
             )
     opener = Sessions(threads, is_alone=True)
     here = MachineFacts(available_nbytes(), opener.threads, macs_per_s(opener))
-    return Survey(name, here, tuple(peers))
+    return Survey(name, here, tuple(peers), tuple(links))
 
 
 def cluster_toml(found: Survey) -> str:
     """Return the cluster file: speeds against this machine, whose profile it goes with."""
     here: dict[str, Any] = {"name": found.name, **_memory(found.machine), "threads": found.machine.threads}
     devices = [here, *(_device(peer, found.machine) for peer in found.peers)]
-    links = [_link(found.name, peer) for peer in found.peers]
+    links = [_link(found.name, peer) for peer in found.peers] + [_peer_link(link) for link in found.links]
     head = (
         "# Written by `hypsc cluster` from measurements. `speed` is against the first device, on which\n"
         "# `hypsc profile MODEL` is to be run; a profile measured on a device itself is better: write\n"
@@ -91,7 +105,8 @@ def survey_json(found: Survey) -> dict[str, Any]:
         {"name": p.name, "endpoint": p.endpoint, "machine": _machine_json(p.machine), "link": to_builtins(p.link)}
         for p in found.peers
     ]
-    return {"name": found.name, "machine": _machine_json(found.machine), "peers": peers}
+    links = [to_builtins(link) for link in found.links]
+    return {"name": found.name, "machine": _machine_json(found.machine), "peers": peers, "links": links}
 
 
 def _machine_json(machine: MachineFacts) -> dict[str, Any]:
@@ -112,11 +127,14 @@ def show_survey(found: Survey) -> str:
 
 
 def _device(peer: Peer, here: MachineFacts) -> dict[str, Any]:
-    told = {"name": peer.name, "tier": "edge", "endpoint": peer.endpoint, "threads": peer.machine.threads}
+    endpoint = {"endpoint": peer.endpoint} if peer.endpoint else {}
+    told = {"name": peer.name, "tier": "edge", **endpoint, "threads": peer.machine.threads}
     return {**told, "speed": round(_speed(peer.machine, here), 4), **_memory(peer.machine)}
 
 
 def _speed(machine: MachineFacts, here: MachineFacts) -> float:
+    if not machine.macs_per_s:  # it does not tell
+        return 1.0
     return max(machine.macs_per_s / here.macs_per_s, _LEAST_SPEED)
 
 
@@ -129,9 +147,17 @@ def _shown(machine: MachineFacts) -> str:
 
 
 def _link(name: str, peer: Peer) -> dict[str, Any]:
-    up, down = (f"{rate / 1e6:.6g}MB/s" for rate in _rates(peer.link))
-    latency, message = (f"{seconds * 1e3:.4f}ms" for seconds in (peer.link.latency_s, peer.link.message_s))
-    return {"between": [name, peer.name], "up": up, "down": down, "latency": latency, "message": message}
+    told = _peer_link(PeerLink((name, peer.name), *_rates(peer.link), peer.link.latency_s))
+    return {**told, "message": _milliseconds(peer.link.message_s)}
+
+
+def _peer_link(link: PeerLink) -> dict[str, Any]:
+    up, down = (f"{rate / 1e6:.6g}MB/s" for rate in (link.up_bytes_per_s, link.down_bytes_per_s))
+    return {"between": list(link.between), "up": up, "down": down, "latency": _milliseconds(link.latency_s)}
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.4f}ms"
 
 
 def _rates(link: LinkProfile) -> tuple[float, float]:

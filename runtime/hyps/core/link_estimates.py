@@ -5,7 +5,7 @@ How a manager comes to samples, all of which go to `add`:
 * `Beat.sendings` of a node: what others have taken of it, over device links and, with `HUB`, over the way to the hub.
 * `Echo` and `Echoed` when a node has joined, by `link_probing`.
 
-`facts` gives what a question about a placement takes (`Question.links`).
+`facts` gives what a question about a placement takes (`Question.links`), `statuses` what a report shows.
 
 A sample is the time from sending a message until it is known to be taken, so it holds the latency of both directions.
 Samples are kept by classes of sizes, the latest of each; of a class the middle one counts, so that a few messages that
@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hyps.formats.replanning import LinkFacts
+from hyps.formats.status import LinkStatus
 
 _LATEST = 16
 """Samples of a class; of an older link nothing is remembered but these."""
@@ -103,6 +104,15 @@ class LinkEstimates:
         """Return all that is known, for a search; `closed` are directions in which devices do not reach each other."""
         shut = set(closed)
         return tuple(self._facts(link, is_open=link not in shut) for link in sorted({*self._links, *shut}))
+
+    def statuses(self) -> tuple[LinkStatus, ...]:
+        """Return all that is known, for those who watch."""
+        known = ((link, self.get(*link)) for link in sorted(self._links))
+        return tuple(
+            LinkStatus(source=source, target=target, bytes_per_s=told.bytes_per_s, seconds=told.latency_s)
+            for (source, target), told in known
+            if told is not None
+        )
 
     def _facts(self, link: tuple[str, str], *, is_open: bool) -> LinkFacts:
         source, target = link

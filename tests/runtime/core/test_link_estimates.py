@@ -134,6 +134,17 @@ def test_directions_in_which_devices_do_not_reach_each_other_are_closed() -> Non
     assert unknown == LinkFacts(source="b", target="a", is_open=False)
 
 
+def test_those_who_watch_are_told_the_same() -> None:
+    links = _heard(7e6, 0.014, [100, 300_000])
+
+    (told,) = links.statuses()
+
+    known = links.get("a", "b")
+    assert known is not None
+    assert (told.source, told.target) == ("a", "b")
+    assert (told.bytes_per_s, told.seconds) == (known.bytes_per_s, known.latency_s)
+
+
 def test_a_device_that_left_is_forgotten_with_all_its_links() -> None:
     links = LinkEstimates()
     for source, target in (("a", "b"), ("b", "a"), ("b", "c"), (HUB, "a")):
