@@ -65,7 +65,7 @@ def managed(report: Report, endpoint: str) -> Managed:
 
 
 def _report(endpoint: str) -> Report | None:
-    """Return what somebody tells of itself; None: a worker of an older version, or nobody, as whoever asks next finds."""
+    """Return what somebody tells of itself; None: an older worker, or nobody, as whoever asks next finds."""
     with observe(endpoint) as observer:
         try:
             return observer.ask(_ASK_S)
