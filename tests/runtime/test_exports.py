@@ -41,6 +41,6 @@ def test_a_client_brings_neither_onnxruntime_nor_asyncio() -> None:
 
 
 def test_only_a_session_for_coroutines_brings_asyncio() -> None:
-    code = "import sys, hyps; before = 'asyncio' in sys.modules; hyps.AsyncSession; print(before, 'asyncio' in sys.modules)"
+    code = "import sys, hyps; a = 'asyncio' in sys.modules; hyps.AsyncSession; print(a, 'asyncio' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
     assert done.stdout == "False True\n"
