@@ -69,6 +69,9 @@ _TERMINATED = 143
     help="How long requests wait while no worker can take them.",
 )
 @metrics_option
+@click.option(
+    "--trace", type=click.Path(), default="", help="Write a trace of all requests there, which ui.perfetto.dev opens."
+)
 @log_format_option
 @click.option("--insecure-lab", is_flag=True, help="Let other machines connect, without encryption or keys.")
 def manager(
@@ -85,6 +88,7 @@ def manager(
     gather: float,
     patience: float,
     metrics: str,
+    trace: str,
     log_format: str,
     insecure_lab: bool,
 ) -> None:
@@ -109,8 +113,9 @@ def manager(
         batch_wait_s=batch_wait,
         gather_s=gather,
         patience_s=patience,
+        wants_spans=bool(trace),
     )
-    serving = Serving(bind, token_file, metrics, insecure_lab)
+    serving = Serving(bind, token_file, metrics, insecure_lab, trace)
     if not serve(plan, serving, options, on_ready=_announce):
         say("stopped at once; accepted requests were given up")
         sys.exit(_TERMINATED)

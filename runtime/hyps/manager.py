@@ -91,6 +91,7 @@ from hyps.formats.status import Report, decode_report, encode_report, to_level
 
 if TYPE_CHECKING:
     from hyps.adapters.metrics import MetricsServer
+    from hyps.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +151,7 @@ class Manager:
 
     Attributes:
         metrics: where metrics are wanted.
+        tracing: where a trace is wanted.
     """
 
     def __init__(
@@ -172,6 +174,7 @@ class Manager:
         self._since_s = time.monotonic()
         self._echo = b""
         self.metrics: MetricsServer | None = None
+        self.tracing: Tracing | None = None
         self._doers: dict[type, Callable[..., None]] = {
             Keep: self._keep,
             Merge: self._merge,
@@ -228,6 +231,8 @@ class Manager:
             self._handle(Replied(reply))
         if self.metrics is not None and self.metrics.is_asked():
             self.metrics.tell(self.report())
+        if self.tracing is not None:
+            self.tracing.flush()
 
     # What comes.
 
@@ -270,12 +275,16 @@ class Manager:
         self._on_client(link, message, frames[1:])
 
     def _on_taken(self, event: Taken) -> None:
+        if self.tracing is not None:
+            self.tracing.taken(event.link, event.token)
         if isinstance(event.token, _TensorToken):
             self._handle(TensorTaken(event.link, event.token.work, event.token.epoch, event.token.tensor))
         elif isinstance(event.token, _AnswerToken):
             self._handle(AnswerTaken(event.token.request))
 
     def _on_lost(self, event: Lost) -> None:
+        if self.tracing is not None:
+            self.tracing.lose(event.link)
         if self._peers.pop(event.link, None) is not None:
             self._handle(LinkLost(event.link, event.reason))
 
@@ -288,6 +297,8 @@ class Manager:
             case Submit():
                 self._on_submit(link, message, frames)
             case messages.Cancel():
+                if self.tracing is not None:
+                    self.tracing.end(link, message.request, "cancelled")
                 self._handle(Cancelled(link, message.request))
             case Heartbeat():
                 self._say(link, message)
@@ -375,6 +386,8 @@ class Manager:
         peer.kind = _Kind.NODE
         logger.info("device `%s` joins", printable(join.device))
         self._handle(NodeJoined(link, join))
+        if self.tracing is not None and self._state.network.members.by_link(link) is not None:
+            self.tracing.join(join.device)
 
     def _problem_of(self, join: Join) -> PeerError | None:
         """Return why somebody cannot be a node, as far as the state machine need not know of it."""
@@ -392,6 +405,8 @@ class Manager:
         return None
 
     def _on_node(self, link: int, peer: _Peer, message: FromNode, frames: Sequence[Buffer]) -> None:
+        if self.tracing is not None:
+            self.tracing.tell(self._device_of(link), message)
         match message:
             case Started() | Finished() | ItemFailed() | Beat() | Drain() | Goodbye():
                 self._handle(NodeTold(link, message))
@@ -402,11 +417,15 @@ class Manager:
             case GroupReport():
                 peer.report = decode_report(memoryview(frames[0])) if len(frames) == 1 else None
             case Spans() | Echoed():
-                pass  # nobody has asked for them
+                pass  # told to the trace already, or nobody has asked for them
             case Join() | Greet():
                 raise PeerError("a node that has joined said who it is again", code="E_PROTOCOL")
             case _:
                 assert_never(message)
+
+    def _device_of(self, link: int) -> str:
+        node = self._state.network.members.by_link(link)
+        return "" if node is None else node.device
 
     def _on_tensor(self, link: int, message: Tensor, frames: Sequence[Buffer]) -> None:
         header = message.header
@@ -441,6 +460,8 @@ class Manager:
         incoming = self._incoming
         for header, frame in zip(incoming.headers, incoming.frames, strict=True):
             self._store.put(step.request, header, frame)
+        if self.tracing is not None:
+            self.tracing.accept(incoming.client, incoming.name, step.request)
         self._say(incoming.client, Accepted(incoming.name))
 
     def _merge(self, step: Merge) -> None:
@@ -453,6 +474,9 @@ class Manager:
         header, frame = self._store.get(step.work, step.tensor)
         message = Tensor(step.work, step.epoch, step.course, header)
         token = _TensorToken(step.work, step.epoch, step.tensor)
+        if self.tracing is not None:
+            device = self._device_of(step.link)
+            self.tracing.send(step.link, token, device, step.work, step.tensor, header.nbytes)
         self._links.send(step.link, [node_messages.encode_node_message(message), frame], token)
 
     def _drop(self, step: Drop) -> None:
@@ -471,6 +495,10 @@ class Manager:
         self._links.close_link(step.link)
 
     def _answer(self, step: Answer) -> None:
+        if self.tracing is not None:
+            request = self._state.queue.get(step.request)
+            begun_s = None if request is None else request.begun_s
+            self.tracing.end(step.client, step.name, "done", begun_s=begun_s, work=step.work)
         stored = []
         for name in step.outputs:
             header, frame = self._store.get(step.work, name)
@@ -486,6 +514,8 @@ class Manager:
         self._say(step.client, done, [frame for _, frame in stored], token=_AnswerToken(step.request))
 
     def _fail(self, step: Fail) -> None:
+        if self.tracing is not None:
+            self.tracing.end(step.client, step.name, step.code)
         self._say(step.client, Failed(step.name, step.code, step.message, step.hint, step.retry_after_s))
 
     def _ask(self, step: Ask) -> None:

@@ -18,6 +18,7 @@ from hyps.errors import InfeasibleError, UsageError, printable
 from hyps.formats.node_messages import MAX_SETUP_NBYTES
 from hyps.formats.plan import Plan
 from hyps.manager import Access, Manager
+from hyps.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ class Serving:
     metrics: str = ""
     """HOST:PORT for metrics; empty: none."""
     allow_remote: bool = False
+    trace: str = ""
+    """The file for a trace; empty: none. `ManagerOptions.wants_spans` goes with it."""
 
 
 def serve(
@@ -54,6 +57,7 @@ def serve(
         UsageError: the address or the token file is none, or a tensor that is to be kept is none of the plan's.
         InfeasibleError: requests cannot be computed together with this model.
         PeerError: the address is taken.
+        OutputError: the trace cannot be written.
     """
     plan = read_plan(folder)
     check_files(folder, plan)
@@ -78,6 +82,8 @@ def serve(
             state.set_planner(planner.missing())
         manager = Manager(state, links, Path(folder), access=access, planner=planner, max_nbytes=max_nbytes)
         stack.enter_context(_metrics_of(manager, serving))
+        if serving.trace:
+            manager.tracing = stack.enter_context(contextlib.closing(Tracing(Path(serving.trace), plan)))
         stack.enter_context(leaving_on_signals(manager.leave))
         on_ready(plan, address)
         is_whole = manager.run()

@@ -81,7 +81,7 @@ class TraceBook:
         return events
 
     def request(
-        self, request: int, accepted_s: float, begun_s: float | None, ended_s: float, outcome: str, epoch: int
+        self, request: int, accepted_s: float, begun_s: float | None, ended_s: float, args: Mapping[str, int | str]
     ) -> list[Event]:
         """Return the events of a request that has ended.
 
@@ -90,12 +90,10 @@ class TraceBook:
             accepted_s: when it was taken.
             begun_s: when its work began; None: it never did.
             ended_s: when it was answered or given up.
-            outcome: `done`, `cancelled`, or an error code.
-            epoch: how often it was begun.
+            args: what else is shown of it.
         """
         accepted_us, ended_us = self._us(accepted_s), self._us(ended_s)
         begun_us = ended_us if begun_s is None else min(max(self._us(begun_s), accepted_us), ended_us)
-        args = {"outcome": outcome, "epoch": epoch}
         begin, end = spell(_REQUESTS, "request", request, f"request {request}", accepted_us, ended_us, args)
         waits = spell(_REQUESTS, "request", request, "queue", accepted_us, begun_us) if begun_us > accepted_us else []
         return [begin, *waits, end]
@@ -108,7 +106,7 @@ class TraceBook:
             return
         yield from self._process(device)
         process = self._processes[device]
-        args = {"request": span.request}
+        args = {"work": span.request}
         if span.kind == "queue":
             identity = f"{span.request}/{span.name}"
             yield from spell(process, "queue", identity, f"{span.name} waits", start_us, end_us, args)
@@ -118,7 +116,7 @@ class TraceBook:
         yield from fresh
         about = {**args, "bytes": span.nbytes} if span.nbytes else args
         yield complete(track, span.kind, span.name, start_us, end_us, about)
-        if span.kind == "send":
+        if span.kind == "send" and span.peer != HUB:
             yield arrow("s", track, "tensor", span.name, _identity(span.request, span.name, span.peer), start_us)
         elif span.kind == "compute":
             for tensor in self._inputs.get(span.name, ()):

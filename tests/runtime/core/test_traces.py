@@ -48,7 +48,7 @@ def one_request(traced: TraceBook) -> list[Event]:
     ]
     events += traced.spans("pi-1", first, way_s=0.001)
     events += traced.spans("pi-2", [Span(7, "compute", "tail", 1300.6, 1300.9)], way_s=0.001)
-    return events + traced.request(7, 999.9, 1000.0, 1001.0, "done", 1)
+    return events + traced.request(7, 999.9, 1000.0, 1001.0, {"outcome": "done", "work": 7})
 
 
 def test_a_request_through_two_devices_stands_on_one_clock() -> None:
@@ -85,8 +85,8 @@ def test_what_waits_and_the_requests_themselves_have_two_ends() -> None:
 
 
 def test_a_request_that_never_began_waited_to_its_end() -> None:
-    found = by_phase(book().request(8, 1000.0, None, 1002.0, "E_DEADLINE", 1))
-    assert found["b"][0]["args"] == {"outcome": "E_DEADLINE", "epoch": 1}
+    found = by_phase(book().request(8, 1000.0, None, 1002.0, {"outcome": "E_DEADLINE"}))
+    assert found["b"][0]["args"] == {"outcome": "E_DEADLINE"}
     assert [(event["name"], event["ts"]) for event in found["e"]] == [("queue", 2_000_000), ("request 8", 2_000_000)]
 
 
