@@ -1,0 +1,319 @@
+"""A manager and its workers as users start them: processes, sockets, signals, and what happens when one is killed."""
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from onnx import save
+
+import hyps
+from hyps.formats.plan import Plan, Variant
+from hyps_compiler import compile as compile_model
+from hyps_models.convnet import ConvNet
+from plan_fixtures import mlp, sharded, write_plan_file
+
+pytestmark = pytest.mark.network
+
+WAIT_S = 20.0
+COMMANDS = {
+    "hyps-worker": "from hyps.cli import worker as run",
+    "hyps-manager": "from hyps.cli_manager import manager as run",
+}
+
+
+class Process:
+    """A command that runs, and the lines that it says."""
+
+    def __init__(self, command: str, *args: object) -> None:
+        code = f"{COMMANDS[command]}; run(prog_name='{command}')"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        self.said: list[str] = []
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def hear(self, words: str) -> str:
+        """Wait for a line with `words`, and return it."""
+        end_s = time.monotonic() + WAIT_S
+        while True:
+            line = self._lines.get(timeout=max(0.01, end_s - time.monotonic()))
+            assert line is not None, f"it ended with {self.process.wait(WAIT_S)} and said {self.said}"
+            self.said.append(line)
+            if words in line:
+                return line
+
+    def end(self) -> int:
+        """Wait for the end; return the exit status."""
+        status = self.process.wait(WAIT_S)
+        self._reader.join(WAIT_S)
+        while (line := self._lines.get(timeout=WAIT_S)) is not None:
+            self.said.append(line)
+        return status
+
+    def stop(self) -> None:
+        """Kill it if it still runs."""
+        self.process.kill()
+        self.process.wait(WAIT_S)
+        self._reader.join(WAIT_S)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+class Cluster:
+    """A manager on a port of the system's choice, and workers that are started one by one."""
+
+    def __init__(self, folder: Path, plan: Path, *options: object) -> None:
+        self._stack = contextlib.ExitStack()
+        self.folder, self.plan = folder, plan
+        self.manager = self._start("hyps-manager", plan, "--bind", "tcp://127.0.0.1:0", *options)
+        self.address = self.manager.hear("serving at").split()[2].rstrip(":")
+
+    def worker(self, device: str, *options: object, plan: Path | None = None) -> Process:
+        """Start a worker with a cache of its own."""
+        cache = ("--cache", self.folder / f"cache-{device}")
+        found = () if plan is None else (plan,)
+        means = ("--manager", self.address, "--device", device, "--threads", 1)
+        return self._start("hyps-worker", *found, *means, *cache, *options)
+
+    def joined(self, device: str, *options: object, plan: Path | None = None) -> Process:
+        """Start a worker and wait until it has joined."""
+        process = self.worker(device, *options, plan=plan)
+        process.hear("joined the manager")
+        return process
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _start(self, command: str, *args: object) -> Process:
+        process = Process(command, *args)
+        self._stack.callback(process.stop)
+        return process
+
+
+@pytest.fixture
+def cluster_of(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    made: list[Cluster] = []
+
+    def make(plan: Path, *options: object) -> Cluster:
+        made.append(Cluster(tmp_path, plan, *options))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.close()
+
+
+def place(folder: Path, plan: Plan, **placement: str) -> Path:
+    """Write the plan with one placement."""
+    write_plan_file(folder, replace(plan, variants=(Variant(name="placed", placement=placement),)))
+    return folder
+
+
+def sharded_plan(folder: Path) -> Path:
+    """Return the folder of a plan with H-partitions on `a` and `b` at the same time."""
+    placement = {"first": "a", "fc0": "a", "fc1": "b", "fc2": "b", "last": "b"}
+    return place(folder, sharded(width=24).write(folder), **placement)
+
+
+def check_same(remote: Any, local: Any, feeds: dict[str, Any]) -> None:
+    answers, expected = remote.run(None, feeds), local.run(None, feeds)
+    for answer, value in zip(answers, expected, strict=True):
+        np.testing.assert_array_equal(answer, value)
+
+
+@pytest.fixture(scope="module")
+def convnet_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network of VGG's kind, cut by the compiler into several partitions for `a` and `b`."""
+    folder = tmp_path_factory.mktemp("convnet")
+    net = ConvNet("small", 7)
+    x = net.image(side=32, pilot_side=32, calibrate=False)
+    for index, channels in enumerate((8, 16, 32)):
+        x = net.relu(net.conv(x, f"conv{index}", channels, 3, pad=1, bias=True), f"relu{index}")
+        x = net.max_pool(x, f"pool{index}", 2, 2)
+    net.dense_head(net.flatten(x), (32 * 4 * 4, 64, 64))
+    save(net.model(), folder / "model.onnx")
+    plan = compile_model(folder / "model.onnx", folder / "plan", max_params=20_000)
+    assert len(plan.partitions) >= 4
+    placement = {part.id: "ab"[index % 2] for index, part in enumerate(plan.partitions)}
+    return place(folder / "plan", plan, **placement)
+
+
+def test_a_compiled_network_on_two_workers_answers_as_the_whole_plan_does(
+    convnet_plan: Path, cluster_of: Callable[..., Cluster]
+) -> None:
+    cluster = cluster_of(convnet_plan)
+    for device in "ab":
+        cluster.joined(device)
+    rng = np.random.default_rng(3)
+    with hyps.InferenceSession(cluster.address) as remote, hyps.InferenceSession(convnet_plan, threads=1) as local:
+        for batch in (1, 1, 2):
+            check_same(remote, local, {"image": rng.standard_normal((batch, 3, 32, 32)).astype(np.float32)})
+    fetched = list(cluster.folder.glob("cache-*/*/partitions/*.onnx"))
+    assert len(fetched) == len(hyps.load(convnet_plan).partitions)
+
+
+def test_shards_run_in_parallel_on_two_workers(tmp_path: Path, cluster_of: Callable[..., Cluster]) -> None:
+    plan = sharded_plan(tmp_path / "plan")
+    cluster = cluster_of(plan)
+    workers = {device: cluster.joined(device) for device in "ab"}
+    with hyps.InferenceSession(cluster.address) as remote, hyps.InferenceSession(plan, threads=1) as local:
+        for seed in range(10):
+            check_same(remote, local, sharded(width=24).feeds(seed=seed, batch=1 + seed % 3))
+    for worker in workers.values():
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.end() == 0
+        assert "left the manager" in worker.said[-1]
+
+
+@pytest.mark.parametrize("options", [("--via-hub",), ()], ids=["via-hub", "no-listen"])
+def test_workers_that_cannot_reach_each_other_go_over_the_hub(
+    tmp_path: Path, cluster_of: Callable[..., Cluster], options: tuple[str, ...]
+) -> None:
+    plan = sharded_plan(tmp_path / "plan")
+    cluster = cluster_of(plan, *options)
+    for device in "ab":
+        cluster.joined(device, *(() if options else ("--no-listen",)))
+    with hyps.InferenceSession(cluster.address) as remote, hyps.InferenceSession(plan, threads=1) as local:
+        check_same(remote, local, sharded(width=24).feeds())
+
+
+def test_files_of_a_plan_folder_are_not_fetched(tmp_path: Path, cluster_of: Callable[..., Cluster]) -> None:
+    plan = sharded_plan(tmp_path / "plan")
+    cluster = cluster_of(plan)
+    for device in "ab":
+        cluster.joined(device, plan=plan)
+    with hyps.InferenceSession(cluster.address) as remote, hyps.InferenceSession(plan, threads=1) as local:
+        check_same(remote, local, sharded(width=24).feeds())
+    assert not list(cluster.folder.glob("cache-*"))
+
+
+def test_a_killed_worker_is_replaced_under_load_and_no_answer_is_wrong_or_lost(
+    tmp_path: Path, cluster_of: Callable[..., Cluster]
+) -> None:
+    plan = sharded_plan(tmp_path / "plan")
+    cluster = cluster_of(plan)
+    cluster.joined("a")
+    victim = cluster.joined("b")
+    good = [0, 0]
+    stopped = threading.Event()
+    failures: list[BaseException] = []
+
+    def ask(index: int) -> None:
+        try:
+            with hyps.InferenceSession(cluster.address) as remote, hyps.InferenceSession(plan, threads=1) as local:
+                while not stopped.is_set():
+                    check_same(remote, local, sharded(width=24).feeds(seed=good[index], batch=1 + index))
+                    good[index] += 1
+        except BaseException as error:  # told to the test's own thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    _until(lambda: min(good) > 20 or bool(failures))
+    os.kill(victim.process.pid, signal.SIGKILL)
+    cluster.joined("b")
+    before = list(good)
+    _until(lambda: min(now - then for now, then in zip(good, before, strict=True)) > 20 or bool(failures))
+    stopped.set()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert not failures
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < end_s, "it took too long"
+        time.sleep(0.02)
+
+
+def test_a_manager_that_comes_back_is_found_again(tmp_path: Path, cluster_of: Callable[..., Cluster]) -> None:
+    plan = sharded_plan(tmp_path / "plan")
+    first = cluster_of(plan)
+    workers = [first.joined(device) for device in "ab"]
+    with hyps.InferenceSession(first.address) as remote, hyps.InferenceSession(plan, threads=1) as local:
+        check_same(remote, local, sharded(width=24).feeds())
+    os.kill(first.manager.process.pid, signal.SIGKILL)
+    first.manager.process.wait(WAIT_S)
+    again = Process("hyps-manager", plan, "--bind", first.address)
+    try:
+        for worker in workers:
+            worker.hear("is gone")
+            worker.hear("joined the manager")
+        with hyps.InferenceSession(first.address) as remote, hyps.InferenceSession(plan, threads=1) as local:
+            check_same(remote, local, sharded(width=24).feeds())
+    finally:
+        again.stop()
+
+
+def test_a_name_that_is_taken_is_refused_in_one_sentence(tmp_path: Path, cluster_of: Callable[..., Cluster]) -> None:
+    cluster = cluster_of(sharded_plan(tmp_path / "plan"))
+    cluster.joined("a")
+    second = cluster.worker("a")
+    assert second.end() == 1
+    errors = [line for line in second.said if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "[E_DUPLICATE]" in errors[0]
+
+
+def test_a_wrong_token_is_refused_in_one_sentence(tmp_path: Path, cluster_of: Callable[..., Cluster]) -> None:
+    (tmp_path / "right").write_text("open sesame\n")
+    (tmp_path / "wrong").write_text("let me in\n")
+    cluster = cluster_of(sharded_plan(tmp_path / "plan"), "--token-file", tmp_path / "right")
+    stranger = cluster.worker("a", "--token-file", tmp_path / "wrong")
+    assert stranger.end() == 1
+    assert [line for line in stranger.said if "error: " in line and "token" in line]
+    cluster.joined("a", "--token-file", tmp_path / "right")
+
+
+def test_a_manager_that_is_not_there_is_told_once_and_given_up_when_wanted(tmp_path: Path) -> None:
+    worker = Process("hyps-worker", "--manager", "tcp://127.0.0.1:9", "--device", "a", "--connect-timeout", "2s")
+    try:
+        assert worker.end() == 1
+        assert len([line for line in worker.said if "waiting for the manager" in line]) == 1
+        assert any("error: " in line and "[E_UNAVAILABLE]" in line for line in worker.said)
+    finally:
+        worker.stop()
+
+
+def test_a_worker_that_waits_for_its_manager_leaves_when_told(tmp_path: Path) -> None:
+    worker = Process("hyps-worker", "--manager", "tcp://127.0.0.1:9", "--device", "a")
+    try:
+        worker.hear("waiting for the manager")
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.end() == 0
+    finally:
+        worker.stop()
+
+
+def test_memory_for_one_partition_at_a_time_is_enough(tmp_path: Path, cluster_of: Callable[..., Cluster]) -> None:
+    flow = mlp(1024, 2048, 2048, 2048, 2048, 2048, 2048)
+    folder = tmp_path / "plan"
+    written = flow.write(folder)
+    place(folder, written, **{part.id: "a" for part in written.partitions})
+    cluster = cluster_of(folder)
+    cluster.joined("a", "--memory", "110MB")
+    with hyps.InferenceSession(cluster.address) as remote, hyps.InferenceSession(folder, threads=1) as local:
+        for seed in range(3):
+            feeds = flow.feeds(seed=seed)
+            np.testing.assert_allclose(remote.run(None, feeds)[0], local.run(None, feeds)[0], rtol=1e-4, atol=1e-5)
