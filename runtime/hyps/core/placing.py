@@ -75,10 +75,13 @@ class Placer:
         self.is_searching = False
         self._gather_until_s: float | None = None
         self._number = 0
-        self._asked_devices: frozenset[str] = frozenset()
+        self._asked: frozenset[int] = frozenset()
+        """Links of the nodes that the latest question was about."""
         self._is_for_gain = False
-        self._failed_devices: frozenset[str] | None = None
-        """Devices for which the search found nothing; None: it did not fail."""
+        self._failed: frozenset[int] | None = None
+        """Those for which the search found nothing; None: it did not fail."""
+        self._retry_s = float("inf")
+        """When to ask for the same nodes again."""
         self._considered: set[int] = set()
         """Links of nodes that were there at the latest search."""
         self._last_gain_s = float("-inf")
@@ -93,6 +96,8 @@ class Placer:
         known = self._refused.setdefault(node.link, set())
         before = len(known)
         known.update(parts)
+        if len(known) > before:
+            self._failed = None
         return len(known) > before
 
     def forget(self, node: Node) -> None:
@@ -138,14 +143,15 @@ class Placer:
         self.is_searching = False
         if isinstance(reply, Refusal):
             if not self._is_for_gain:
-                self._failed_devices = self._asked_devices
                 self.note = printable(reply.message, 1000)
+                self._note_failure(now_s, is_final=reply.code == "E_INFEASIBLE")
             return None
         self._look_at(members)
         if reply.is_kept and self._is_for_gain:
             return None
         target = self._answer_target(reply)
         if not self.placements(target, members):
+            self._note_failure(now_s, is_final=False)
             return None
         self._timings.predict(reply.placement, reply.prediction.partition_s, reply.prediction.batch)
         return self._aim_for(target)
@@ -200,7 +206,7 @@ class Placer:
 
     def _aim_for(self, target: Target) -> Target:
         self.target, self.note = target, ""
-        self.is_searching, self._failed_devices = False, None
+        self.is_searching, self._failed = False, None
         self._accepted_s.clear()
         self._slow_since_s = None
         return target
@@ -208,7 +214,7 @@ class Placer:
     # Searching.
 
     def _search_for_any(self, now_s: float, members: Members, closed: Iterable[Pair]) -> Search | None:
-        devices = frozenset(members.staying())
+        devices, nodes = frozenset(members.staying()), _links_of(members)
         missing = self._missing(devices)
         if not devices or (self.target is None and self._is_gathering(now_s)):
             self.note = missing
@@ -216,8 +222,8 @@ class Placer:
         if self._options.is_fixed or self.missing:
             self.note = "; ".join(text for text in (missing, self.missing) if text)
             return None
-        asked = self._asked_devices if self.is_searching and not self._is_for_gain else self._failed_devices
-        if asked == devices:
+        is_asked = self.is_searching and not self._is_for_gain
+        if (self._asked if is_asked else self._failed) == nodes and (is_asked or now_s < self._retry_s):
             return None
         return self._ask(members, closed, missing or "the placement is not possible", is_for_gain=False)
 
@@ -274,7 +280,7 @@ class Placer:
         self._number += 1
         self.is_searching, self._is_for_gain = True, is_for_gain
         nodes = [node for node in members if node.is_staying]
-        self._asked_devices = frozenset(members.staying())
+        self._asked = _links_of(members)
         current = {} if self.target is None else self.target.placement
         replicas: Mapping[str, Sequence[str]] = {} if self.target is None else self.target.replicas
         question = Question(
@@ -293,6 +299,12 @@ class Placer:
             time_limit_s=self._options.search_s,
         )
         return Search(question, reason)
+
+    def _note_failure(self, now_s: float, *, is_final: bool) -> None:
+        """Ask for these nodes again only if another answer may come, and after what waits in vain has been told so."""
+        self._failed = self._asked
+        pause_s = self._options.replan_pause_s + self._options.patience_s
+        self._retry_s = float("inf") if is_final else now_s + pause_s
 
     def _missing(self, devices: frozenset[str]) -> str:
         wanted = self.variants[0]
@@ -326,3 +338,7 @@ class Placer:
             macs_per_s=max(0.0, facts.macs_per_s),
             refused=tuple(sorted(self._refused.get(node.link, ()))),
         )
+
+
+def _links_of(members: Members) -> frozenset[int]:
+    return frozenset(node.link for node in members if node.is_staying)
