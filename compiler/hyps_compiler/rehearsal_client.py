@@ -24,6 +24,7 @@ from hyps_compiler.rehearsal_network import Arrived, Network, NetworkEvent, Virt
 from hyps_compiler.rehearsal_story import Story, require
 from hyps_compiler.rehearsal_values import Value, input_value, reference
 
+_LITTLE = 3
 _BACK_S = 0.3
 """After which a client that lost the manager comes again."""
 
@@ -95,6 +96,10 @@ class VirtualClient(Process):
         self.begin()
         self._links = VirtualLinks(self._network, self, self._on_event)
         self._come()
+
+    def ask_little(self) -> None:
+        """Ask a few times more at most."""
+        self._left = min(self._left, _LITTLE)
 
     def ask_once_more(self) -> Asked | None:
         """Make one plain request, as the last; None where it is not connected."""

@@ -211,7 +211,6 @@ class VirtualManager(Process):
                 self._say(step.link, step.message)
             case Reject():
                 self._say(step.link, Failed("", step.code, step.message, step.hint))
-                self._links.close_link(step.link)
             case Disconnect():
                 self._links.close_link(step.link)
             case Answer():
@@ -248,7 +247,7 @@ class VirtualManager(Process):
         self._say(step.client, Done(step.name, headers), values, nbytes, step.request)
 
     def _say(self, link: int, message: Any, values: tuple[Value, ...] = (), nbytes: int = 0, token: Any = None) -> None:
-        self._links.send(link, message, values, nbytes, token)
+        self._links.send(link, message, values, nbytes, token, is_urgent=not values and token is None)
 
     def _ask(self, question: Question) -> None:
         seconds = self.search.seconds * (0.5 + self._rng.random())

@@ -14,6 +14,7 @@ from hyps.adapters.links import Lost, Opened, Taken
 from hyps_compiler.rehearsal_agenda import Agenda, Process
 
 _RETRY_S = 0.2
+_MOST_DELAY_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +121,21 @@ class Network:
         """Return how long a message takes."""
         weather = self.weather
         delay_s = weather.delay_s * (1.0 + weather.jitter * self._rng.random() ** 3)
-        return (delay_s + nbytes / weather.bytes_per_s) * self._slowness.get((source, target), 1.0)
+        seconds = (delay_s + nbytes / weather.bytes_per_s) * self._slowness.get((source, target), 1.0)
+        return min(seconds, _MOST_DELAY_S)
 
     def happens(self, probability: float) -> bool:
         """Return whether something that is so likely is the case now."""
         return self._rng.random() < probability
 
     def post(self, end: _End, nbytes: int, arrive: Callable[[], None], *, is_urgent: bool = False) -> None:
-        """Do `arrive` when something sent to `end` now has come, behind all that was sent to it before in its lane."""
+        """Do `arrive` when something sent to `end` now has come, behind all that was sent to it before.
+
+        What is urgent overtakes what is not, and is not overtaken.
+        """
         source, target = _ways(end)
         due_s = self.agenda.now_s + self.draw_delay_s(source, target, nbytes)
-        end.arrives_s[is_urgent] = due_s = max(end.arrives_s[is_urgent], due_s)
+        end.arrives_s[is_urgent] = due_s = max(end.arrives_s[is_urgent], end.arrives_s[True], due_s)
         self.agenda.at(due_s, lambda: self._let_through(end, arrive))
 
     def post_last(self, end: _End, arrive: Callable[[], None]) -> None:

@@ -21,6 +21,8 @@ from hyps.core.node_events import (
     LoadFailed,
     ManagerFound,
     ManagerLost,
+    NeighbourBack,
+    NeighbourLost,
     NodeEvent,
     NodeInstruction,
     NotObtained,
@@ -28,8 +30,6 @@ from hyps.core.node_events import (
     Obtained,
     Retired,
     Send,
-    SetUp,
-    Share,
     Tell,
     TensorHere,
     Ticked,
@@ -37,7 +37,6 @@ from hyps.core.node_events import (
     Unload,
 )
 from hyps.core.node_state import NodeState
-from hyps.core.residency import Task
 from hyps.formats.messages import Failed, MachineFacts
 from hyps.formats.node_messages import (
     HUB,
@@ -55,6 +54,7 @@ from hyps.formats.node_messages import (
 )
 from hyps.formats.plan import Partition, Plan
 from hyps.neighbours import Neighbours
+from hyps.node import set_up_of
 from hyps_compiler.rehearsal_agenda import Agenda, Alarm, Process
 from hyps_compiler.rehearsal_client import header_of
 from hyps_compiler.rehearsal_network import Arrived, Network, NetworkEvent, VirtualLinks
@@ -132,7 +132,9 @@ class VirtualNode(Process):
         self._links = VirtualLinks(self._network, self, self._on_link)
         if self.is_open_to_others:
             self._links.listen(_address(self.name))
-        self._neighbours = Neighbours(_framed(self._links), self.device, self._handle)
+        self._neighbours = Neighbours(_framed(self._links), self.device, self._on_neighbour_news)
+        self._unsent: dict[str, list[Send]] = {}
+        """What waits for a link to a device that is not open yet."""
         self._control = self._links.connect("manager")
 
     def end(self) -> None:
@@ -186,6 +188,7 @@ class VirtualNode(Process):
             return
         self._handle(ManagerLost())
         self._neighbours.drop_all()
+        self._unsent.clear()
         if not self.has_left:
             self.later(_BACK_S, self._come_back)
 
@@ -209,7 +212,8 @@ class VirtualNode(Process):
             case Drain():
                 self._handle(AllowedToLeave())
             case Goodbye() | Failed():
-                self._story.tell(self.agenda.now_s, self.name, "node is refused", message)
+                self._links.close_link(self._control)
+                self._on_lost(self._control)
             case Piece():
                 pass
             case _:
@@ -223,9 +227,9 @@ class VirtualNode(Process):
     # Other nodes.
 
     def _on_setup(self, setup: Setup) -> None:
-        self._handle(set_up_of(setup))
         self._neighbours.follow(self._now_s(), setup)
-        self._set_alarm()
+        self._unsent = {name: steps for name, steps in self._unsent.items() if self._neighbours.is_target(name)}
+        self._handle(set_up_of(setup))
 
     def _on_neighbour(self, link: int, message: Any, values: tuple[Value, ...]) -> None:
         if isinstance(message, Greet):
@@ -235,6 +239,14 @@ class VirtualNode(Process):
         else:
             self._story.tell(self.agenda.now_s, self.name, "node sends away", link)
             self._neighbours.send_away(link)
+
+    def _on_neighbour_news(self, event: NeighbourLost | NeighbourBack) -> None:
+        if isinstance(event, NeighbourLost):
+            self._unsent.pop(event.device, None)
+        self._handle(event)
+        if isinstance(event, NeighbourBack) and self._neighbours.link_to(event.device) is not None:
+            for step in self._unsent.pop(event.device, []):
+                self._send(step)
 
     def _on_time(self) -> None:
         self._neighbours.on_time(self._now_s())
@@ -289,17 +301,20 @@ class VirtualNode(Process):
             del self.store[step.request, step.epoch]
 
     def _send(self, step: Send) -> None:
-        value = self.store[step.request, step.epoch][step.tensor]
+        value = self.store.get((step.request, step.epoch), {}).get(step.tensor)
+        if value is None:
+            return  # it waited for a link until nobody wanted it any more
         header = header_of(step.tensor, value, self._whole_plan.tensors[step.tensor])
         link = self._control if step.device == HUB else self._neighbours.link_to(step.device)
         if link is None:
-            return  # it is sent again when the device is back
+            self._unsent.setdefault(step.device, []).append(step)
+            return
         message = Tensor(step.request, step.epoch, step.course, header)
         self._links.send(link, message, (value,), header.nbytes, step.sending)
 
     def _leave(self) -> None:
         self.has_left = True
-        self._links.send(self._control, Goodbye())
+        self._links.send(self._control, Goodbye(), is_urgent=True)
         self.later(0.2, self.end)
 
     def _on_obtained(self, step: Obtain) -> None:
@@ -364,20 +379,6 @@ class VirtualNode(Process):
 
     def _partition(self, name: str) -> Partition:
         return next(partition for partition in self._whole_plan.partitions if partition.id == name)
-
-
-def set_up_of(setup: Setup) -> SetUp:
-    """Return what a setup is to the state machine."""
-    plan = setup.plan
-    if plan is None:
-        return SetUp(setup.number, (), setup.courses)
-    shares = tuple(
-        Share(Task(part.id, part.inputs, part.outputs, part.weight_bytes, 0), part.sha256) for part in plan.partitions
-    )
-    inputs = tuple(tensor.name for tensor in plan.model.inputs)
-    outputs = tuple(tensor.name for tensor in plan.model.outputs)
-    nbytes = {name: info.nbytes for name, info in plan.tensors.items() if info.nbytes is not None}
-    return SetUp(setup.number, shares, setup.courses, inputs, outputs, nbytes)
 
 
 def _address(device: str) -> str:

@@ -15,7 +15,7 @@ from hyps_compiler.rehearsal_plan import draw_plan
 from hyps_compiler.rehearsal_story import Story, require
 
 _MOST_STEPS = 400_000
-_SETTLE_S = 5.0
+_SETTLE_S = 10.0
 
 
 class World:
@@ -46,6 +46,8 @@ class World:
         self._begin()
         self._run_until(self.options.fault_s)
         self.faults.heal()
+        for client in self.clients:
+            client.ask_little()
         heal_s = self.agenda.now_s
         until_s = heal_s
         while until_s < heal_s + self.options.heal_s and not self._is_quiet():
@@ -53,7 +55,7 @@ class World:
             self._run_until(until_s)
         self._check_all_ended()
         self._check_it_works()
-        self._run_until(self.agenda.now_s + _SETTLE_S)
+        self._settle()
         self._check_nothing_is_left()
 
     # Beginning.
@@ -120,6 +122,11 @@ class World:
 
     def _run_until(self, until_s: float) -> None:
         require(self.agenda.run(until_s, _MOST_STEPS), "it goes on and on without time passing")
+
+    def _settle(self) -> None:
+        until_s = self.agenda.now_s + _SETTLE_S
+        while self.agenda.now_s < until_s and (self.manager.store or any(node.store for node in self.nodes)):
+            self._run_until(self.agenda.now_s + 0.5)
 
     def _is_quiet(self) -> bool:
         return all(client.is_through for client in self.clients)
