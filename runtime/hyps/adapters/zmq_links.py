@@ -458,7 +458,7 @@ class ZmqLinks:
         talk.token = packet.token
         talk.break_off(time.monotonic())
         self._on_taken(link, talk.on_opened(time.monotonic(), packet.heard, packet.granted))
-        talk.wants_ack = True  # so that the peer knows that we know
+        self._acknowledge(link)  # so that the peer knows that we know
         self._confirm(link)
         self._stale[link.number] = link
 
