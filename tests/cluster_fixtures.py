@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -318,7 +319,7 @@ class ToyCluster:
     def _to_hub(self, node: ToyNode, key: tuple[int, int], name: str, value: str) -> None:
         if node.link in self.nodes:
             self._fresh = {name: value}
-            self.happen(TensorCame(node.link, *key, name, NBYTES))
+            self.happen(TensorCame(node.link, *key, name, NBYTES * rows_of(value)))
 
     # What the manager does.
 
@@ -327,7 +328,7 @@ class ToyCluster:
             self._do(step)
         self.manager.check_invariants()
         self.most_held_nbytes = max(self.most_held_nbytes, self.manager.hub.held_nbytes)
-        assert self.manager.hub.held_nbytes == NBYTES * sum(v.count("|") + 1 for v in self.store.values())
+        assert self.manager.hub.held_nbytes == NBYTES * sum(map(rows_of, self.store.values()))
 
     def _do(self, step: ManagerInstruction) -> None:
         match step:
@@ -394,13 +395,14 @@ def _know_each_other(source: ToyNode, target: ToyNode) -> bool:
     return target.device in mine and mine[target.device] == theirs.get(source.device)
 
 
+def rows_of(value: str) -> int:
+    """Return how many requests a value is made of."""
+    return max(leaf.count("|") + 1 for leaf in _LEAF.findall(value))
+
+
 def _row(value: str, row: int) -> str:
-    """Return what the row of a batch would be: a request of one row is one word between bars."""
-    head, _, tail = value.rpartition("@")
-    return value if "|" not in value else _pick(value, row) if tail else head
+    """Return what a request alone would have given, of one that was computed with others."""
+    return _LEAF.sub(lambda leaf: leaf.group().split("|")[row], value)
 
 
-def _pick(value: str, row: int) -> str:
-    start = value.rindex("(") + 1
-    stop = value.index(")", start)
-    return value[:start] + value[start:stop].split("|")[row] + value[stop:]
+_LEAF = re.compile(r"[^(),]+@[^(),]+")

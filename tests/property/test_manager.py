@@ -1,14 +1,12 @@
 """Any order of events, nodes lost at any moment: every accepted request ends once, correctly, and nothing is left."""
 
 import random
-from collections.abc import Sequence
 
-import pytest
-from cluster_fixtures import CHAIN, NBYTES, ToyCluster, ToyNode, plan_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyps.core.manager_events import LinkLost, ToldToLeave
+from cluster_fixtures import CHAIN, NBYTES, ToyCluster, ToyNode, plan_of
+from hyps.core.manager_events import LinkLost
 from hyps.core.manager_options import ALL_TENSORS, ManagerOptions
 from hyps.formats.node_messages import Drain
 from hyps.formats.plan import Plan, Variant
@@ -43,6 +41,7 @@ def draw_options(rng: random.Random) -> ManagerOptions:
         is_via_hub=rng.random() < 0.3,
         keep=rng.choice((None, None, ALL_TENSORS, ())),
         buffer_nbytes=rng.choice((None, 30 * NBYTES)),
+        batch_rows=rng.choice((1, 1, 3)),
         gather_s=rng.choice((0.5, 5.0)),
         patience_s=1000.0,
         max_attempts=1000,

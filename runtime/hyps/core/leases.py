@@ -41,6 +41,11 @@ class Work:
     """Of the last loss."""
 
     @property
+    def is_merged(self) -> bool:
+        """Whether several requests are computed together."""
+        return len(self.requests) > 1
+
+    @property
     def live_requests(self) -> list[Request]:
         """Return those that somebody still waits for."""
         return [request for request in self.requests if request.work == self.number]

@@ -255,7 +255,7 @@ class ManagerState:
         for request in self.queue.to_say(client):
             work = self._open_answers[request.work or 0]
             rows = None
-            if len(work.requests) > 1:
+            if work.is_merged:
                 first = sum(r.rows for r in work.requests[: work.requests.index(request)])
                 rows = (first, first + request.rows, work.rows)
             answer = Answer(client, request.name, request.number, work.number, request.outputs, rows)
@@ -306,6 +306,9 @@ class ManagerState:
         while (self._again or self.queue.queued) and self.network.has_free_course():
             work = self._next_work()
             course = None if work is None else self._course_for(work)
+            if work is not None and course is None and work.is_merged and not work.epoch:
+                work = self._work_of([work.requests[0]])  # there may be room for one
+                course = self._course_for(work)
             if work is None or course is None:
                 break
             self._begin(work, course)
@@ -338,15 +341,15 @@ class ManagerState:
         if course is None:
             return None
         nbytes = int(course.whole.hub_nbytes * work.scale)
-        if len(work.requests) > 1 and not work.epoch:
+        if work.is_merged:
             nbytes += sum(request.nbytes for request in work.requests)
-        is_alone = not len(self.leases) and not self._open_answers
+        is_alone = not len(self.leases) and not self._open_answers and not work.is_merged
         return course if work.epoch or self.hub.has_room(nbytes) or is_alone else None
 
     def _begin(self, work: Work, course: LiveCourse) -> None:
         self._again.pop(work.number, None)
         is_new = not work.epoch
-        if is_new and len(work.requests) > 1:
+        if is_new and work.is_merged:
             self._merge(work)
         for request in work.requests if is_new else work.live_requests:
             self._begin_request(request, work)
