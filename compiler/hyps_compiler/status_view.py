@@ -24,7 +24,7 @@ from hyps.terminal import table
 Tone = Literal["plain", "title", "good", "warn", "bad", "dim"]
 
 WIDTH = 80
-_SILENT_S = 2.0
+_SILENT_S, _SETTLED_S = 2.0, 2.0
 _LABEL = 10
 _BAR = 8
 _GRID_NAME, _GRID_STATE = 10, 13
@@ -210,12 +210,14 @@ def _worst_first(devices: Sequence[_Device]) -> list[_Device]:
 def _tone(node: NodeStatus) -> Tone:
     if node.state == "gone" or node.silent_s >= _SILENT_S or node.refused:
         return "bad"
-    return "plain" if node.state == "serving" and not node.unreachable else "warn"
+    return "plain" if _state(node) in ("serving", "idle") and not node.unreachable else "warn"
 
 
 def _state(node: NodeStatus) -> str:
     if node.state != "gone" and node.silent_s >= _SILENT_S:
         return f"silent {node.silent_s:.0f} s"
+    if node.state == "joining" and not node.partitions and node.joined_s > _SETTLED_S:
+        return "idle"
     return printable(node.state, 10)
 
 

@@ -109,6 +109,8 @@ class _Kind(Enum):
 class _Peer:
     kind: _Kind | None = None
     """None: it has said nothing yet."""
+    device: str = ""
+    """What a node calls itself."""
     answers: int = 0
     report: Report | None = None
     """What a group told of itself last."""
@@ -285,7 +287,10 @@ class Manager:
     def _on_lost(self, event: Lost) -> None:
         if self.tracing is not None:
             self.tracing.lose(event.link)
-        if self._peers.pop(event.link, None) is not None:
+        peer = self._peers.pop(event.link, None)
+        if peer is not None:
+            if peer.device:
+                logger.info("device `%s` is gone: %s", peer.device, event.reason, extra={"device": peer.device})
             self._handle(LinkLost(event.link, event.reason))
 
     # Clients.
@@ -380,11 +385,12 @@ class Manager:
             raise PeerError("a client cannot join as a node", "connect anew", "E_PROTOCOL")
         problem = self._problem_of(join)
         if problem is not None:
-            logger.warning("refused a node called `%s`: %s", printable(join.device), problem.message)
+            name = printable(join.device)
+            logger.warning("refused a node called `%s`: %s", name, problem.message, extra={"device": name})
             self._reject(Reject(link, problem.code, problem.message, problem.hint))
             return
-        peer.kind = _Kind.NODE
-        logger.info("device `%s` joins", printable(join.device))
+        peer.kind, peer.device = _Kind.NODE, printable(join.device)
+        logger.info("device `%s` joins", peer.device, extra={"device": peer.device})
         self._handle(NodeJoined(link, join))
         if self.tracing is not None and self._state.network.members.by_link(link) is not None:
             self.tracing.join(join.device)
@@ -407,6 +413,8 @@ class Manager:
     def _on_node(self, link: int, peer: _Peer, message: FromNode, frames: Sequence[Buffer]) -> None:
         if self.tracing is not None:
             self.tracing.tell(self._device_of(link), message)
+        if isinstance(message, ItemFailed):
+            _note_failure(peer.device, message)
         match message:
             case Started() | Finished() | ItemFailed() | Beat() | Drain() | Goodbye():
                 self._handle(NodeTold(link, message))
@@ -490,8 +498,11 @@ class Manager:
         self._tell_node(step.link, Failed("", step.code, step.message, step.hint))
 
     def _disconnect(self, step: Disconnect) -> None:
-        logger.warning("cut off a peer: %s", step.reason)
-        self._peers.pop(step.link, None)
+        peer = self._peers.pop(step.link, None)
+        if peer is not None and peer.device:
+            logger.warning("cut off device `%s`: %s", peer.device, step.reason, extra={"device": peer.device})
+        else:
+            logger.warning("cut off a peer: %s", step.reason)
         self._links.close_link(step.link)
 
     def _answer(self, step: Answer) -> None:
@@ -536,6 +547,13 @@ class Manager:
 
     def _tell_node(self, link: int, message: FromManager, frames: Sequence[Buffer] = ()) -> None:
         self._links.send(link, [node_messages.encode_node_message(message), *frames], is_urgent=not frames)
+
+
+def _note_failure(device: str, failed: ItemFailed) -> None:
+    about = {"request": failed.request, "epoch": failed.epoch, "partition": printable(failed.partition)}
+    text = "partition `%s` failed on device `%s`: %s"
+    message = printable(failed.message, 300)
+    logger.info(text, about["partition"], device, message, extra={**about, "device": device, "code": failed.code})
 
 
 def _named(plan: Plan, name: str) -> NamedTensor:

@@ -75,6 +75,7 @@ from hyps.formats.node_messages import (
     Running,
     Setup,
     Spans,
+    Started,
     Tensor,
     decode_from_manager,
     decode_from_node,
@@ -102,6 +103,9 @@ _ANSWER_S = 10.0
 
 _DUPLICATE_S = 4.0
 """How long a name that is taken is asked for: a manager may not know yet that who had it is gone."""
+
+_BEGUN_S = 0.02
+"""What a work item may take before it is told that it has begun: a message for each would cost more than short ones."""
 
 _LINGER_S = 2.0
 
@@ -194,6 +198,8 @@ class Node:
         self._plan: Plan | None = None
         self._digests: dict[str, str] = {}
         self._runs: dict[int, Execute] = {}
+        self._begun: dict[tuple[int, int, str], float] = {}
+        """Work items of which it was not told that they have begun, and when to; the oldest first."""
         self._ran: dict[tuple[int, int, str], tuple[float, float]] = {}
         """When a run began and ended, until it is told."""
         self._sent: dict[int, _Sent] = {}
@@ -235,7 +241,7 @@ class Node:
 
     def _timeout_s(self) -> float:
         now_s = time.monotonic()
-        due_s = min(self._join_due_s, self._neighbours.next_s)
+        due_s = min(self._join_due_s, self._neighbours.next_s, next(iter(self._begun.values()), math.inf))
         if self._is_joined:
             due_s = min(due_s, self._state.next_tick_s)
         return max(0.0, min(_POLL_S, due_s - now_s))
@@ -249,6 +255,8 @@ class Node:
             return
         if self._state.life is not NodeLife.JOINING and now_s >= self._state.next_tick_s:
             self._handle(Ticked())
+        if self._begun:
+            self._tell_what_runs(now_s)
         if now_s >= self._neighbours.next_s:
             self._neighbours.on_time(now_s)
         if now_s >= self._join_due_s:
@@ -294,6 +302,7 @@ class Node:
         self._neighbours.drop_all()
         self._unsent.clear()
         self._sent.clear()
+        self._begun.clear()
         self._pause()
 
     def _on_refused(self, failed: Failed) -> None:
@@ -570,13 +579,24 @@ class Node:
                 spans = self._records.take_spans()
                 if spans:
                     self._say(Spans(tuple(spans)))
-            case Finished():
+            case Started():
+                self._begun[message.request, message.epoch, message.partition] = time.monotonic() + _BEGUN_S
+            case Finished() | ItemFailed():
+                self._begun.pop((message.request, message.epoch, message.partition), None)
                 times = self._ran.pop((message.request, message.epoch, message.partition), None)
-                if times is not None:
+                if times is not None and isinstance(message, Finished):
                     self._records.note_computed(message.request, message.partition, message.waited_s, *times)
                 self._say(message)
             case _:
                 self._say(message)
+
+    def _tell_what_runs(self, now_s: float) -> None:
+        """Say what has begun and is not over soon; of the rest it is enough to say that it is done."""
+        for key, due_s in list(self._begun.items()):
+            if now_s < due_s:
+                return
+            del self._begun[key]
+            self._say(Started(*key))
 
     def _filled(self, beat: Beat) -> Beat:
         """Add what the state machine cannot know; what is running is as the thread that computes tells."""
@@ -617,6 +637,8 @@ class Node:
             case doing.Opened(key, error):
                 if error is None:
                     self._records.note_loaded(key[0], completion.start_s, completion.end_s)
+                    seconds = completion.end_s - completion.start_s
+                    logger.info("loaded `%s` in %.3g s", printable(key[0]), seconds, extra={"partition": key[0]})
                     self._handle(Loaded(*key))
                 else:
                     self._handle(LoadFailed(key[0], error.message, key[1], error.code))
@@ -631,6 +653,8 @@ class Node:
         step = self._runs.pop(ran.run)
         if isinstance(ran.outcome, HypsError):
             error = ran.outcome
+            about = {"request": step.request, "epoch": step.epoch, "partition": step.partition, "code": error.code}
+            logger.info("`%s` failed: %s", printable(step.partition), error.message, extra=about)
             self._handle(ExecuteFailed(ran.run, error.code, error.message, error.hint))
             return
         self._ran[step.request, step.epoch, step.partition] = (ran.start_s, ran.end_s)

@@ -119,6 +119,13 @@ def test_why_a_device_does_not_compute_is_told() -> None:
     assert told["pi-4"] == ("1 to load", "warn")
 
 
+def test_a_device_that_has_nothing_to_run_is_idle() -> None:
+    unused = msgspec.structs.replace(node(2, state="joining"), partitions=(), running=())
+    lines = show_report(msgspec.structs.replace(manager(0), nodes=(unused,)), ADDRESS)
+    (told,) = [line for line in lines if line.text.startswith("pi-2")]
+    assert (told.text.split()[1], told.tone) == ("idle", "plain")
+
+
 def test_names_from_strangers_cannot_draw_on_the_terminal() -> None:
     evil = "\x1b[2Jname\r\nx\u202e"
     report = Report(
