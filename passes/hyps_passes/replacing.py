@@ -2,9 +2,12 @@
 
 Rows of consecutive stages are searched exactly, with replicas where throughput is wanted. Where partitions can run side
 by side (shards of a layer, branches), where there are more devices than that search takes, or where nothing consecutive
-fits, placements are built task by task and bettered by moves. What runs now stays where it is nearly as good.
+fits, placements are built task by task and bettered by moves, and by a mixed-integer program where ortools is installed
+and nothing is urgent. What runs now stays where it is nearly as good.
 """
 
+import contextlib
+import importlib.util
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -12,17 +15,22 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from hyps.errors import InfeasibleError, printable
+from hyps.errors import DependencyError, InfeasibleError, printable
 from hyps.formats.plan import Prediction
 from hyps.formats.quantities import format_nbytes, format_seconds
 from hyps.formats.replanning import Aim, Answer, Question
 from hyps_passes.found import TOLERANCE
 from hyps_passes.objectives import OBJECTIVES
 from hyps_passes.replacing_moves import bettered, listed, packed
-from hyps_passes.replacing_placement import Judge, Judged, Placement, placement_of
+from hyps_passes.replacing_placement import Judge, Judged, Placement, assignment_of, placement_of
 from hyps_passes.replacing_problem import HubProblem, Posed, pose
 from hyps_passes.replacing_rows import RowSearch
 from hyps_passes.searches.group_dp import most_machines
+
+_URGENT_S = 0.5
+"""What runs now cannot go on, and requests wait: the first good placement will do."""
+_LEAST_SOLVING_S = 0.2
+"""A mixed-integer program that has less time is not begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,7 @@ def place_again(question: Question) -> Answer:
     if question.aim == "energy" and not any(d.active_w or d.joules_per_byte for d in question.devices):
         question = replace(question, aim="latency")
         posed = Posed(posed.problem, (*posed.assumptions, "no device tells its power: latency stands for energy"))
-    chosen, best, proof = _Replacing(question, posed.problem).run(start_s + question.time_limit_s)
+    chosen, best, proof = _Replacing(question, posed.problem).run(start_s)
     return _answer(question, posed, chosen, _reason(question.aim, chosen, best, proof), proof, start_s)
 
 
@@ -74,12 +82,16 @@ class _Replacing:
         self.rows = RowSearch(problem, self.held)
         self.proof: _Proof | None = None
 
-    def run(self, end_s: float) -> tuple[Judged, float, _Proof | None]:
+    def run(self, start_s: float) -> tuple[Judged, float, _Proof | None]:
         """Return what to do, the best score that was found, and what is proven."""
-        found = [judged for judged in self._rows() if judged.score < math.inf]
-        found += [judged for judged in self._current() if judged.score < math.inf]
+        current = [judged for judged in self._current() if judged.score < math.inf]
+        is_urgent = bool(self.question.current) and not current
+        end_s = start_s + min(self.question.time_limit_s, _URGENT_S if is_urgent else math.inf)
+        found = current + [judged for judged in self._rows() if judged.score < math.inf]
         if not found or not self._is_searched_out():
             found += [judged for judged in self._built(found, end_s) if judged.score < math.inf]
+        if found and not is_urgent:
+            found += [judged for judged in self._solved(found, end_s) if judged.score < math.inf]
         if not found:
             raise self._refusal()
         best = min(judged.score for judged in found)
@@ -133,6 +145,27 @@ class _Replacing:
         starts += [self.judge.judged(placement, "built task by task") for placement in built]
         for start in sorted(starts, key=lambda judged: judged.score)[:2]:
             yield bettered(self.judge, start, has_groups=self.has_groups, end_s=end_s)
+
+    def _solved(self, found: Sequence[Judged], end_s: float) -> Iterator[Judged]:
+        """Yield what a mixed-integer program finds in the time that is left, where ortools is there.
+
+        Latency of a chain is left out, since to come back to a device gains nothing there, and so are chains whose
+        stages share devices: that balances as well.
+        """
+        left_s = end_s - time.monotonic()
+        is_settled = self.aim == "energy" or (self.problem.is_chain and (self.aim == "latency" or self.has_groups))
+        if is_settled or left_s < _LEAST_SOLVING_S or importlib.util.find_spec("ortools") is None:
+            return
+        with contextlib.suppress(DependencyError):  # too old
+            from hyps_passes.searches.placement import best_placement  # its solver takes long to load
+
+            start = min(found, key=lambda judged: judged.score).placement
+            warm = assignment_of(tuple(machines[:1] for machines in start))
+            solved = best_placement(self.problem, self.judge.objective, warm=warm, time_limit_s=left_s)
+            if solved is not None:
+                machine_of = solved.assignment.machine_of()
+                placement = tuple((machine_of[task],) for task in range(len(self.problem.tasks)))
+                yield self.judge.judged(placement, "by mixed-integer program")
 
     def _memory(self, machine: int) -> float:
         memory = self.problem.machines[machine].memory_bytes

@@ -168,6 +168,28 @@ def test_what_runs_now_is_never_made_worse(seed: int) -> None:
     assert score_of_answer(question, answer) <= score_of_answer(question, now) * (1 + 1e-9)
 
 
+def test_a_solver_that_is_installed_betters_what_does_not_run_in_rows() -> None:
+    pytest.importorskip("ortools")
+    question = random_question(np.random.default_rng(0), partitions=8, devices=3, aim="throughput", is_chain=False)
+    question = replace(question, allow_replicas=False, devices=tuple(replace(d, refused=()) for d in question.devices))
+
+    plain = place_again(question)
+    solved = place_again(replace(question, time_limit_s=10.0))
+
+    assert score_of_answer(question, solved) < score_of_answer(question, plain)
+    assert "mixed-integer program" in solved.reason
+
+
+def test_where_nothing_can_go_on_the_first_good_placement_is_taken() -> None:
+    question = random_question(np.random.default_rng(0), partitions=8, devices=3, aim="throughput", is_chain=False)
+    gone = {part.id: ("gone",) for part in question.partitions}
+
+    answer = place_again(replace(question, current=gone, time_limit_s=60.0))
+
+    assert answer.search_s < 5.0
+    assert "mixed-integer program" not in answer.reason
+
+
 # Partitions that can run side by side
 
 
@@ -280,7 +302,7 @@ def test_devices_that_do_not_reach_each_other_hand_on_over_the_hub() -> None:
 
 def test_more_devices_than_are_searched_exactly_are_used_all_the_same() -> None:
     speeds = {f"d{i}": 1.0 for i in range(14)}
-    question = replace(chain((0.1,) * 14, speeds, aim="throughput", memory_bytes=65 * 10**6), time_limit_s=5.0)
+    question = replace(chain((0.1,) * 14, speeds, aim="throughput", memory_bytes=65 * 10**6), time_limit_s=2.0)
 
     answer = place_again(question)
 

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 
 Combine = Literal["sum", "most"]
 
-_MOST_STEPS = 100_000_000
+_MOST_STEPS = 66_000_000
 """Elementary steps of one search: some seconds at most."""
 
 
