@@ -131,15 +131,16 @@ class ToyNode:
     received: list[tuple[int, int, str]] = field(default_factory=list)
     fails: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Code and message per partition that has no result here."""
+    unreachable: tuple[str, ...] = ()
     is_mute: bool = False
     is_dismissed: bool = False
 
-    def beat(self, **more: object) -> None:
+    def beat(self) -> None:
         if not self.is_mute:
             setup = self.setup
             loaded = () if setup is None or setup.plan is None else tuple(p.id for p in setup.plan.partitions)
             number = 0 if setup is None else setup.number
-            self.cluster.tell(self, Beat(number, loaded, **more))  # type: ignore[arg-type]
+            self.cluster.tell(self, Beat(number, loaded, unreachable=self.unreachable))
 
     def hear(self, message: Joined | Setup | Retire | Drain | Goodbye) -> None:
         if isinstance(message, Setup):
@@ -397,7 +398,7 @@ def _know_each_other(source: ToyNode, target: ToyNode) -> bool:
 
 def rows_of(value: str) -> int:
     """Return how many requests a value is made of."""
-    return max(leaf.count("|") + 1 for leaf in _LEAF.findall(value))
+    return max(str(leaf).count("|") + 1 for leaf in _LEAF.findall(value))
 
 
 def _row(value: str, row: int) -> str:

@@ -30,7 +30,7 @@ def draw_plan(rng: random.Random) -> Plan:
         Variant(name=f"v{number}", placement={name: rng.choice(DEVICES[:2]) for name, _, _ in parts})
         for number in range(rng.randint(0, 2))
     )
-    replicas = {name: (rng.choice(DEVICES),) for name, _, _ in parts if rng.random() < 0.3}
+    replicas: dict[str, tuple[str, ...]] = {name: (rng.choice(DEVICES),) for name, _, _ in parts if rng.random() < 0.3}
     kept = tuple(name for name in made if rng.random() < 0.3)
     return plan_of(parts, placement, outputs=outputs, others=others, replicas=replicas, hub_tensors=kept)
 
