@@ -176,11 +176,14 @@ class _Links:
         return rate, latency
 
     def _guess(self, link: LinkFacts) -> tuple[float, float]:
-        """Return what a link is taken to be: through the links of both ends to the hub, or what is assumed of all."""
+        """Return what a link is taken to be: what its other direction is, or the links of both ends to the hub."""
         base = self.question.assumption
         if HUB in (link.source, link.target):
-            self.unknown.add(link.source or link.target)
-            return base.bytes_per_s, base.latency_s
+            back = self.known.get((link.target, link.source))
+            if back is None or back.bytes_per_s is None or back.latency_s is None:
+                self.unknown.add(link.source or link.target)
+            rate, latency = (None, None) if back is None else (back.bytes_per_s, back.latency_s)
+            return rate or base.bytes_per_s, base.latency_s if latency is None else latency
         ends = [self.known.get((link.source, HUB)), self.known.get((HUB, link.target))]
         rates = [end.bytes_per_s for end in ends if end is not None and end.bytes_per_s is not None]
         latencies = [end.latency_s for end in ends if end is not None and end.latency_s is not None]

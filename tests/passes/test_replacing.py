@@ -284,6 +284,22 @@ def test_what_is_not_known_is_assumed_and_said() -> None:
     )
 
 
+def test_a_link_is_taken_to_be_as_its_other_direction_or_as_those_of_its_ends() -> None:
+    question = chain(WORKS, {"a": 1, "b": 1})
+    known = (
+        LinkFacts(source="a", target=HUB, bytes_per_s=5e6, latency_s=0.002),
+        LinkFacts(source=HUB, target="b", bytes_per_s=2e6, latency_s=0.005),
+    )
+
+    posed = pose(replace(question, links=known))
+
+    names = ["hub", "a", "b"]
+    rates = {(names[c.source], names[c.target]): (1 / c.s_per_byte, c.latency_s) for c in posed.problem.channels}
+    assert rates["hub", "a"] == pytest.approx((5e6, 0.002))
+    assert rates["a", "b"] == pytest.approx((2e6, 0.005))
+    assert posed.assumptions == ()
+
+
 def test_devices_without_power_figures_are_placed_for_latency() -> None:
     answer = place_again(chain(WORKS, {"a": 1, "b": 2}, aim="energy"))
 

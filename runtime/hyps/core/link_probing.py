@@ -46,14 +46,21 @@ class LinkProbing:
             return None
         return EchoSize(self._nbytes, 0) if self._is_there else EchoSize(0, self._nbytes)
 
-    def answered(self, seconds: float, now_s: float, links: LinkEstimates) -> None:
-        """Take the answer to `next_echo`, which came after so many seconds, and tell `links`."""
+    def answered(self, seconds: float, now_s: float, links: LinkEstimates, behind_nbytes: int = 0) -> None:
+        """Take the answer to `next_echo`, which came after so many seconds, and tell `links`.
+
+        Args:
+            seconds: from when it was sent.
+            now_s: the time.
+            links: what is told.
+            behind_nbytes: what had been sent there and was not taken yet when it was sent.
+        """
         for source, target, is_told in (
             (HUB, self._device, self._is_there or not self._nbytes),
             (self._device, HUB, not self._is_there or not self._nbytes),
         ):
             if is_told:
-                links.add(source, target, self._nbytes, seconds, now_s)
+                links.add(source, target, self._nbytes, seconds, now_s, behind_nbytes=behind_nbytes)
         self._took_s.append(seconds)
         self._left -= 1
         if not self._left:

@@ -96,7 +96,8 @@ class LinkFacts(Struct, frozen=True, kw_only=True):
 class Assumption(Struct, frozen=True, kw_only=True):
     """What a link is taken to be of which nothing is known; a 100 Mbit/s network unless told otherwise.
 
-    Between two devices whose links to the hub are known: the slower rate and the longer latency of these.
+    A link to the hub of which one direction is known is taken to be the same in the other. Between two devices whose
+    links to the hub are known: the slower rate and the longer latency of these.
     """
 
     bytes_per_s: Annotated[float, Meta(gt=0)] = 12.5e6
