@@ -18,9 +18,11 @@ from msgspec.structs import replace
 from onnx import save
 
 import hyps
+from hyps.errors import HypsError
 from hyps.formats.plan import Plan, Variant
 from hyps_compiler import compile as compile_model
 from hyps_models.convnet import ConvNet
+from loop_fixtures import looping
 from plan_fixtures import mlp, sharded, write_plan_file
 
 pytestmark = pytest.mark.network
@@ -264,6 +266,43 @@ def test_a_manager_that_comes_back_is_found_again(tmp_path: Path, cluster_of: Ca
             check_same(remote, local, sharded(width=24).feeds())
     finally:
         again.stop()
+
+
+def endless(folder: Path, *, empty_body: bool) -> Path:
+    """Return the folder of a plan for `a` whose requests say how often its loop runs."""
+    save(looping(empty_body=empty_body, trips=None), folder / "model.onnx")
+    plan = compile_model(folder / "model.onnx", folder / "plan", verify=False)
+    return place(folder / "plan", plan, **{part.id: "a" for part in plan.partitions})
+
+
+def trips(count: int) -> dict[str, Any]:
+    return {"x": np.ones((1, 4), np.float32), "trips": np.array(count)}
+
+
+def test_a_run_that_takes_too_long_is_broken_off_and_the_next_request_answered(
+    tmp_path: Path, cluster_of: Callable[..., Cluster]
+) -> None:
+    cluster = cluster_of(endless(tmp_path, empty_body=False))
+    cluster.joined("a", "--timeout", "500ms")
+    with hyps.InferenceSession(cluster.address) as remote:
+        with pytest.raises(HypsError, match="took longer than 500 ms") as caught:
+            remote.run(None, trips(2**62))
+        assert caught.value.code == "E_DEADLINE"
+        assert remote.run(None, trips(3))[0].sum() == 4
+
+
+def test_a_worker_that_is_stuck_starts_anew_and_serves_on(tmp_path: Path, cluster_of: Callable[..., Cluster]) -> None:
+    cluster = cluster_of(endless(tmp_path, empty_body=True))
+    worker = cluster.joined("a", "--timeout", "200ms")
+    with hyps.InferenceSession(cluster.address) as remote:
+        with pytest.raises(HypsError, match="cannot be ended") as caught:
+            remote.run(None, trips(2**62))
+        assert caught.value.code == "E_DEADLINE"
+        worker.hear("starting anew")
+        worker.hear("joined the manager")
+        assert remote.run(None, trips(3))[0].sum() == 4
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.end() == 0
 
 
 def test_a_name_that_is_taken_is_refused_in_one_sentence(tmp_path: Path, cluster_of: Callable[..., Cluster]) -> None:

@@ -1,0 +1,143 @@
+"""Threads that compute and run errands: each outcome once, in turn, whatever happens."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import save
+
+from hyps.adapters.executor import Completion, Done, Executor, Opened, Ran, Stuck
+from hyps.adapters.sessions import Mode, Sessions
+from hyps.errors import DeadlineError, ExecutionError, HypsError, PlanError
+from loop_fixtures import looping
+from plan_fixtures import mlp
+
+WAIT_S = 20.0
+KEY = ("v0", "digest")
+
+
+class Rig:
+    """An executor, and what it told."""
+
+    def __init__(self, timeout_s: float | None = None) -> None:
+        self._told: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+        self.executor = Executor(Sessions(1), timeout_s, self._told.put)
+
+    def next(self) -> Completion:
+        return self._told.get(timeout=WAIT_S)
+
+    def open(self, path: Path, key: tuple[str, str] = KEY) -> HypsError | None:
+        self.executor.open(key, path, Mode.FAST, "none")
+        told = self.next()
+        assert isinstance(told, Opened)
+        assert told.key == key
+        assert told.end_s >= told.start_s
+        return told.error
+
+    def run(self, number: int, feeds: dict[str, Any], *outputs: str) -> Any:
+        self.executor.run(number, KEY, outputs, lambda: feeds)
+        told = self.next()
+        assert isinstance(told, Ran)
+        assert told.run == number
+        return told.outcome
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.executor.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    plan = mlp(4, 4).write(tmp_path / "plan")
+    return tmp_path / "plan" / plan.partitions[0].file
+
+
+def ones() -> dict[str, Any]:
+    return {"t0": np.ones((1, 4), np.float32)}
+
+
+def test_what_is_open_is_run(rig: Rig, path: Path) -> None:
+    assert rig.open(path) is None
+    assert rig.run(1, ones(), "t1")["t1"].shape == (1, 4)
+    assert rig.executor.running() is None
+
+
+def test_what_onnxruntime_refuses_is_told(rig: Rig, path: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    assert isinstance(rig.open(tmp_path / "bad.onnx"), PlanError)
+    assert rig.open(path) is None
+    assert isinstance(rig.run(1, {"t0": np.ones((1, 5), np.float32)}, "t1"), ExecutionError)
+    assert "t1" in rig.run(2, ones(), "t1")
+
+
+def test_a_failure_to_bring_the_feeds_is_told_and_the_thread_goes_on(rig: Rig, path: Path) -> None:
+    rig.open(path)
+    rig.executor.run(1, KEY, ("t1",), lambda: {"t0": ones()["nothing"]})
+    told = rig.next()
+    assert isinstance(told, Ran)
+    assert isinstance(told.outcome, HypsError)
+    assert told.outcome.code == "E_INTERNAL"
+    assert "t1" in rig.run(2, ones(), "t1")
+
+
+def test_a_run_goes_on_when_its_session_is_closed(rig: Rig, path: Path) -> None:
+    rig.open(path)
+    is_waiting, goes_on = threading.Event(), threading.Event()
+
+    def feeds() -> dict[str, Any]:
+        is_waiting.set()
+        assert goes_on.wait(WAIT_S)
+        return ones()
+
+    rig.executor.run(1, KEY, ("t1",), feeds)
+    assert is_waiting.wait(WAIT_S)
+    now = rig.executor.running()
+    assert now is not None
+    assert now[0] == 1
+    rig.executor.shut(KEY)
+    goes_on.set()
+    told = rig.next()
+    assert isinstance(told, Ran)
+    assert isinstance(told.outcome, dict)
+
+
+def test_errands_are_done_in_turn_and_their_failures_told(rig: Rig) -> None:
+    def fail() -> None:
+        raise PlanError("no")
+
+    rig.executor.do("first", lambda: 1)
+    rig.executor.do(None, lambda: 2)
+    rig.executor.do("second", fail)
+    rig.executor.do("third", lambda: {}["x"])
+    told = [rig.next() for _ in range(3)]
+    assert told[0] == Done("first", 1)
+    assert [done.name for done in told[1:] if isinstance(done, Done)] == ["second", "third"]
+    assert [done.result.code for done in told[1:] if isinstance(done, Done)] == ["E_PLAN", "E_INTERNAL"]
+
+
+@pytest.mark.parametrize("empty_body", [False, True], ids=["ends-when-told", "stuck"])
+def test_what_takes_too_long_is_ended_or_called_stuck(
+    tmp_path: Path, empty_body: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hyps.adapters.deadlines.Watchdog.__init__.__defaults__", (0.2,))
+    save(looping(empty_body=empty_body, trips=None), tmp_path / "model.onnx")
+    rig = Rig(0.2)
+    rig.open(tmp_path / "model.onnx")
+    trips = 2**62 if not empty_body else 2**21
+    feeds = {"x": np.ones((1, 4), np.float32), "trips": np.array(trips)}
+    rig.executor.run(7, KEY, ("y",), lambda: feeds)
+    told = rig.next()
+    if empty_body:
+        assert told == Stuck(7)
+        told = rig.next()  # this loop has an end, or the test had none
+    assert isinstance(told, Ran)
+    if not empty_body:
+        assert isinstance(told.outcome, DeadlineError)
+    rig.executor.close()
