@@ -290,17 +290,20 @@ def _course_table(courses: Sequence[CourseStatus], width: int) -> list[Line]:
 def _link_table(links: Sequence[LinkStatus], width: int) -> list[Line]:
     if not links:
         return []
-    rows = [
+    rows: list[list[str]] = [
         [
             f"{printable(link.source, 24) or 'hub'} > {printable(link.target, 24) or 'hub'}",
             "-" if link.bytes_per_s is None else f"{format_nbytes(link.bytes_per_s)}/s",
             _duration(link.seconds),
-            f"{format_nbytes(link.sent_per_s)}/s",
-            format_nbytes(link.sent_nbytes),
         ]
         for link in links
     ]
-    texts = table(rows, ["link", "bandwidth", "latency", "sends", "sent"], "lrrrr", width).splitlines()
+    headers = ["link", "bandwidth", "latency"]
+    if any(link.sent_nbytes for link in links):
+        headers += ["sends", "sent"]
+        for row, link in zip(rows, links, strict=True):
+            row += [f"{format_nbytes(link.sent_per_s)}/s", format_nbytes(link.sent_nbytes)]
+    texts = table(rows, headers, "lrrrr", width).splitlines()
     return [Line(texts[0], "dim"), *map(Line, texts[1:])]
 
 

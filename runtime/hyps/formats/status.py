@@ -242,6 +242,12 @@ def decode_report(data: bytes | memoryview) -> Report:
         raise PeerError(f"not a report of HyPS: {printable(str(error))}", code="E_PROTOCOL") from error
 
 
+def json_schema() -> bytes:
+    """Return the JSON Schema of a report, as `hypsc status --json` prints it."""
+    schema = msgspec.json.schema(Report)
+    return msgspec.json.format(msgspec.json.encode(schema, order="sorted"), indent=2) + b"\n"
+
+
 def to_level(report: Report, levels: int) -> Report:
     """Return the report with at most `levels` levels of groups; 1: only the devices that joined it."""
     nodes = tuple(

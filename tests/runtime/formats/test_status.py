@@ -1,5 +1,7 @@
 """Reports on the wire."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -7,8 +9,18 @@ from hypothesis import strategies as st
 
 from hyps.errors import PeerError
 from hyps.formats.messages import AskStatus, Status, decode_from_client, decode_from_worker, encode
-from hyps.formats.status import MAX_REPORT_NBYTES, NodeStatus, Report, decode_report, encode_report, to_level
+from hyps.formats.status import (
+    MAX_REPORT_NBYTES,
+    NodeStatus,
+    Report,
+    decode_report,
+    encode_report,
+    json_schema,
+    to_level,
+)
 from status_fixtures import manager, nested
+
+SCHEMA = Path(__file__).parents[3] / "docs" / "status.schema.json"
 
 
 @pytest.mark.parametrize("report", [manager(0), manager(3), manager(50), nested()], ids=["none", "3", "50", "nested"])
@@ -92,6 +104,10 @@ def test_levels_are_cut_off(levels: int) -> None:
     shown = to_level(nested(), levels)
     assert depth(shown) == min(levels, 4)
     assert [node.is_group for node in shown.nodes] == [True, False]
+
+
+def test_the_published_schema_is_that_of_the_types() -> None:
+    assert json_schema() == SCHEMA.read_bytes(), "generate docs/status.schema.json again, see CONTRIBUTING.md"
 
 
 def test_a_plain_node_has_no_group() -> None:
