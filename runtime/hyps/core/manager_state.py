@@ -523,7 +523,7 @@ class ManagerState:
             rows = 1 if work is None else len(work.requests)
             self.network.timings.add(part, node.device, message.run_s / rows)
             self.network.watches[part].finish(self._now_s, message.run_s, message.waited_s, message.nbytes)
-            node.watch.finish(self._now_s, message.run_s, message.waited_s, message.nbytes)
+            node.watch.finish(message.run_s)
         work = self._work_on(node, message.request, message.epoch, part)
         if work is not None and self.leases.finish_part(work, part, self._now_s) and part in work.started:
             work.started.remove(part)
@@ -609,6 +609,7 @@ class ManagerState:
             self._steps += self.network.look(self._now_s)
             self._look_at_clients()
             for node in self.network.members:
+                node.watch.tick(self._now_s)
                 self._retire_on(node)
         self._dispatch()
 

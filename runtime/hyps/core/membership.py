@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from hyps.core.watches import WorkWatch
+from hyps.core.rates import Rate
 from hyps.errors import InternalError
 from hyps.formats.node_messages import Beat, Join, Setup
 
@@ -13,6 +13,9 @@ _BASE_NBYTES = 65 * 10**6
 
 _UNBOUNDED_NBYTES = 256 * 2**20
 """For tensors, on a node without a memory limit."""
+
+
+_WINDOW_S = 10.0
 
 
 class NodeState(Enum):
@@ -51,6 +54,40 @@ TRANSITIONS: Mapping[tuple[NodeState, NodeTrigger], NodeState] = {
 """Every change of a node's state; what is not in here cannot happen."""
 
 
+class NodeWatch:
+    """Counts what a node computes: cheaply per run, and once in a while for the rates.
+
+    Attributes:
+        items_done: runs since the start.
+    """
+
+    def __init__(self) -> None:
+        self.items_done = 0
+        self._new_items, self._new_s = 0, 0.0
+        self._busy, self._items = Rate(), Rate()
+
+    def finish(self, run_s: float) -> None:
+        """A run has ended."""
+        self.items_done += 1
+        self._new_items += 1
+        self._new_s += run_s
+
+    def tick(self, now_s: float) -> None:
+        """Have the rates follow."""
+        if self._new_items:
+            self._busy.add(now_s, self._new_s)
+            self._items.add(now_s, self._new_items)
+            self._new_items, self._new_s = 0, 0.0
+
+    def items_per_s(self, now_s: float) -> float:
+        """Return the runs per second of the last seconds."""
+        return self._items.per_s(now_s)
+
+    def utilisation(self, now_s: float, running_s: float) -> float:
+        """Return the part of the last seconds that runs took, with what has run for so long by now."""
+        return self._busy.per_s(now_s) + min(running_s, _WINDOW_S) / _WINDOW_S
+
+
 @dataclass(slots=True, eq=False)
 class Node:
     """A node that joined."""
@@ -80,7 +117,7 @@ class Node:
     """Requests, with their epochs, that it has not been told the end of."""
     unreachable_since_s: dict[str, float] = field(default_factory=dict)
     """Devices that it should send to and cannot reach."""
-    watch: WorkWatch = field(default_factory=WorkWatch)
+    watch: NodeWatch = field(default_factory=NodeWatch)
     is_dismissed: bool = False
     """Whether it was told that it may go."""
 

@@ -104,18 +104,21 @@ class PartitionLife:
 
     def stand(self, standing: PartitionState) -> None:
         """Its devices have come so far with it; runs of it are told of apart."""
-        self._standing = standing
-        self._walk()
+        if standing is not self._standing:
+            self._standing = standing
+            self._walk()
 
     def begin_run(self) -> None:
         """A device computes it."""
         self._running += 1
-        self._walk()
+        if self._running == 1:
+            self._walk()
 
     def end_run(self) -> None:
         """A device has computed it, or is lost."""
         self._running -= 1
-        self._walk()
+        if not self._running:
+            self._walk()
 
     def _walk(self) -> None:
         is_inferring = self._running > 0 and self._standing is PartitionState.LOADED
