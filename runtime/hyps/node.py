@@ -52,7 +52,8 @@ from hyps.core.node_events import (
     ToldToDrain,
     Unload,
 )
-from hyps.core.node_state import NodeLife, NodeState
+from hyps.core.node_life import NodeLife
+from hyps.core.node_state import NodeState
 from hyps.core.residency import task_of
 from hyps.errors import DeadlineError, HypsError, PeerError, PlanError, printable
 from hyps.formats.messages import Failed, MachineFacts, TensorHeader

@@ -1,10 +1,8 @@
 """A node's state machine: what it obtains, loads, runs, sends and forgets, for which request and when."""
 
-import heapq
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from hyps.core.holdings import Holding, Holdings, PartitionState
 from hyps.core.node_events import (
@@ -37,10 +35,13 @@ from hyps.core.node_events import (
     ToldToDrain,
     Unload,
 )
+from hyps.core.node_items import NodePath, NodeRequest, path_of
+from hyps.core.node_life import NODE_TRANSITIONS, NodeLife, NodeTrigger
 from hyps.core.residency import Residency
-from hyps.core.worker_state import TRANSITIONS, TaskState, Trigger
-from hyps.errors import InternalError, printable
-from hyps.formats.node_messages import Beat, Course, Drain, Finished, ItemFailed, Running, Started
+from hyps.core.work_queue import WorkQueue
+from hyps.core.worker_state import TaskState, Trigger
+from hyps.errors import InternalError
+from hyps.formats.node_messages import Beat, Drain, Finished, ItemFailed, Running, Started
 
 EARLY_NBYTES = 64 * 2**20
 """Of tensors of courses that the node does not know (yet); more are not stored."""
@@ -55,102 +56,14 @@ REMEMBERED = 16384
 """Ended requests whose late tensors are told from those of new ones."""
 
 
-class NodeLife(Enum):
-    """Where a node is in its life."""
-
-    JOINING = "joining"
-    LOADING = "loading"
-    SERVING = "serving"
-    DRAINING = "draining"
-    GONE = "gone"
-
-
-class NodeTrigger(Enum):
-    """What moves it on."""
-
-    MANAGER_FOUND = "manager found"
-    MANAGER_LOST = "manager lost"
-    SET_UP = "set up"
-    ALL_SETTLED = "all settled"
-    TOLD_TO_DRAIN = "told to drain"
-    WORK_IS_OVER = "work is over"
-
-
-_Life, _Trigger = NodeLife, NodeTrigger
-
-NODE_TRANSITIONS: Mapping[tuple[NodeLife, NodeTrigger], NodeLife] = {
-    (_Life.JOINING, _Trigger.MANAGER_FOUND): _Life.LOADING,
-    (_Life.JOINING, _Trigger.MANAGER_LOST): _Life.JOINING,
-    (_Life.JOINING, _Trigger.TOLD_TO_DRAIN): _Life.GONE,
-    (_Life.LOADING, _Trigger.SET_UP): _Life.LOADING,
-    (_Life.LOADING, _Trigger.ALL_SETTLED): _Life.SERVING,
-    (_Life.LOADING, _Trigger.MANAGER_LOST): _Life.JOINING,
-    (_Life.LOADING, _Trigger.TOLD_TO_DRAIN): _Life.DRAINING,
-    (_Life.LOADING, _Trigger.WORK_IS_OVER): _Life.GONE,
-    (_Life.SERVING, _Trigger.SET_UP): _Life.LOADING,
-    (_Life.SERVING, _Trigger.MANAGER_LOST): _Life.JOINING,
-    (_Life.SERVING, _Trigger.TOLD_TO_DRAIN): _Life.DRAINING,
-    (_Life.SERVING, _Trigger.WORK_IS_OVER): _Life.GONE,
-    (_Life.DRAINING, _Trigger.SET_UP): _Life.DRAINING,
-    (_Life.DRAINING, _Trigger.TOLD_TO_DRAIN): _Life.DRAINING,
-    (_Life.DRAINING, _Trigger.MANAGER_LOST): _Life.GONE,
-    (_Life.DRAINING, _Trigger.WORK_IS_OVER): _Life.GONE,
-}
-"""Every change of a node's state; what is not in here cannot happen, and nothing happens to one that is gone."""
-
-ITEM_TRANSITIONS: Mapping[tuple[TaskState, Trigger], TaskState] = {
-    **TRANSITIONS,
-    (TaskState.READY, Trigger.EXECUTE_FAILED): TaskState.FAILED,
-}
-"""Every change of a work item's state: a worker's, and that of an item whose partition cannot be had."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Path:
-    """A course as the machine needs it, worked out once."""
-
-    course: Course
-    inputs: dict[str, tuple[str, ...]]
-    """The different inputs of each partition."""
-    consumers: dict[str, tuple[str, ...]]
-    """The partitions here that read a tensor."""
-    targets: dict[str, tuple[str, ...]]
-    """The devices that want a tensor."""
-    made: frozenset[str]
-    """What is made here, and so is not taken from others."""
-
-    def uses(self, tensor: str) -> int:
-        return len(self.consumers.get(tensor, ())) + len(self.targets.get(tensor, ()))
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """What there is of a request in one epoch."""
-
-    number: int
-    epoch: int
-    course: int
-    since_s: float
-    path: _Path | None = None
-    """None: its course is not known yet."""
-    states: dict[str, TaskState] = field(default_factory=dict)
-    missing: dict[str, int] = field(default_factory=dict)
-    ready_s: dict[str, float] = field(default_factory=dict)
-    uses: dict[str, int] = field(default_factory=dict)
-    """Of each tensor that is here: partitions that will read it, and devices that have it to get."""
-    held: dict[str, int] = field(default_factory=dict)
-    """Bytes of each tensor that is stored."""
-    arrived: set[str] = field(default_factory=set)
-    """Every tensor that ever was."""
-    sendings: set[int] = field(default_factory=set)
-    story: list[tuple[str, Trigger]] = field(default_factory=list)
+_Handler = Callable[..., list[NodeInstruction]]
 
 
 @dataclass(slots=True)
 class _Run:
     """Something that is being computed."""
 
-    request: _Request
+    request: NodeRequest
     holding: Holding
     start_s: float
     waited_s: float
@@ -185,23 +98,16 @@ class NodeState:
         self._max_executing, self._beat_s = max_executing, beat_s
         self.life = NodeLife.JOINING
         self._setup = 0
-        self._paths: dict[int, _Path] = {}
-        self._requests: dict[int, _Request] = {}
+        self._paths: dict[int, NodePath] = {}
+        self._requests: dict[int, NodeRequest] = {}
         self._early: dict[int, None] = {}
         """Requests whose course is not known, the oldest first."""
         self._retired: dict[int, int] = {}
         """Epochs of ended requests, the latest last."""
-        self._ready: list[tuple[int, int, str]] = []
-        """Work items of loaded kept partitions, the oldest request first; those that are over stay until met."""
-        self._waiting: dict[str, dict[int, None]] = {}
-        """Requests whose work item is ready, of partitions that are not kept or not loaded."""
-        self._ready_count = 0
-        self._horizon: int | None = None
-        """Newest request that still goes before the partitions that wait to be loaded; None: none waits."""
-        self._newest = 0
+        self._queue = WorkQueue(self._holdings)
         self._runs: dict[int, _Run] = {}
         self._last_run = 0
-        self._sendings: dict[int, tuple[_Request, Send]] = {}
+        self._sendings: dict[int, tuple[NodeRequest, Send]] = {}
         self._last_sending = 0
         self._lost: set[str] = set()
         self._held_nbytes = 0
@@ -209,7 +115,7 @@ class NodeState:
         self._has_changed = False
         self._is_settled = True
         self._told_s = 0.0
-        self._handlers: dict[type, Callable[..., list[NodeInstruction]]] = {
+        self._handlers: dict[type, _Handler] = {
             ManagerFound: self._on_manager_found,
             ManagerLost: self._on_manager_lost,
             SetUp: self._on_set_up,
@@ -274,7 +180,7 @@ class NodeState:
         ready = sum(
             state is TaskState.READY for request in self._requests.values() for state in request.states.values()
         )
-        _require(ready == self._ready_count, "the ready work items are miscounted")
+        _require(ready == len(self._queue), "the ready work items are miscounted")
         early = {number for number, request in self._requests.items() if request.path is None}
         _require(early == set(self._early), "a request is early and not noted as such")
         for number, (request, _) in self._sendings.items():
@@ -288,7 +194,7 @@ class NodeState:
             return
         _require(not self._requests, "requests without a manager")
 
-    def _check_request(self, request: _Request) -> None:
+    def _check_request(self, request: NodeRequest) -> None:
         _require(request.epoch > self._retired.get(request.number, 0), "a request is over and still here")
         if request.path is None:
             return
@@ -299,12 +205,8 @@ class NodeState:
             if state in (TaskState.READY, TaskState.EXECUTING):
                 _require(not absent, f"a work item of `{partition}` is ready without {absent}")
             if state is TaskState.READY:
-                _require(self._is_queued(request.number, partition), "a work item is ready and not queued")
+                _require((request.number, partition) in self._queue, "a work item is ready and not queued")
         _require(all(request.uses.get(name, 0) > 0 for name in request.held), "a tensor is stored that nobody needs")
-
-    def _is_queued(self, number: int, partition: str) -> bool:
-        queued = any(entry[0] == number and entry[2] == partition for entry in self._ready)
-        return queued or number in self._waiting.get(partition, {})
 
     # The manager.
 
@@ -319,7 +221,8 @@ class NodeState:
         steps = [step for request in list(self._requests.values()) for step in self._drop(request)]
         self._retired.clear()
         self._paths.clear()
-        self._setup, self._newest, self._horizon = 0, 0, None
+        self._queue.clear()
+        self._setup = 0
         for run in self._runs.values():
             run.is_foreign = True
         is_draining = self.life is NodeLife.DRAINING
@@ -334,27 +237,18 @@ class NodeState:
             return []
         self._setup, self._is_settled = event.number, False
         steps, changed = self._holdings.place(event)
-        paths = {course.id: _path(course, self._holdings) for course in event.courses}
+        paths = {course.id: path_of(course, self._holdings) for course in event.courses}
         for number, request in list(self._requests.items()):
             was_known = request.path is not None
             if was_known and (request.course not in paths or not request.states.keys().isdisjoint(changed)):
                 steps += self._drop(self._requests[number])
         self._paths = paths
-        self._requeue()
+        self._queue.sort_anew()
         for number in list(self._early):
             if self._requests[number].course in self._paths:
                 steps += self._adopt(now_s, self._requests[number])
         self._move(NodeTrigger.SET_UP)
         return steps
-
-    def _requeue(self) -> None:
-        """Put each ready work item where its partition, which may be kept now and not before, has it looked for."""
-        self._ready.clear()
-        self._waiting.clear()
-        for request in self._requests.values():
-            for partition, state in request.states.items():
-                if state is TaskState.READY:
-                    self._enqueue(request, partition)
 
     def _on_told_to_drain(self, _now_s: float, _event: ToldToDrain) -> list[NodeInstruction]:
         was_joining = self.life is NodeLife.JOINING
@@ -404,17 +298,17 @@ class NodeState:
             return steps
         return steps + self._take(now_s, request, event.tensor, event.nbytes)
 
-    def _begin(self, now_s: float, event: TensorHere) -> _Request:
-        request = _Request(event.request, event.epoch, event.course, now_s)
+    def _begin(self, now_s: float, event: TensorHere) -> NodeRequest:
+        request = NodeRequest(event.request, event.epoch, event.course, now_s)
         self._requests[event.request] = request
-        self._newest = max(self._newest, event.request)
+        self._queue.note_request(event.request)
         if event.course in self._paths:
             self._follow(now_s, request, self._paths[event.course])
         else:
             self._early[event.request] = None
         return request
 
-    def _follow(self, now_s: float, request: _Request, path: _Path) -> None:
+    def _follow(self, now_s: float, request: NodeRequest, path: NodePath) -> None:
         request.path = path
         request.states = dict.fromkeys(path.course.partitions, TaskState.WAITING)
         request.missing = {partition: len(names) for partition, names in path.inputs.items()}
@@ -422,7 +316,7 @@ class NodeState:
             if not count:
                 self._make_ready(now_s, request, partition)
 
-    def _take_early(self, request: _Request, event: TensorHere) -> list[NodeInstruction]:
+    def _take_early(self, request: NodeRequest, event: TensorHere) -> list[NodeInstruction]:
         if self._early_nbytes + event.nbytes > EARLY_NBYTES:
             return []
         self._early_nbytes += event.nbytes
@@ -431,7 +325,7 @@ class NodeState:
         request.arrived.add(event.tensor)
         return [Keep(request.number, request.epoch, event.tensor)]
 
-    def _adopt(self, now_s: float, request: _Request) -> list[NodeInstruction]:
+    def _adopt(self, now_s: float, request: NodeRequest) -> list[NodeInstruction]:
         """Take up a request whose course has become known."""
         early, request.held = request.held, {}
         del self._early[request.number]
@@ -447,7 +341,7 @@ class NodeState:
                 self._take(now_s, request, name, nbytes)  # it is stored already
         return steps
 
-    def _take(self, now_s: float, request: _Request, name: str, nbytes: int) -> list[NodeInstruction]:
+    def _take(self, now_s: float, request: NodeRequest, name: str, nbytes: int) -> list[NodeInstruction]:
         """Note that a tensor is here, and what it makes ready."""
         path = request.path
         assert path is not None, "only early requests have none, and theirs are kept elsewhere"
@@ -463,7 +357,7 @@ class NodeState:
                 self._make_ready(now_s, request, partition)
         return [Keep(request.number, request.epoch, name)]
 
-    def _release(self, request: _Request, name: str) -> list[NodeInstruction]:
+    def _release(self, request: NodeRequest, name: str) -> list[NodeInstruction]:
         request.uses[name] -= 1
         if request.uses[name]:
             return []
@@ -471,7 +365,7 @@ class NodeState:
         self._held_nbytes -= request.held.pop(name)
         return [Forget(request.number, request.epoch, name)]
 
-    def _drop(self, request: _Request) -> list[NodeInstruction]:
+    def _drop(self, request: NodeRequest) -> list[NodeInstruction]:
         """Forget a request: nothing of it is kept but what is being computed, whose result nobody wants."""
         del self._requests[request.number]
         if request.number in self._early:
@@ -479,9 +373,8 @@ class NodeState:
             self._early_nbytes -= sum(request.held.values())
         for partition, state in request.states.items():
             if state is TaskState.READY:
-                self._ready_count -= 1
-                self._dequeue(request.number, partition)
-            self._move_item(request, partition, Trigger.REQUEST_ENDED)
+                self._queue.discard(request.number, partition)
+            request.move(partition, Trigger.REQUEST_ENDED)
         for number in request.sendings:
             del self._sendings[number]
         self._held_nbytes -= sum(request.held.values())
@@ -489,7 +382,7 @@ class NodeState:
 
     # Sending.
 
-    def _send(self, request: _Request, name: str) -> list[NodeInstruction]:
+    def _send(self, request: NodeRequest, name: str) -> list[NodeInstruction]:
         path = request.path
         assert path is not None, "what was computed has a course"
         steps: list[NodeInstruction] = []
@@ -542,8 +435,7 @@ class NodeState:
         self._has_changed = True
         held = self._holdings[event.partition]
         if held.is_kept and held.is_runnable:
-            for number in self._waiting.pop(event.partition, {}):
-                heapq.heappush(self._ready, (number, held.index, held.id))
+            self._queue.on_loaded(held)
         return steps
 
     def _on_load_failed(self, _now_s: float, event: LoadFailed) -> list[NodeInstruction]:
@@ -553,91 +445,43 @@ class NodeState:
 
     def _fail_waiting(self, partition: str) -> list[NodeInstruction]:
         self._has_changed = True
-        numbers = self._waiting.pop(partition, {})
-        return [step for number in numbers for step in self._fail_ready(self._requests[number], partition)]
+        held, hint = self._holdings[partition], "place it on another device"
+        requests = [self._requests[number] for number in self._queue.take_all_of(partition)]
+        return [step for request in requests for step in self._fail(request, partition, held.code, held.reason, hint)]
 
-    def _fail_ready(self, request: _Request, partition: str) -> list[NodeInstruction]:
-        held = self._holdings[partition]
-        self._ready_count -= 1
-        return self._fail(request, partition, held.code, held.reason, "place it on another device")
-
-    def _fail(self, request: _Request, partition: str, code: str, reason: str, hint: str) -> list[NodeInstruction]:
-        self._move_item(request, partition, Trigger.EXECUTE_FAILED)
+    def _fail(self, request: NodeRequest, partition: str, code: str, reason: str, hint: str) -> list[NodeInstruction]:
+        request.move(partition, Trigger.EXECUTE_FAILED)
         assert request.path is not None, "what was ready has a course"
         forgets = [step for name in request.path.inputs[partition] for step in self._release(request, name)]
         return [*forgets, Tell(ItemFailed(request.number, request.epoch, partition, code, reason, hint))]
 
     # Computing.
 
-    def _make_ready(self, now_s: float, request: _Request, partition: str) -> None:
-        self._move_item(request, partition, Trigger.INPUTS_COMPLETE)
+    def _make_ready(self, now_s: float, request: NodeRequest, partition: str) -> None:
+        request.move(partition, Trigger.INPUTS_COMPLETE)
         request.ready_s[partition] = now_s
-        self._ready_count += 1
-        self._enqueue(request, partition)
-
-    def _enqueue(self, request: _Request, partition: str) -> None:
-        held = self._holdings[partition]
-        if held.is_kept and held.is_runnable:
-            heapq.heappush(self._ready, (request.number, held.index, partition))
-        else:
-            self._waiting.setdefault(partition, {})[request.number] = None
-
-    def _dequeue(self, number: int, partition: str) -> None:
-        waiting = self._waiting.get(partition, {})
-        waiting.pop(number, None)
-        if not waiting:
-            self._waiting.pop(partition, None)
+        self._queue.add(request.number, partition)
 
     def _next_work(self, now_s: float) -> list[NodeInstruction]:
-        steps: list[NodeInstruction] = []
-        if self._waiting:
-            steps += self._fail_what_waits_in_vain()
-        if not self._holdings.is_loading_in_turn:
-            while len(self._runs) < self._max_executing:
-                item = self._pick()
-                if item is None:
-                    break
-                steps += self._execute(now_s, *item)
+        steps = self._fail_what_waits_in_vain()
+        while len(self._runs) < self._max_executing and not self._holdings.is_loading_in_turn:
+            item = self._queue.take()
+            if item is None:
+                break
+            steps += self._execute(now_s, self._requests[item[0]], item[1])
         if not self._is_settled:
             steps += self._holdings.load_kept()
-        if self._waiting or not self._is_settled:
-            steps += self._next_turn()
+        if not self._is_settled or self._queue.waiting_partitions():
+            steps += self._queue.load_next(bool(self._runs))
         return steps
 
     def _fail_what_waits_in_vain(self) -> list[NodeInstruction]:
-        refused = [
-            partition for partition in self._waiting if self._holdings[partition].state is PartitionState.REFUSED
-        ]
-        return [step for partition in refused for step in self._fail_waiting(partition)]
+        waiting = self._queue.waiting_partitions()
+        refused = [name for name in waiting if self._holdings[name].state is PartitionState.REFUSED]
+        return [step for name in refused for step in self._fail_waiting(name)]
 
-    def _pick(self) -> tuple[_Request, str] | None:
-        """Take the oldest ready work item of a loaded partition, unless those that wait to be loaded come first."""
-        while self._ready and not self._is_ready(self._ready[0][0], self._ready[0][2]):
-            heapq.heappop(self._ready)
-        best = self._ready[0] if self._ready else None
-        turn = self._holdings.in_turn
-        if turn is not None and turn.is_runnable and turn.id in self._waiting:
-            of_turn = (min(self._waiting[turn.id]), turn.index, turn.id)
-            best = of_turn if best is None else min(best, of_turn)
-        if best is None:
-            return None
-        if self._horizon is not None and best[0] > self._horizon:
-            if self._waiting_for_turns():
-                return None
-            self._horizon = None
-        if self._ready and best == self._ready[0]:
-            heapq.heappop(self._ready)
-        else:
-            self._dequeue(best[0], best[2])
-        return self._requests[best[0]], best[2]
-
-    def _is_ready(self, number: int, partition: str) -> bool:
-        request = self._requests.get(number)
-        return request is not None and request.states.get(partition) is TaskState.READY
-
-    def _execute(self, now_s: float, request: _Request, partition: str) -> list[NodeInstruction]:
-        self._move_item(request, partition, Trigger.STARTED)
-        self._ready_count -= 1
+    def _execute(self, now_s: float, request: NodeRequest, partition: str) -> list[NodeInstruction]:
+        request.move(partition, Trigger.STARTED)
         self._last_run += 1
         held = self._holdings[partition]
         held.begin_run()
@@ -645,32 +489,6 @@ class NodeState:
         return [
             Execute(self._last_run, request.number, request.epoch, partition),
             Tell(Started(request.number, request.epoch, partition)),
-        ]
-
-    def _next_turn(self) -> list[NodeInstruction]:
-        """Have the next partition loaded for its turn once nothing goes before it.
-
-        That is the one with the oldest request of those that wait; one that was never tried comes behind them.
-        """
-        if self._holdings.is_loading:
-            self._horizon = None
-            return []
-        waiting = self._waiting_for_turns()
-        if not waiting:
-            self._horizon = None
-            return []
-        if self._horizon is None:
-            self._horizon = self._newest
-        if self._runs:
-            return []
-        return self._holdings.load_for_turn(min(waiting, key=lambda entry: entry[:2])[2])
-
-    def _waiting_for_turns(self) -> list[tuple[float, int, Holding]]:
-        """Return the partitions that wait to be loaded for their turn, each behind its oldest request and its place."""
-        return [
-            (min(self._waiting.get(held.id, ()), default=math.inf), held.index, held)
-            for held in self._holdings.obtained_for_turns()
-            if held.id in self._waiting or not held.was_loaded
         ]
 
     def _on_executed(self, now_s: float, event: Executed) -> list[NodeInstruction]:
@@ -681,7 +499,7 @@ class NodeState:
         request, partition = run.request, run.holding.id
         if self._requests.get(request.number) is not request:
             return steps
-        self._move_item(request, partition, Trigger.EXECUTED)
+        request.move(partition, Trigger.EXECUTED)
         assert request.path is not None, "what was computed has a course"
         for name, nbytes in event.tensors:
             steps += self._take(now_s, request, name, nbytes)
@@ -732,7 +550,7 @@ class NodeState:
             running=tuple(
                 Running(run.request.number, run.request.epoch, run.holding.id, now_s - run.start_s) for run in own
             ),
-            waiting=self._ready_count,
+            waiting=len(self._queue),
             held_nbytes=self._held_nbytes,
             unreachable=tuple(sorted(self._lost & targets)),
         )
@@ -743,16 +561,6 @@ class NodeState:
         if after is None:
             raise InternalError(f"the node was {self.life.value} and then {trigger.value}")
         self.life = after
-
-    def _move_item(self, request: _Request, partition: str, trigger: Trigger) -> None:
-        """Change a work item's state; the only place where one changes."""
-        before = request.states[partition]
-        after = ITEM_TRANSITIONS.get((before, trigger))
-        request.story.append((partition, trigger))
-        if after is None:
-            story = printable("; ".join(f"{name}: {what.value}" for name, what in request.story[-20:]), 600)
-            raise InternalError(f"a work item of `{printable(partition)}` was {before} and then {trigger} ({story})")
-        request.states[partition] = after
 
 
 _ORDER: dict[type, int] = {
@@ -771,26 +579,6 @@ _ORDER: dict[type, int] = {
 
 def _rank(step: NodeInstruction) -> int:
     return _ORDER[type(step)]
-
-
-def _path(course: Course, holdings: Holdings) -> _Path:
-    unknown = [partition for partition in course.partitions if partition not in holdings]
-    if unknown:
-        raise InternalError(f"course {course.id} has partitions that the setup has not: {printable(str(unknown))}")
-    tasks = [holdings[partition].share.task for partition in course.partitions]
-    inputs = {task.id: tuple(dict.fromkeys(task.inputs)) for task in tasks}
-    made = frozenset(name for task in tasks for name in task.outputs)
-    consumers: dict[str, list[str]] = {}
-    for task in tasks:
-        for name in inputs[task.id]:
-            consumers.setdefault(name, []).append(task.id)
-    return _Path(
-        course=course,
-        inputs=inputs,
-        consumers={name: tuple(users) for name, users in consumers.items()},
-        targets={route.tensor: tuple(dict.fromkeys(route.devices)) for route in course.routes if route.tensor in made},
-        made=made,
-    )
 
 
 def _require(holds: bool, otherwise: str) -> None:

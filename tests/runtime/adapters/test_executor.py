@@ -115,7 +115,7 @@ def test_errands_are_done_in_turn_and_their_failures_told(rig: Rig) -> None:
     rig.executor.do("first", lambda: 1)
     rig.executor.do(None, lambda: 2)
     rig.executor.do("second", fail)
-    rig.executor.do("third", lambda: {}["x"])
+    rig.executor.do("third", lambda: ones()["x"])
     told = [rig.next() for _ in range(3)]
     assert told[0] == Done("first", 1)
     assert [done.name for done in told[1:] if isinstance(done, Done)] == ["second", "third"]

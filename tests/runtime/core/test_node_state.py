@@ -41,15 +41,13 @@ from hyps.core.node_events import (
     ToldToDrain,
     Unload,
 )
+from hyps.core.node_life import NODE_TRANSITIONS, NodeLife, NodeTrigger
 from hyps.core.node_state import (
     EARLY_NBYTES,
     EARLY_REQUESTS,
     EARLY_S,
-    NODE_TRANSITIONS,
     REMEMBERED,
-    NodeLife,
     NodeState,
-    NodeTrigger,
 )
 from hyps.core.residency import Task
 from hyps.errors import InternalError
@@ -651,7 +649,7 @@ def test_whatever_fails_and_whenever_a_request_is_retired_nothing_is_left(
     assert not bench.stored
     assert not bench.node._requests
     assert not bench.node._sendings
-    assert not bench.node._waiting
+    assert not len(bench.node._queue)
     assert bench.node.held_nbytes == 0
 
 
