@@ -47,6 +47,7 @@ from hyps.core.manager_events import (
 )
 from hyps.core.manager_state import ManagerState
 from hyps.core.manager_view import report_of
+from hyps.echoes import Echoes
 from hyps.errors import HypsError, PeerError, printable
 from hyps.formats import messages, node_messages
 from hyps.formats.messages import (
@@ -70,6 +71,7 @@ from hyps.formats.node_messages import (
     NODE_PROTOCOL_VERSION,
     Beat,
     Drain,
+    Echo,
     Echoed,
     Fetch,
     Finished,
@@ -169,6 +171,7 @@ class Manager:
         self._named = {name: _named(self._plan, name) for name in self._plan.tensors}
         self._batched = batched_inputs(self._plan.model.inputs, self._plan.model.outputs)
         self._files = _files_of(self._plan)
+        self._echoes = Echoes(state.network.placer.links, self._send_echo, links.backlog_nbytes)
         self._is_told_to_leave = False
         self._is_stopped = False
         self._has_left = False
@@ -392,6 +395,8 @@ class Manager:
         peer.kind, peer.device = _Kind.NODE, printable(join.device)
         logger.info("device `%s` joins", peer.device, extra={"device": peer.device})
         self._handle(NodeJoined(link, join))
+        if link in self._state.network.members:
+            self._echoes.begin(link, join.device, time.monotonic())
         if self.tracing is not None and self._state.network.members.by_link(link) is not None:
             self.tracing.join(join.device)
 
@@ -424,7 +429,9 @@ class Manager:
                 self._on_fetch(link, message)
             case GroupReport():
                 peer.report = decode_report(memoryview(frames[0])) if len(frames) == 1 else None
-            case Spans() | Echoed():
+            case Echoed():
+                self._echoes.answered(link, message.number, time.monotonic())
+            case Spans():
                 pass  # told to the trace already, or nobody has asked for them
             case Join() | Greet():
                 raise PeerError("a node that has joined said who it is again", code="E_PROTOCOL")
@@ -463,6 +470,9 @@ class Manager:
 
     def _do(self, step: ManagerInstruction) -> None:
         self._doers[type(step)](step)
+
+    def _send_echo(self, link: int, echo: Echo, frame: bytes) -> None:
+        self._links.send(link, [node_messages.encode_node_message(echo), frame])
 
     def _keep(self, step: Keep) -> None:
         incoming = self._incoming
@@ -503,6 +513,7 @@ class Manager:
             logger.warning("cut off device `%s`: %s", peer.device, step.reason, extra={"device": peer.device})
         else:
             logger.warning("cut off a peer: %s", step.reason)
+        self._echoes.forget(step.link)
         self._links.close_link(step.link)
 
     def _answer(self, step: Answer) -> None:

@@ -69,6 +69,7 @@ def report_of(
             tensors=state.hub.tensors,
             passed_nbytes=state.hub.passed_nbytes,
         ),
+        links=network.placer.links.statuses(),
         notes=(note,) if note else (),
     )
 

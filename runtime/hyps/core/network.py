@@ -84,6 +84,10 @@ class Network:
     def beat(self, now_s: float, node: Node, beat: Beat) -> bool:
         """Take how a node is; return whether that calls for something."""
         before, node.beat, node.beat_s = node.beat, beat, now_s
+        for sent in beat.sendings:
+            self.placer.links.add(
+                node.device, sent.device, sent.nbytes, sent.seconds, now_s, behind_nbytes=sent.behind_nbytes
+            )
         if beat.setup > node.setup_number:
             return False  # of a manager before us
         is_changed = self._note_unreachable(now_s, node, beat)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hyps.core.courses import Flow, Pair, spread
+from hyps.core.link_estimates import LinkEstimates
 from hyps.core.manager_options import ALL_TENSORS, ManagerOptions
 from hyps.core.membership import Members, Node
 from hyps.core.timings import Timings
@@ -12,7 +13,6 @@ from hyps.formats.plan import Plan, Prediction
 from hyps.formats.replanning import (
     Answer,
     DeviceFacts,
-    LinkFacts,
     Question,
     Refusal,
     Reply,
@@ -61,6 +61,7 @@ class Placer:
         target: the placement aimed for; None: none yet, or none that is possible.
         variants: the plan's own placements, the best first.
         note: what is in the way, for people; empty: nothing.
+        links: what the links between the devices can do.
         missing: what is to be installed before anything can be searched, in a sentence; empty: nothing.
         is_searching: whether a question is out.
     """
@@ -72,6 +73,7 @@ class Placer:
         self.target: Target | None = None
         self.note = ""
         self.missing = options.no_planner
+        self.links = LinkEstimates()
         self.is_searching = False
         self._gather_until_s: float | None = None
         self._number = 0
@@ -103,6 +105,7 @@ class Placer:
     def forget(self, node: Node) -> None:
         """A node is gone."""
         self._refused.pop(node.link, None)
+        self.links.forget(node.device)
         self._considered.discard(node.link)
 
     def placements(self, target: Target, members: Members) -> list[dict[str, str]]:
@@ -291,7 +294,7 @@ class Placer:
             model_outputs=self._flow.outputs,
             devices=tuple(self._facts(node) for node in sorted(nodes, key=lambda node: node.device)),
             timings=self._timings.timings(),
-            links=tuple(LinkFacts(source=source, target=target, is_open=False) for source, target in sorted(closed)),
+            links=self.links.facts(closed),
             is_via_hub=self._options.is_via_hub,
             aim=aim_of(self._plan, self._options.aim),
             current={part: (device, *replicas.get(part, ())) for part, device in current.items()},
