@@ -81,12 +81,12 @@ def serve(
         if not options.is_fixed:
             state.set_planner(planner.missing())
         manager = Manager(state, links, Path(folder), access=access, planner=planner, max_nbytes=max_nbytes)
-        stack.enter_context(_metrics_of(manager, serving))
         if serving.trace:
             manager.tracing = stack.enter_context(contextlib.closing(Tracing(Path(serving.trace), plan)))
         stack.enter_context(leaving_on_signals(manager.leave))
-        on_ready(plan, address)
-        is_whole = manager.run()
+        with _metrics_of(manager, serving):  # which wakes the links, so that it ends before
+            on_ready(plan, address)
+            is_whole = manager.run()
         links.close(linger_s=_LINGER_S if is_whole else 0.0)
     return is_whole
 

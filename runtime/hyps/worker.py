@@ -429,9 +429,10 @@ def serve(
         engine = open_engine(folder, dataclasses.replace(options, reserved_nbytes=bounds.reserved_nbytes), plan)
         admission = Admission(MAX_REQUESTS, bounds.queue_nbytes)
         service = Service(engine, server, admission, device, bounds.max_nbytes)
-        with _metrics_of(service, metrics_address, allow_remote), _leaving_on_signals(service):
-            on_ready(engine, server.address)
-            is_whole = service.run()
+        with _leaving_on_signals(service):
+            with _metrics_of(service, metrics_address, allow_remote):  # which wakes the server, so that it ends before
+                on_ready(engine, server.address)
+                is_whole = service.run()
             if is_whole or service.is_stuck:
                 service.wait_until_heard()
             server.close(linger_s=_DRAIN_LINGER_S if is_whole or service.is_stuck else 0.0)

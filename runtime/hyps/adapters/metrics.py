@@ -54,6 +54,7 @@ class MetricsServer:
         self._told = threading.Condition()
         self._report: Report | None = None
         self._told_s = -math.inf
+        self._is_closed = False
         self._server = _bound(address, allow_remote, self._text)
         host, port = self._server.server_address[:2]
         shown = f"[{host!s}]" if ":" in str(host) else str(host)
@@ -73,7 +74,10 @@ class MetricsServer:
             self._told.notify_all()
 
     def close(self) -> None:
-        """Stop serving; what is being answered is cut off."""
+        """Stop serving, and wake nobody any more; what is being answered is not answered."""
+        with self._told:
+            self._is_closed = True
+            self._told.notify_all()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -87,11 +91,14 @@ class MetricsServer:
     def _text(self) -> str | None:
         """Return the text of a scrape; None when no report was told in time."""
         with self._told:
+            if self._is_closed:
+                return None
             if time.monotonic() - self._told_s > _FRESH_S:
                 before_s = self._told_s
                 self._asked.set()
                 self._wake()
-                if not self._told.wait_for(lambda: self._told_s > before_s, _TELL_S):
+                self._told.wait_for(lambda: self._told_s > before_s or self._is_closed, _TELL_S)
+                if self._told_s <= before_s:
                     return None
             report = self._report
         return None if report is None else exposition(report)

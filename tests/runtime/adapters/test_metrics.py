@@ -169,6 +169,19 @@ def test_an_address_in_use_is_named() -> None:
     assert caught.value.code == "E_ADDRESS_IN_USE"
 
 
+def test_nobody_is_woken_once_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_TELL_S", WAIT_S)
+    woken: list[float] = []
+    with MetricsServer("127.0.0.1:0", lambda: woken.append(time.monotonic())) as server, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(get, server.url)
+        while not woken:
+            time.sleep(0.01)
+        server.close()
+        assert waiting.result(WAIT_S)[0] == 503
+    assert server._text() is None
+    assert len(woken) == 1
+
+
 def test_nothing_is_left_when_it_is_closed() -> None:
     before = threading.active_count()
     with serving(Owner()) as server:
