@@ -31,6 +31,8 @@ _HALF_LIFE_S = 30.0
 _MATTERS = 1.25
 """How much longer than the shortest messages long ones must take to tell a rate, rather than the least it can be."""
 _LEAST_S = 1e-7
+_MOST_TARGETS = 256
+"""Of one device, which names them itself; beyond, the one that was not heard of for longest is forgotten."""
 _CROSSINGS = 2
 
 
@@ -86,6 +88,8 @@ class LinkEstimates:
             behind_nbytes: what had been sent there before and was not taken yet.
         """
         passed = nbytes + behind_nbytes
+        if (source, target) not in self._links:
+            self._make_room(source)
         classes = self._links.setdefault((source, target), {})
         kept = classes.setdefault(passed.bit_length() // 2, _Class())
         kept.samples.append((passed, max(seconds, _LEAST_S)))
@@ -113,6 +117,11 @@ class LinkEstimates:
             for (source, target), told in known
             if told is not None
         )
+
+    def _make_room(self, source: str) -> None:
+        own = [link for link in self._links if link[0] == source]
+        if len(own) >= _MOST_TARGETS:
+            del self._links[min(own, key=lambda link: max(kept.heard_s for kept in self._links[link].values()))]
 
     def _facts(self, link: tuple[str, str], *, is_open: bool) -> LinkFacts:
         source, target = link

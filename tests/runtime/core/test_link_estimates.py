@@ -165,3 +165,17 @@ def test_memory_does_not_grow_with_messages() -> None:
 
     assert len(kept) <= 12
     assert max(kept) == 16
+
+
+def test_a_device_that_names_others_without_end_makes_nothing_grow() -> None:
+    links = LinkEstimates()
+    links.add("b", "a", 100, 0.01, 0.0)
+    for turn in range(1000):
+        links.add("a", f"stranger{turn}", 100, 0.01, float(turn))
+
+    told = {(link.source, link.target) for link in links.facts()}
+
+    assert len(told) == 257
+    assert ("a", "stranger999") in told
+    assert ("a", "stranger0") not in told
+    assert ("b", "a") in told
