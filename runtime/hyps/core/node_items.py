@@ -26,8 +26,6 @@ class NodePath:
     """The partitions here that read a tensor."""
     targets: dict[str, tuple[str, ...]]
     """The devices that want a tensor."""
-    made: frozenset[str]
-    """What is made here, and so is not taken from others."""
 
     def uses(self, tensor: str) -> int:
         """Return how many partitions here read a tensor and how many devices get it."""
@@ -84,5 +82,4 @@ def path_of(course: Course, holdings: Holdings) -> NodePath:
         inputs=inputs,
         consumers={name: tuple(users) for name, users in consumers.items()},
         targets={route.tensor: tuple(dict.fromkeys(route.devices)) for route in course.routes if route.tensor in made},
-        made=made,
     )

@@ -294,8 +294,6 @@ class NodeState:
             return steps
         if request.path is None:
             return steps + self._take_early(request, event)
-        if event.tensor in request.path.made or event.tensor not in request.path.consumers:
-            return steps
         return steps + self._take(now_s, request, event.tensor, event.nbytes)
 
     def _begin(self, now_s: float, event: TensorHere) -> NodeRequest:
@@ -335,18 +333,21 @@ class NodeState:
         self._follow(now_s, request, path)
         steps: list[NodeInstruction] = []
         for name, nbytes in early.items():
-            if name in path.made or name not in path.consumers:
-                steps.append(Forget(request.number, request.epoch, name))
-            else:
+            if name in path.consumers:
                 self._take(now_s, request, name, nbytes)  # it is stored already
+            else:
+                steps.append(Forget(request.number, request.epoch, name))
         return steps
 
-    def _take(self, now_s: float, request: NodeRequest, name: str, nbytes: int) -> list[NodeInstruction]:
-        """Note that a tensor is here, and what it makes ready."""
+    def _take(
+        self, now_s: float, request: NodeRequest, name: str, nbytes: int, *, is_made: bool = False
+    ) -> list[NodeInstruction]:
+        """Note that a tensor is here, and what it makes ready; who gave it to us has given it to all that want it."""
         path = request.path
         assert path is not None, "only early requests have none, and theirs are kept elsewhere"
-        request.arrived.add(name)
-        uses = path.uses(name)
+        uses = path.uses(name) if is_made else len(path.consumers.get(name, ()))
+        if is_made or uses:
+            request.arrived.add(name)
         if not uses:
             return []
         request.uses[name], request.held[name] = uses, nbytes
@@ -502,8 +503,9 @@ class NodeState:
         request.move(partition, Trigger.EXECUTED)
         assert request.path is not None, "what was computed has a course"
         for name, nbytes in event.tensors:
-            steps += self._take(now_s, request, name, nbytes)
-            steps += self._send(request, name)
+            if name not in request.arrived:  # the hub may have had it from an earlier attempt
+                steps += self._take(now_s, request, name, nbytes, is_made=True)
+                steps += self._send(request, name)
         for name in request.path.inputs[partition]:
             steps += self._release(request, name)
         nbytes = sum(nbytes for _, nbytes in event.tensors)

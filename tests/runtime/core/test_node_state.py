@@ -342,7 +342,7 @@ def test_the_memory_of_retired_requests_is_bounded() -> None:
 
 def test_tensors_that_nobody_here_reads_are_not_stored() -> None:
     bench = bench_for(chain_setup(1, 5, 5))
-    bench.tell(here(1, "other"), here(1, "t1"), here(1, "t2"))
+    bench.tell(here(1, "other"), here(1, "t2"))
     assert not bench.stored
 
 
