@@ -68,6 +68,7 @@ from hyps.formats.messages import (
     Welcome,
 )
 from hyps.formats.node_messages import (
+    HUB,
     NODE_PROTOCOL_VERSION,
     Beat,
     Drain,
@@ -417,7 +418,9 @@ class Manager:
 
     def _on_node(self, link: int, peer: _Peer, message: FromNode, frames: Sequence[Buffer]) -> None:
         if self.tracing is not None:
-            self.tracing.tell(self._device_of(link), message)
+            device = self._device_of(link)
+            way = self._state.network.placer.links.get(device, HUB) if isinstance(message, Spans) else None
+            self.tracing.tell(device, message, 0.0 if way is None else way.latency_s)
         if isinstance(message, ItemFailed):
             _note_failure(peer.device, message)
         match message:

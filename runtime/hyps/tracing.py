@@ -15,6 +15,10 @@ _MOST_KEPT = 256
 """Events that wait to be written together."""
 
 _FLUSH_S = 1.0
+_LEAST_WAY_S = 0.005
+"""A way that seems to take less may take nothing: that is what busy processes take to answer, and the quickest of many
+messages, by which clocks are told, came sooner."""
+
 _MOST_OPEN = 100_000
 """Requests and sendings under way; beyond these, none is traced until some have ended."""
 
@@ -72,12 +76,13 @@ class Tracing:
         """A device has joined."""
         self._book.join(device)
 
-    def tell(self, device: str, message: FromNode) -> None:
-        """A device told something."""
+    def tell(self, device: str, message: FromNode, way_s: float = 0.0) -> None:
+        """A device told something; `way_s` is what a small message takes from there, where that is known."""
         if isinstance(message, Beat):
             self._book.beat(device, message.clock_s, time.monotonic())
         elif isinstance(message, Spans):
-            self._write(self._book.spans(device, message.spans))
+            way_s = way_s if way_s >= _LEAST_WAY_S else 0.0
+            self._write(self._book.spans(device, message.spans, way_s))
 
     def send(self, link: int, token: Hashable, device: str, work: int, tensor: str, nbytes: int) -> None:
         """The hub begins to send a tensor of a piece of work to a device."""
