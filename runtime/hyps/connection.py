@@ -102,8 +102,6 @@ class _Call:
     frames: Sequence[Buffer]
     wanted: Sequence[NamedTensor]
     future: "Future[dict[str, Any]]"
-    owner: object
-    """Kept as long as somebody waits: a session that nobody has any more closes its connection."""
 
 
 @dataclass(slots=True, eq=False)
@@ -141,6 +139,11 @@ class Connection:
 
     # For any thread.
 
+    @property
+    def max_nbytes(self) -> int:
+        """The most bytes that one tensor for the peer may have, as it said last; 0 before `reach`."""
+        return 0 if self._welcome is None else self._welcome.max_nbytes
+
     def reach(self) -> "Future[Welcome]":
         """Return what the peer says of itself, once there is a connection.
 
@@ -159,7 +162,6 @@ class Connection:
         outputs: Sequence[str],
         wanted: Sequence[NamedTensor],
         timeout_s: float | None,
-        owner: object = None,
     ) -> "Future[dict[str, Any]]":
         """Send a request and return the future of its outputs; cancelling that withdraws the request.
 
@@ -171,13 +173,12 @@ class Connection:
             outputs: the names of the outputs to ask for; empty: all.
             wanted: what these are declared as; the answer is checked against it.
             timeout_s: when it fails for want of an answer.
-            owner: kept until the future is done.
 
         Raises:
             UsageError: the connection was closed.
         """
         name = str(next(self._numbers))
-        call = _Call(Submit(name, headers, tuple(outputs)), frames, wanted, Future(), owner)
+        call = _Call(Submit(name, headers, tuple(outputs)), frames, wanted, Future())
         call.future.add_done_callback(partial(self._on_done, name))
         asked = Asked(int(name), timeout_s)
         self._do(lambda: self._ask(name, call, asked))

@@ -50,7 +50,6 @@ class RemoteRunner:
     Attributes:
         inputs, outputs: the model's, as its plan declares them.
         model_name, producer, device: what is known of it, and what the peer calls itself.
-        max_nbytes: the most bytes that one tensor for the peer may have.
         most_in_flight: how many requests may be unanswered; `submit` waits beyond.
     """
 
@@ -82,9 +81,13 @@ class RemoteRunner:
             raise
         self.inputs, self.outputs = welcome.inputs, welcome.outputs
         self.model_name, self.producer, self.device = welcome.model, welcome.producer, welcome.device
-        self.max_nbytes = welcome.max_nbytes
         self._feeds = Feeds(self.inputs)
         self._declared = {tensor.name: tensor for tensor in self.outputs}
+
+    @property
+    def max_nbytes(self) -> int:
+        """The most bytes that one tensor for the peer may have."""
+        return self._connection.max_nbytes
 
     def run(
         self, feeds: Mapping[str, Any], output_names: Sequence[str] | None = None, *, timeout_s: float | None = None
@@ -132,13 +135,13 @@ class RemoteRunner:
         except BaseException:
             self._slots.release()
             raise
-        future.add_done_callback(lambda _: self._slots.release())
+        future.add_done_callback(lambda _: self._slots.release())  # which keeps a runner that nobody else has
         return future
 
     def start(
         self, feeds: Mapping[str, Any], output_names: Sequence[str] | None = None, timeout_s: float | None = None
     ) -> "Future[dict[str, Any]]":
-        """Do as `submit` and never wait: for callers who see to it themselves that not too many are unanswered.
+        """Do as `submit` and never wait: for callers who keep the runner, and see to it that few are unanswered.
 
         Raises:
             TensorError, UsageError: as `submit`.
@@ -153,7 +156,7 @@ class RemoteRunner:
                 )
         wanted = [self._declared[name] for name in output_names] if output_names else self.outputs
         limit_s = _checked_timeout(timeout_s) or self._timeout_s
-        return self._connection.ask(headers, frames, output_names or (), wanted, limit_s, self)
+        return self._connection.ask(headers, frames, output_names or (), wanted, limit_s)
 
     def run_many(
         self,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -186,6 +187,42 @@ def test_cancelling_while_it_opens_leaves_nothing_open(world: World) -> None:
         eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("hyps-")])
 
 
+def test_what_opens_after_all_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Opened:
+        is_closed = False
+
+        def close(self) -> None:
+            self.is_closed = True
+
+    opened, gate = Opened(), threading.Event()
+
+    def slow(*_: object, **__: object) -> Opened:
+        assert gate.wait(WAIT_S)
+        return opened
+
+    monkeypatch.setattr("hyps.async_client.open_runner", slow)
+
+    async def work() -> None:
+        task = asyncio.create_task(hyps.AsyncSession("anywhere").__aenter__())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        gate.set()
+        await asyncio.to_thread(eventually, lambda: opened.is_closed)
+
+    within(work())
+
+
+def test_leaving_waits_until_nothing_is_open(peer: Peer, world: World) -> None:
+    async def work() -> None:
+        async with hyps.AsyncSession(world.address):
+            pass
+        assert not [thread for thread in threading.enumerate() if thread.name == "hyps-connection"]
+
+    within(work())
+
+
 def test_closing_fails_what_is_under_way(mute: Peer, world: World) -> None:
     async def work() -> None:
         session = hyps.AsyncSession(world.address)
@@ -269,13 +306,14 @@ def test_a_deadline_ends_the_wait(mute: Peer, world: World, is_the_sessions: boo
     within(work())
 
 
-def test_waiting_for_a_turn_counts_towards_the_deadline(mute: Peer, world: World) -> None:
+@pytest.mark.parametrize("is_the_sessions", [False, True])
+def test_waiting_for_a_turn_counts_towards_the_deadline(mute: Peer, world: World, is_the_sessions: bool) -> None:
     async def work() -> None:
-        async with hyps.AsyncSession(world.address) as session:
-            others = [asyncio.create_task(session.run(None, feeds(index))) for index in range(64)]
+        async with hyps.AsyncSession(world.address, timeout_s=0.05 if is_the_sessions else None) as session:
+            others = [asyncio.create_task(session.run(None, feeds(i), timeout_s=WAIT_S)) for i in range(64)]
             await asyncio.sleep(0)
             with pytest.raises(DeadlineError):
-                await session.run(None, feeds(1), timeout_s=0.05)
+                await session.run(None, feeds(1), timeout_s=None if is_the_sessions else 0.05)
             for task in others:
                 task.cancel()
             await asyncio.wait(others)
@@ -420,6 +458,26 @@ def test_a_request_that_fails_ends_its_stream_and_withdraws_the_others(mute: Pee
                 await anext(stream)
 
     within(work())
+
+
+def test_errors_of_requests_that_are_not_waited_for_are_not_complained_of(mute: Peer, world: World) -> None:
+    complaints: list[dict[str, Any]] = []
+
+    async def work() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with hyps.AsyncSession(world.address) as session:
+            stream = session.stream(map(feeds, range(3)))
+            first = asyncio.ensure_future(anext(stream))
+            said = await submits(mute, 3)
+            for one in reversed(said):
+                mute.refuse(one, "E_EXECUTION")
+            with pytest.raises(ExecutionError):
+                await first
+        del stream, first
+        gc.collect()
+
+    within(work())
+    assert complaints == []
 
 
 def test_cancelling_who_reads_a_stream_withdraws_what_is_under_way(mute: Peer, world: World) -> None:

@@ -522,10 +522,11 @@ def test_closing_lets_those_go_on_that_wait_for_their_turn(mute: Peer, world: Wo
         assert all(isinstance(call.exception(WAIT_S), UsageError) for call in waiting)
 
 
-def test_a_callback_may_close_the_runner(peer: Peer, world: World) -> None:
+def test_a_callback_may_close_the_runner(peer: Peer, world: World, caplog: pytest.LogCaptureFixture) -> None:
     runner = reach(world)
     runner.submit(feeds(1)).add_done_callback(lambda _: runner.close())
     eventually(lambda: not connection_threads())
+    assert not caplog.text
 
 
 def test_a_runner_that_nobody_has_any_more_leaves_no_thread_but_is_kept_for_its_answers(
@@ -557,3 +558,15 @@ def test_a_bug_in_the_thread_of_the_connection_ends_every_call(
         runner.run(feeds(1))
     assert "a connection broke off" in caplog.text
     eventually(lambda: not connection_threads())
+
+
+def test_a_bug_while_the_connection_is_made_is_told_too(
+    peer: Peer, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("hyps.connection.decode_from_worker", broken)
+    with pytest.raises(HypsError, match="a bug"):
+        reach(world)
+    assert "a connection broke off" in caplog.text

@@ -360,7 +360,7 @@ class ClientState:
             return []
         self._forget(number)
         self._window.note_answer()
-        self._starved_s = self._pause_s = None
+        self._starved_s = None
         return [Deliver(number)]
 
     def _on_refused(self, now_s: float, event: Refused) -> list[ClientInstruction]:

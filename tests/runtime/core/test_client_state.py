@@ -235,6 +235,15 @@ def test_answers_to_our_own_requests_keep_patience_up() -> None:
     assert done == 60
 
 
+def test_an_answer_begins_patience_anew() -> None:
+    state = ready(most=1)
+    told(state, 0.0, Asked(1), Asked(2), busy(1))
+    told(state, 20.0, Tick(), Ended(1))
+    for now_s in range(21, 50):
+        assert not failures(told(state, now_s, busy(2, 1.0)))
+        told(state, now_s + 1.0, Tick())
+
+
 def test_no_patience_beyond_the_requests_own_deadline() -> None:
     state = ready()
     told(state, 0.0, Asked(1, 2.0))
