@@ -23,6 +23,7 @@ from hyps.tracing import Tracing
 logger = logging.getLogger(__name__)
 
 _LINGER_S = 2.0
+_MAX_TOKEN_NBYTES = 4096
 _MESSAGE_FACTOR = 4
 """A message may have so many times the bytes of the largest tensor."""
 
@@ -95,16 +96,17 @@ def read_token(path: str) -> str:
     """Return the token that a file holds, without the white space around it.
 
     Raises:
-        UsageError: there is no such file, or nothing in it.
+        UsageError: there is no such file, or no word of at most 4096 characters in it.
     """
+    shown = printable(path)
     try:
-        token = Path(path).read_text(encoding="utf-8").strip()
+        with open(path, encoding="utf-8") as file:
+            token = file.read(_MAX_TOKEN_NBYTES + 1).strip()
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"the token file `{printable(path)}` cannot be read", "write a long random word into it"
-        ) from error
-    if not token:
-        raise UsageError(f"the token file `{printable(path)}` is empty", "write a long random word into it")
+        text = f"the token file `{shown}` cannot be read: {printable(str(error))}"
+        raise UsageError(text, "write a long random word into a file, for the manager and its workers") from error
+    if not token or len(token) > _MAX_TOKEN_NBYTES:
+        raise UsageError(f"the token file `{shown}` holds no token", "write one long random word into it")
     return token
 
 
