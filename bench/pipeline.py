@@ -105,8 +105,8 @@ def layout(count: int) -> Layout:
     """Return so many workers and the manager's machine on a switch."""
     names = [f"w{index + 1}" for index in range(count)]
     machines = {name: Machine(CPU_FRACTION, period_s=PERIOD_S) for name in names}
-    wires = tuple(Wire(name, SWITCH, MBIT_PER_S * 1e6 / 8) for name in names)
-    return Layout({**machines, MANAGER: Machine()}, (*wires, Wire(MANAGER, SWITCH)))
+    wires = tuple(Wire(name, SWITCH, MBIT_PER_S * 1e6 / 8) for name in (*names, MANAGER))
+    return Layout({**machines, MANAGER: Machine()}, wires)
 
 
 def divide(model: Path, counts: Sequence[int], folder: Path) -> dict[str, Variant]:

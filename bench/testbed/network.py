@@ -52,7 +52,7 @@ def wiring(layout: Layout, namespace: Mapping[str, str]) -> list[list[str]]:
             commands += _end(layout, namespace[here], card, here, there)
             if rate is not None:
                 commands.append(_shape(namespace[here], card, rate))
-                if wire.delay_s and SWITCH not in (wire.a, wire.b):
+                if here != SWITCH:
                     commands.append(_bundle(namespace[here], card, rate))
     if layout.is_forwarding:
         for name in layout.machines:
@@ -106,7 +106,10 @@ def _ways(layout: Layout, here: str) -> dict[str, tuple[str, str]]:
 
 
 def _bundle(namespace: str, card: str, bytes_per_s: float) -> list[str]:
-    """Let TCP hand on as many packets at once as the bucket holds: tbf cuts up what is larger, and relays take long."""
+    """Let TCP hand on as many packets at once as the bucket holds; tbf cuts what is larger into single ones.
+
+    For those the sender would pay, of its own processor time, what no network card makes it pay.
+    """
     nbytes = min(_MOST_BUNDLED_NBYTES, int(0.9 * _bucket_nbytes(bytes_per_s)))  # the headers of each count as well
     return ["ip", "-n", namespace, "link", "set", card, "gso_max_size", str(nbytes)]
 
