@@ -235,13 +235,10 @@ async def _one_by_one(source: Iterable[_Feeds]) -> AsyncIterator[_Feeds]:
 
 
 async def _withdraw(tasks: Sequence["asyncio.Task[Any]"]) -> None:
-    """Cancel what is not done and wait until it is; what those fail with concerns nobody any more."""
+    """Cancel what is not done and wait until it is; what failed before concerns nobody any more."""
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()  # asyncio complains of errors that nobody looked at
 
 
 @contextlib.asynccontextmanager
