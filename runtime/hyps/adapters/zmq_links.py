@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, assert_never
 
-import numpy as np
 import zmq
 
+from hyps.adapters.buffer_pool import BufferPool
 from hyps.adapters.links import MAX_FRAMES, Buffer, Heard, LinkEvent, Lost, Opened, Taken
 from hyps.adapters.shared_memory import SharedFrames
 from hyps.adapters.sockets import Security, WakePipe, bind, connect, make_dealer, make_router, watch
@@ -31,8 +31,14 @@ ARENA_NBYTES = 256 * 2**20
 _COPY_NBYTES = 32 * 1024
 """Smaller frames are copied when they are sent: their buffers may change at once."""
 
-_ALIGN_NBYTES = 64
 _TICK_S = 0.1
+_TRIM_S = 5.0
+"""How long memory is kept that was used to put messages together."""
+
+_LATE_ACK_S = 0.001
+_LATE_ACK_NBYTES = 64 * 1024
+"""What was heard beyond it is told at once when there is nothing else to do."""
+
 _RETRY_S = 0.002
 """When a socket that names its peers is asked again for one whose queue was full."""
 
@@ -42,6 +48,10 @@ _READ_PACKETS = 64
 _PROBES_S = (0.02, 0.3)
 """When peers are spoken to after a connection of one of them broke: which, one learns only by speaking."""
 
+_ZERO_COPY_NBYTES = 65536
+"""From here on copying costs more than being told when a buffer is free again."""
+
+_MORE = zmq.NOBLOCK | zmq.SNDMORE
 _FAREWELL_MS = 200
 _MAX_LINKS = 4096
 _EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
@@ -88,6 +98,8 @@ class _Link:
     is_confirmed: bool = False
     """Whether `Opened` was told."""
     born_s: float = 0.0
+    told_s: float = 0.0
+    """When the peer was told last what was heard."""
     outgoing: dict[int, _Outgoing] = field(default_factory=dict)
     assemblies: dict[int, _Assembly] = field(default_factory=dict)
     backlog_nbytes: int = 0
@@ -140,8 +152,15 @@ class ZmqLinks:
         """Links whose peers are to be told what was heard, or sent what waits."""
         self._blocked: dict[int, _Link] = {}
         """Links whose sockets were full."""
+        self._pool = BufferPool()
         self._probes: list[float] = []
-        self._next_tick_s = 0.0
+        self._undrained: set[zmq.Socket[Any]] = set()
+        """Sockets that may have more without another wait."""
+        self._is_busy = False
+        """Whether time alone can change a link."""
+        self._is_acked_late = False
+        """Whether what was heard is told a little later, in the hope that something goes that way anyhow."""
+        self._next_tick_s = self._next_trim_s = 0.0
         self._is_closed = False
 
     # What `Links` promises.
@@ -185,6 +204,7 @@ class ZmqLinks:
         places = there.shared.lodge(kept, now_s)
         number = there.talk.send(now_s, sizes, places, lane=1 if is_urgent else 0)
         outgoing = _Outgoing(kept, sum(sizes), token)
+        self._is_busy = True
         there.outgoing[number] = outgoing
         there.backlog_nbytes += outgoing.nbytes
         if there.number not in self._blocked:
@@ -201,7 +221,7 @@ class ZmqLinks:
         if events:
             return events.popleft()
         deadline_s = time.monotonic() + timeout_s
-        ready: Sequence[Any] = list(self._ports)
+        ready: Sequence[Any] = list(self._undrained)
         while True:
             for socket in ready:
                 self._read(socket)
@@ -212,7 +232,10 @@ class ZmqLinks:
                 self._answer(is_idle=False)
                 return events.popleft()
             self._answer(is_idle=True)
-            is_woken, ready = self._wait(min(deadline_s, self._alarm_s(now_s)) - now_s)
+            alarm_s = now_s + _LATE_ACK_S if self._is_acked_late else self._alarm_s(now_s)
+            is_woken, ready = self._wait(min(deadline_s, alarm_s) - now_s)
+            if self._is_acked_late and not ready:
+                self._answer(is_idle=True, is_late=True)
             if is_woken or (not ready and time.monotonic() >= deadline_s):
                 return None
 
@@ -223,7 +246,7 @@ class ZmqLinks:
 
     def flush(self) -> None:
         """Tell peers what was heard, where `receive` may not be called again soon."""
-        self._answer(is_idle=True)
+        self._answer(is_idle=True, is_late=True)
 
     def close_link(self, link: int) -> None:
         """See `Links`."""
@@ -288,6 +311,10 @@ class ZmqLinks:
 
     def _tick(self, now_s: float) -> None:
         self._next_tick_s = now_s + _TICK_S
+        if now_s > self._next_trim_s:
+            self._next_trim_s = now_s + _TRIM_S
+            self._pool.trim()
+        self._is_busy = self._pool.is_stale
         for link in list(self._links.values()):
             reason = link.talk.on_tick(now_s)
             if reason:
@@ -297,6 +324,12 @@ class ZmqLinks:
             else:
                 self._stale[link.number] = link
                 link.shared.trim(now_s)
+                self._is_busy |= (
+                    link.talk.place is not Place.OPEN
+                    or not link.is_confirmed
+                    or link.talk.is_waiting
+                    or link.shared.is_trimmable
+                )
 
     # What comes.
 
@@ -307,13 +340,16 @@ class ZmqLinks:
             if port is not None:
                 self._read_monitor(port)
             return
+        self._undrained.add(socket)
         for _ in range(_READ_PACKETS):
             if self._events or socket.closed:
                 return
             try:
                 parts = socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
+                self._undrained.discard(socket)
                 return
+            self._is_busy = True
             self._on_parts(port, parts)
 
     def _on_parts(self, port: _Port, parts: list[Any]) -> None:
@@ -390,7 +426,7 @@ class ZmqLinks:
                 if chunk.stop == size:  # all of it at once: the reader gets the packet's own memory
                     frames[chunk.frame] = part.buffer
                     continue
-                frames[chunk.frame] = _fresh(size)
+                frames[chunk.frame] = self._pool.take(size)
             frames[chunk.frame][chunk.start : chunk.stop] = part.buffer
         if step.is_whole:
             self._assembling_nbytes -= assembly.nbytes
@@ -475,6 +511,7 @@ class ZmqLinks:
                 event = port.monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
+            self._is_busy = True
             kind, now_s = int.from_bytes(event[0][:2], "little"), time.monotonic()
             link = port.link
             if link is None:
@@ -495,8 +532,9 @@ class ZmqLinks:
 
     # What goes.
 
-    def _answer(self, *, is_idle: bool) -> None:
-        """Send what waits; before a wait, also tell what was heard."""
+    def _answer(self, *, is_idle: bool, is_late: bool = False) -> None:
+        """Send what waits; before a wait, also tell what was heard: if it is little, only when it is late."""
+        self._is_acked_late = False
         if self._probes and time.monotonic() >= self._probes[0]:
             self._probes.pop(0)
             self._probe()
@@ -513,8 +551,12 @@ class ZmqLinks:
             self._tell(link, link.shared.take_news())
             self._transmit(link)
             talk = link.talk
-            if talk.wants_ack and (is_idle or talk.must_ack) and talk.place is Place.OPEN:
-                self._acknowledge(link)
+            if talk.wants_ack and talk.place is Place.OPEN:
+                is_much = is_idle and talk.untold_nbytes > _LATE_ACK_NBYTES
+                if is_late or is_much or talk.must_ack or time.monotonic() - link.told_s > _LATE_ACK_S:
+                    self._acknowledge(link)
+                else:
+                    self._is_acked_late |= is_idle
             if not talk.wants_ack or talk.place is not Place.OPEN:
                 self._stale.pop(link.number, None)
 
@@ -524,7 +566,8 @@ class ZmqLinks:
         while (packet := talk.next_packet()) is not None:
             if not self._put(link, self._envelope(link, packet)):
                 return
-            talk.sent(time.monotonic())
+            link.told_s = time.monotonic()
+            talk.sent(link.told_s)
 
     def _envelope(self, link: _Link, packet: Packet) -> list[Buffer]:
         talk = link.talk
@@ -551,6 +594,7 @@ class ZmqLinks:
         talk = link.talk
         if self._put(link, [encode_packet(packets.Heard(talk.token, talk.heard, talk.granted, talk.is_gap))]):
             talk.told()
+            link.told_s = time.monotonic()
 
     def _put(self, link: _Link, parts: list[Buffer]) -> bool:
         """Return whether the socket took a packet; if not, it is tried again when there is room."""
@@ -559,7 +603,10 @@ class ZmqLinks:
                 return False
             parts.insert(0, link.route)
         try:
-            link.port.socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+            send, last = link.port.socket.send, parts.pop()
+            for part in parts:
+                send(part, _MORE, copy=len(part) < _ZERO_COPY_NBYTES)
+            send(last, zmq.NOBLOCK, copy=len(last) < _ZERO_COPY_NBYTES)
         except zmq.Again:
             self._blocked[link.number] = link
             if not link.came_to_us and not link.port.is_full:
@@ -608,6 +655,7 @@ class ZmqLinks:
 
     def _drop_port(self, port: _Port, linger_ms: int = 0) -> None:
         del self._ports[port.socket], self._monitors[port.monitor]
+        self._undrained.discard(port.socket)
         self._poller.unregister(port.socket)
         self._poller.unregister(port.monitor)
         port.socket.disable_monitor()
@@ -650,10 +698,3 @@ def _kept(frame: Buffer) -> Buffer:
     if view.nbytes <= _COPY_NBYTES:
         return view.tobytes()
     return view if view.ndim == 1 and view.format == "B" else view.cast("B")
-
-
-def _fresh(nbytes: int) -> memoryview:
-    """Return memory that nothing was written to yet, aligned for any array."""
-    raw = np.empty(nbytes + _ALIGN_NBYTES, np.uint8)
-    start = -raw.ctypes.data % _ALIGN_NBYTES
-    return raw[start : start + nbytes].data

@@ -91,6 +91,8 @@ class Packet:
     is_last: bool
     """Whether the message ends with it."""
     sent_s: float = 0.0
+    acked_nbytes: int = 0
+    """What had been acknowledged when it was sent."""
     is_again: bool = False
     """Whether it was sent more than once, so that what was heard of it tells no time."""
 
@@ -164,6 +166,7 @@ class Conversation:
     _flying_nbytes: int = 0
     """Of those that are not to be sent again."""
     _acked: int = 0
+    _acked_nbytes: int = 0
     _may_send_nbytes: int = 0
     _next: Packet | None = None
     _is_told: int = 0
@@ -224,7 +227,7 @@ class Conversation:
             raise InternalError("nothing was to be sent, and it was sent")
         if not self._flying_nbytes:
             self._moved_s = now_s
-        packet.sent_s = now_s
+        packet.sent_s, packet.acked_nbytes = now_s, self._acked_nbytes
         self._flying_nbytes += packet.nbytes
         self.told()
 
@@ -241,7 +244,12 @@ class Conversation:
     @property
     def must_ack(self) -> bool:
         """Whether what was heard should be told without waiting for more."""
-        return self.is_gap or self._heard_nbytes - self._is_told > _ACK_NBYTES
+        return self.is_gap or self.untold_nbytes > _ACK_NBYTES
+
+    @property
+    def untold_nbytes(self) -> int:
+        """Bytes that were heard and not acknowledged."""
+        return self._heard_nbytes - self._is_told
 
     @property
     def is_waiting(self) -> bool:
@@ -301,12 +309,12 @@ class Conversation:
             self._moved_s = now_s
         while self._acked < heard:
             packet = self._flying.popleft()
-            self._acked = packet.sequence
+            self._acked, self._acked_nbytes = packet.sequence, packet.end_nbytes
             if self._resend:
                 self._resend -= 1
                 self._flying_nbytes -= packet.nbytes
                 if not packet.is_again:
-                    self.pace.note(now_s, now_s - packet.sent_s)
+                    self.pace.note(now_s, now_s - packet.sent_s, packet.end_nbytes - packet.acked_nbytes)
             if packet.is_last:
                 taken.append(packet.message)
         if is_gap and heard == self._acked:

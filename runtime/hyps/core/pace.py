@@ -12,6 +12,7 @@ MIN_PIECE_NBYTES = 16 * 1024
 _QUEUE_S = 0.15
 """What bytes may wait on the way, at a link's own speed, before less is sent at once."""
 
+_INSTANT_S = 1e-6
 _MIN_PATIENCE_S, _MAX_PATIENCE_S = 2.0, 20.0
 
 
@@ -30,15 +31,17 @@ class Pace:
     @property
     def piece_nbytes(self) -> int:
         """The most bytes of a message that one packet should have."""
-        return min(MAX_PIECE_NBYTES, max(MIN_PIECE_NBYTES, self.window_nbytes // 4))
+        if self.window_nbytes >= MAX_PIECE_NBYTES:
+            return MAX_PIECE_NBYTES
+        return max(MIN_PIECE_NBYTES, self.window_nbytes // 4)
 
     @property
     def patience_s(self) -> float:
         """How long nothing may be acknowledged before what is under way is taken for lost."""
         return min(_MAX_PATIENCE_S, max(_MIN_PATIENCE_S, 4 * self._late_s))
 
-    def note(self, now_s: float, took_s: float) -> None:
-        """Note that a packet was acknowledged `took_s` after it was sent."""
+    def note(self, now_s: float, took_s: float, nbytes: int) -> None:
+        """Note that a packet was acknowledged `took_s` after it was sent, and `nbytes` in all in that time."""
         self._best_s = min(self._best_s, took_s)
         self._late_s = max(took_s, 0.9 * self._late_s)
         if took_s > self._best_s + _QUEUE_S:
@@ -46,7 +49,8 @@ class Pace:
                 self.window_nbytes = max(MIN_WINDOW_NBYTES, self.window_nbytes * 2 // 3)
                 self._shrunk_s = now_s
         elif self.is_full and took_s < self._best_s + _QUEUE_S / 2:
-            self.window_nbytes = min(MAX_WINDOW_NBYTES, 2 * self.window_nbytes)
+            carried = int(2 * nbytes / max(took_s, _INSTANT_S) * (self._best_s + _QUEUE_S))
+            self.window_nbytes = min(MAX_WINDOW_NBYTES, 2 * self.window_nbytes, max(MIN_WINDOW_NBYTES, carried))
             self.is_full = False
 
     def restart(self) -> None:

@@ -36,8 +36,7 @@ class World:
         """Return two processes' links with one link between them: the one that was connected to first."""
         server, client = self.links(), self.links()
         there = client.connect(server.listen(self.fresh_address()))
-        turn_until(lambda: False, client, server, tries=3)
-        opened = heard_of(client, Opened)
+        opened = heard_of(client, Opened, server)
         assert opened == Opened(there, came_to_us=False)
         came = heard_of(server, Opened, client)
         assert came.came_to_us
@@ -248,14 +247,23 @@ def test_a_side_that_leaves_is_missed(world: World) -> None:
 
 
 def test_what_was_sent_leaves_before_the_close_that_lingers(world: World) -> None:
-    server, _, client, there = world.pair()
+    server, came, client, there = world.pair()
     client.send(there, [b"last", bytes(5_000_000)])
-    heard: list[Heard] = []
-    reader = threading.Thread(target=lambda: heard.append(heard_of(server, Heard)))
+    events: list[LinkEvent | None] = []
+
+    def read() -> None:
+        while not events or not isinstance(events[-1], Lost):
+            events.append(server.receive(1.0))
+
+    reader = threading.Thread(target=read)
     reader.start()
+    begin = time.monotonic()
     client.close(linger_s=WAIT_S)
+    assert time.monotonic() - begin < WAIT_S / 4
     reader.join(WAIT_S)
-    assert bytes(heard[0].frames[0]) == b"last"
+    (heard,) = (event for event in events if isinstance(event, Heard))
+    (lost,) = (event for event in events if isinstance(event, Lost))
+    assert (bytes(heard.frames[0]), lost.link) == (b"last", came)
 
 
 def test_a_taken_address_is_refused(world: World) -> None:
