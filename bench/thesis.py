@@ -37,6 +37,8 @@ SLICES = (4, 8, 16, 25, 50)
 THESIS_DEVICES = {1: (46.7344, 2.5832), 2: (42.8802, 2.1081), 3: (38.7523, 2.8913)}
 """Table 4.2: seconds of inference and of communication, on so many devices."""
 WHOLE = "unsplit"
+WARM_UP = 2
+_DETAILED = ("fine", "cut-kinds")
 
 
 @dataclass(slots=True)
@@ -45,8 +47,13 @@ class Variant:
 
     folder: Path
     place: Placement
+    options: tuple[str, ...] = ()
+    """Of the manager."""
     latencies_s: list[float] = field(default_factory=list)
     runs_s: list[dict[str, float]] = field(default_factory=list)
+    """Of each request: seconds that partitions computed."""
+    sent_s: dict[str, list[float]] = field(default_factory=dict)
+    """Seconds that each tensor was on its way from one device, in every request."""
 
     @property
     def plan(self) -> Plan:
@@ -80,7 +87,7 @@ def across_devices(bench: Bench, memory_bytes: int = MEMORY_BYTES) -> dict[str, 
         2: lambda part: NAMES[0] if is_first(part) else NAMES[1],
         3: lambda part: NAMES[0] if is_first(part) else NAMES[1] if part.shard else NAMES[2],
     }
-    return result(bench, {f"{count} devices": Variant(folder, place) for count, place in places.items()}, memory_bytes)
+    return result(bench, {f"V on {count}": Variant(folder, place) for count, place in places.items()}, memory_bytes)
 
 
 def small_devices(bench: Bench) -> dict[str, Any]:
@@ -106,11 +113,19 @@ def slice_counts(bench: Bench) -> dict[str, Any]:
 
 
 def fine(bench: Bench) -> dict[str, Any]:
-    """Figures 4.3 to 4.5: each layer a V-partition, every other one on the other of two devices."""
+    """Figures 4.3 to 4.5: each layer a V-partition, all on one device, or every other one on the other of two.
+
+    There feature maps go straight to the other device, or over the hub as in the thesis.
+    """
     folder = bench.folder / "fine"
-    if not folder.exists():
-        write_plan(bench.model, folder, on_one, behind=whole_layers(bench.model))
-    return result(bench, {"21 partitions": Variant(folder, alternating(folder))})
+    write_plan(bench.model, folder, on_one, behind=whole_layers(bench.model))
+    place = alternating(folder)
+    variants = {
+        "on one device": Variant(folder, on_one),
+        "to and fro": Variant(folder, place),
+        "to and fro over the hub": Variant(folder, place, ("--via-hub",)),
+    }
+    return result(bench, variants)
 
 
 def cut_kinds(bench: Bench) -> dict[str, Any]:
@@ -125,8 +140,7 @@ def cut_kinds(bench: Bench) -> dict[str, Any]:
     variants = {}
     for kind, behind in kinds.items():
         folder = bench.folder / kind.replace(" ", "-")
-        if not folder.exists():
-            write_plan(bench.model, folder, on_one, behind=[*behind, *dense])
+        write_plan(bench.model, folder, on_one, behind=[*behind, *dense])
         variants[kind] = Variant(folder, alternating(folder))
     return result(bench, variants)
 
@@ -180,11 +194,33 @@ def take_turn(bench: Bench, variant: Variant, devices: Mapping[str, Device], mem
     """Start manager and nodes, ask, and add what was measured."""
     move_plan(variant.folder, variant.place)
     names = sorted(set(variant.plan.variants[0].placement.values()))
-    choices = Choices(node=("--memory", str(memory_bytes)))
+    trace = bench.folder / "trace.json"
+    trace.unlink(missing_ok=True)
+    choices = Choices(manager=("--trace", str(trace), *variant.options), node=("--memory", str(memory_bytes)))
     with fleet(variant.folder, names, devices, bench.folder / "fleet", choices) as made:
-        asked = ask(made, bench.question, warm_up=2, requests=bench.requests, reports=True)
+        asked = ask(made, bench.question, warm_up=WARM_UP, requests=bench.requests, reports=True)
     variant.latencies_s += asked.latencies_s
     variant.runs_s += asked.runs_s
+    for tensor, seconds in read_sendings(trace).items():
+        variant.sent_s.setdefault(tensor, []).extend(seconds[WARM_UP:])
+
+
+def read_sendings(trace: Path) -> dict[str, list[float]]:
+    """Return how long each tensor that a partition made was on its way to another device, request by request."""
+    told = json.loads(trace.read_text())
+    events = told["traceEvents"] if isinstance(told, dict) else told
+    hubs = {event["pid"] for event in events if event["name"] == "process_name" and event["args"]["name"] == "hub"}
+    seconds: dict[tuple[str, int], float] = {}
+    for event in events:
+        if event.get("cat") == "send" and event["ph"] == "X":
+            key = (event["name"], event["args"]["work"])
+            seconds[key] = seconds.get(key, 0.0) + event["dur"] / 1e6
+    made = {event["name"] for event in events if event.get("cat") == "send" and event["pid"] not in hubs}
+    sent: dict[str, list[float]] = {}
+    for (name, _), took_s in sorted(seconds.items()):
+        if name in made:
+            sent.setdefault(name, []).append(took_s)
+    return sent
 
 
 def figures(variant: Variant) -> dict[str, Any]:
@@ -203,6 +239,10 @@ def figures(variant: Variant) -> dict[str, Any]:
                 "device": placement[part.id],
                 "sent_nbytes": sum(plan.tensors[name].nbytes or 0 for name in part.outputs),
                 "run_s": [runs.get(part.id, 0.0) for runs in variant.runs_s],
+                "sent_s": [
+                    sum(took)
+                    for took in zip(*(variant.sent_s[n] for n in part.outputs if n in variant.sent_s), strict=True)
+                ],
             }
             for part in plan.partitions
         },
@@ -261,7 +301,26 @@ def show(name: str, told: Mapping[str, Any]) -> str:
     if told["unsplit_s"]:
         rows.append(row(WHOLE, told["unsplit_s"], [], first))
     headers = ("variant", "n", "median s", "p95 s", "std s", "ratio", "communication s", "std s")
-    return f"\n{name} (load {told['load']})\n" + table(rows, headers, "lrrrrrrr", 120)
+    shown = f"\n{name} (load {told['load']})\n" + table(rows, headers, "lrrrrrrr", 120)
+    for kind, variant in told["variants"].items() if name in _DETAILED else ():
+        shown += f"\n\n{kind}\n{show_partitions(variant['partitions'])}"
+    return shown
+
+
+def show_partitions(partitions: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what each partition computes and sends as a table."""
+    rows = [
+        (
+            name,
+            part["layers"][-1],
+            f"{1e3 * statistics.median(part['run_s']):.1f}",
+            f"{part['sent_nbytes'] / 1e6:.3f}",
+            f"{1e3 * statistics.median(part['sent_s']):.1f}" if part["sent_s"] else "",
+            f"{1e3 * statistics.stdev(part['sent_s']):.1f}" if len(part["sent_s"]) > 1 else "",
+        )
+        for name, part in partitions.items()
+    ]
+    return table(rows, ("partition", "ends with", "computes ms", "sends MB", "communication ms", "std"), "llrrrr", 120)
 
 
 def row(name: str, latencies_s: Sequence[float], others_s: Sequence[float], first_s: float) -> tuple[object, ...]:
