@@ -20,7 +20,8 @@ def test_a_buffer_is_used_again_when_its_last_array_is_gone() -> None:
     array = np.frombuffer(view, np.float32).reshape(-1, 3)[5:]
     del view
     gc.collect()
-    assert address(pool.take(LARGE)) != first
+    other = pool.take(LARGE)
+    assert address(other) != first
     del array
     assert address(pool.take(LARGE - 1000)) == first
 
