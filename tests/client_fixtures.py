@@ -31,7 +31,7 @@ from hyps.formats.messages import (
 from hyps.formats.plan import NamedTensor
 from hyps.remote import MOST_IN_FLIGHT, RemoteRunner
 
-WAIT_S = 10.0
+WAIT_S = 20.0
 INPUTS = (NamedTensor(name="x", dtype="float32", shape=(1, 4)),)
 OUTPUTS = (NamedTensor(name="y", dtype="float32", shape=(1, 4)), NamedTensor(name="z", dtype="float32", shape=(1,)))
 _T = TypeVar("_T")

@@ -50,6 +50,11 @@ def traces() -> tuple[int, int]:
     return threading.active_count(), psutil.Process().num_fds()
 
 
+def under_way(observer: Observer) -> int:
+    requests = observer.ask().requests
+    return requests.queued + requests.running
+
+
 def right(place: Path) -> list[Any]:
     with hyps.InferenceSession(place / "plan", threads=1) as session:
         return [session.run(["y"], FLOW.feeds(seed=seed))[0] for seed in range(10)]
@@ -109,7 +114,9 @@ def test_every_request_of_a_killed_worker_ends_and_its_successor_is_found(place:
     with serving(place, "heavy") as (worker, address), hyps.InferenceSession(address) as session:
         with ThreadPoolExecutor(4) as pool:
             calls = [pool.submit(session.run, None, feeds) for _ in range(4)]
-            time.sleep(0.5)
+            with observe(address) as observer:
+                eventually(lambda: under_way(observer) > 0)
+            time.sleep(0.5)  # for the word that it has arrived
             worker.process.kill()
             begin_s = time.monotonic()
             errors = [call.exception(WAIT_S) for call in calls]
@@ -172,10 +179,6 @@ def test_a_deadline_on_the_command_line_is_each_requests(place: Path) -> None:
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_withdraws_what_is_under_way(place: Path, signum: int, status: int) -> None:
-    def under_way(observer: Observer) -> int:
-        requests = observer.ask().requests
-        return requests.queued + requests.running
-
     with serving(place, "heavy") as (_, address), observe(address) as observer:
         with started(("hypsc", "run", "--connect", address, "-i", "heavy.npz"), place) as running:
             eventually(lambda: under_way(observer) > 2)
