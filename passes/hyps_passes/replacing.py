@@ -40,6 +40,10 @@ class _Proof:
     bound: float
     space: str
 
+    def holds_for(self, score: float) -> bool:
+        """Whether a placement with that score is none that the proof knows nothing of: it is not better."""
+        return 0 < self.bound * (1 - TOLERANCE) <= score
+
 
 def place_again(question: Question) -> Answer:
     """Return where the partitions of a question shall run.
@@ -231,7 +235,8 @@ def _answer(
     problem, told = posed.problem, chosen.estimate
     names = [machine.name for machine in problem.machines]
     where = dict(zip((part.id for part in question.partitions), chosen.placement, strict=True))
-    is_bound = proof is not None and question.aim in ("latency", "throughput") and proof.bound <= chosen.score
+    is_timed = question.aim in ("latency", "throughput")
+    known = proof if proof is not None and is_timed and proof.holds_for(chosen.score) else None
     return Answer(
         number=question.number,
         placement={part: names[machines[0]] for part, machines in where.items()},
@@ -239,8 +244,8 @@ def _answer(
         prediction=Prediction(
             latency_s=told.latency_s,
             throughput_rps=told.throughput_rps if math.isfinite(told.throughput_rps) else None,
-            lower_bound_s=proof.bound if proof is not None and is_bound else None,
-            bound_over=proof.space if proof is not None and is_bound else None,
+            lower_bound_s=None if known is None else min(known.bound, chosen.score),
+            bound_over=None if known is None else known.space,
             memory_bytes={name: nbytes for name, nbytes in zip(names, told.peak_bytes, strict=True) if nbytes},
             link_bytes={
                 f"{names[channel.source] or 'hub'} to {names[channel.target] or 'hub'}": nbytes
@@ -272,7 +277,7 @@ def _reason(aim: Aim, chosen: Judged, best: float, proof: _Proof | None) -> str:
     devices = {machine for machines in chosen.placement for machine in machines}
     count = "one device" if len(devices) == 1 else f"{len(devices)} devices"
     text = f"{chosen.reason} over {count} for {aim}"
-    if proof is not None and proof.bound > 0 and chosen.score >= proof.bound * (1 - TOLERANCE):
+    if proof is not None and proof.holds_for(chosen.score):
         gap = chosen.score / proof.bound - 1
         told = f"the best of {proof.space}" if gap <= TOLERANCE else f"within {gap:.1%} of the best of {proof.space}"
         return f"{text}, {told}"

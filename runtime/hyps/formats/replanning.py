@@ -128,7 +128,8 @@ class Question(Struct, frozen=True, kw_only=True):
     """Whether a partition may run on several devices, where throughput is wanted."""
     deadline_s: Annotated[float, Meta(gt=0)] | None = None
     current: dict[str, tuple[str, ...]] = {}
-    """The devices that run each partition now, the one of the placement first, gone ones too; empty: none yet."""
+    """The devices that run each partition now, the one of the placement first, gone ones too; empty: none yet. Where
+    it cannot go on with the devices that are there, the first good placement is answered, soon."""
     keep_within: Annotated[float, Meta(ge=0, le=10)] = 0.05
     """By which part a placement may fall short of the best if fewer weights have to move for it."""
     time_limit_s: Annotated[float, Meta(gt=0, le=3600)] = 1.0
