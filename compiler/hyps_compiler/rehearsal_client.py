@@ -40,6 +40,8 @@ class Asked:
     timeout_s: float | None = None
     is_accepted: bool = False
     is_cancelled: bool = False
+    is_repeated: bool = False
+    """Whether it was sent twice: what is told of the second one after the first has ended is let pass."""
     ended: str = ""
     """`done`, the code of a failure, or `lost` with the link; empty: it waits."""
     is_left: bool = False
@@ -64,6 +66,10 @@ class Manners:
     """Of its tensors' first dimension."""
     some_outputs: float
     """How likely it wants some outputs only."""
+    repeats: float
+    """How likely it sends a request twice."""
+    late_s: float
+    """How much later than its deadline a request may end."""
 
 
 class VirtualClient(Process):
@@ -170,7 +176,11 @@ class VirtualClient(Process):
         headers = tuple(header_of(name, value, plan.tensors[name]) for name, value in given.items())
         wanted = () if len(outputs) == len(plan.model.outputs) else outputs
         submit = Submit(asked.name, headers, wanted, asked.timeout_s)
-        self._say(submit, tuple(given.values()), sum(header.nbytes for header in headers))
+        nbytes = sum(header.nbytes for header in headers)
+        self._say(submit, tuple(given.values()), nbytes)
+        if not is_plain and rng.random() < manners.repeats:
+            asked.is_repeated = True
+            self._say(submit, tuple(given.values()), nbytes)
         if not is_plain and rng.random() < manners.cancels:
             self.later(rng.random() * 0.3, lambda: self._cancel(asked))
         return asked
@@ -247,10 +257,13 @@ class VirtualClient(Process):
 
     def _was_cancelled(self, name: str) -> bool:
         asked = next((asked for asked in reversed(self.asked) if asked.name == name), None)
-        return asked is not None and asked.is_cancelled
+        return asked is not None and (asked.is_cancelled or asked.is_repeated)
 
     def _end(self, asked: Asked, how: str) -> None:
         asked.ended = how
+        took_s = self.agenda.now_s - asked.asked_s
+        is_late = asked.timeout_s is not None and took_s > asked.timeout_s + self._manners.late_s
+        require(not is_late, f"`{asked.name}` ended {took_s} s after it was asked, {how}")
         del self._waiting[asked.name]
         if asked.name in self._accepted:
             self._accepted.remove(asked.name)

@@ -16,7 +16,8 @@ _Begin = Callable[[], object]
 
 _MOST_DOWN_S = 8.0
 _MOST_PAUSE_S = 10.0
-_MOST_CUT_S = 6.0
+_CUTS_S = (0.3, 2.0, 6.0)
+"""At most, each as often."""
 
 
 class Faults:
@@ -45,6 +46,7 @@ class Faults:
             "manager-crash": self._crash_manager,
             "manager-crash-at-effect": self._crash_manager_at_effect,
             "pause": self._pause,
+            "freeze": self._freeze,
             "slow-node": self._slow_node,
             "hang": self._hang,
             "no-load": self._refuse_loads,
@@ -100,21 +102,27 @@ class Faults:
     def _processes(self) -> list[Process]:
         return [self._manager, *self._nodes, *self._clients]
 
+    def _draw_way(self) -> tuple[Process, Process]:
+        """Return two processes, most often such as say much to each other."""
+        inner: list[Process] = [self._manager, *self._nodes]
+        one, other = self._rng.sample(inner if self._rng.random() < 0.8 else self._processes(), 2)
+        return one, other
+
     def _cut(self) -> object:
-        one, other = self._rng.sample(self._processes(), 2)
-        seconds = self._rng.random() * _MOST_CUT_S
+        one, other = self._draw_way()
+        seconds = self._rng.random() * self._rng.choice(_CUTS_S)
         self._network.cut(one.name, other.name, seconds)
         self._network.cut(other.name, one.name, seconds)
         return one.name, other.name, seconds
 
     def _cut_one_way(self) -> object:
-        one, other = self._rng.sample(self._processes(), 2)
-        seconds = self._rng.random() * _MOST_CUT_S
+        one, other = self._draw_way()
+        seconds = self._rng.random() * self._rng.choice(_CUTS_S)
         self._network.cut(one.name, other.name, seconds)
         return one.name, other.name, seconds
 
     def _slow_link(self) -> object:
-        one, other = self._rng.sample(self._processes(), 2)
+        one, other = self._draw_way()
         times = self._rng.choice((3.0, 30.0, 100.0))
         self._network.slow_down(one.name, other.name, times)
         self._agenda.after(self._rng.random() * 5.0, lambda: self._network.slow_down(one.name, other.name, 1.0))
@@ -161,6 +169,13 @@ class Faults:
             if other is not process:
                 self._network.cut(process.name, other.name, seconds)
                 self._network.cut(other.name, process.name, seconds)
+        return process.name, seconds
+
+    def _freeze(self) -> object:
+        """Stop a process that its network does not notice: what keeps its connections is another thread."""
+        process = self._rng.choice(self._processes())
+        seconds = self._rng.random() * self._rng.choice((1.0, _MOST_PAUSE_S))
+        process.pause(seconds)
         return process.name, seconds
 
     # Nodes.

@@ -86,6 +86,8 @@ class VirtualManager(Process):
         self.state: ManagerState
         self.store: dict[int, dict[str, Value]] = {}
         """Per request or piece of work."""
+        self.most_epochs = 0
+        """Of any work so far: how often something was begun anew."""
         self._came: dict[str, Value] = {}
         """What the event at hand is about."""
         self._links: VirtualLinks
@@ -232,6 +234,7 @@ class VirtualManager(Process):
         self.store[step.work] = {name: join([values[name] for values in held]) for name in names}
 
     def _send(self, step: Send) -> None:
+        self.most_epochs = max(self.most_epochs, step.epoch)
         value = self.store[step.work][step.tensor]
         header = header_of(step.tensor, value, self.plan.tensors[step.tensor])
         message = Tensor(step.work, step.epoch, step.course, header)

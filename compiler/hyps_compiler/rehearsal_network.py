@@ -63,6 +63,8 @@ class _End:
     address: str = ""
     """Of the end that connects: where to."""
     other: "_End | None" = None
+    way: tuple[str, str] = ("", "")
+    """The process at the other end, and the one at this."""
     is_open: bool = True
     """Whether its process still has it."""
     arrives_s: list[float] = field(default_factory=lambda: [0.0, 0.0])
@@ -117,11 +119,10 @@ class Network:
         """Make each message take so many times as long; 1 undoes it."""
         self._slowness[source, target] = times
 
-    def draw_delay_s(self, source: str, target: str, nbytes: int) -> float:
-        """Return how long a message takes."""
+    def _draw_delay_s(self, way: tuple[str, str], nbytes: int) -> float:
         weather = self.weather
         delay_s = weather.delay_s * (1.0 + weather.jitter * self._rng.random() ** 3)
-        seconds = (delay_s + nbytes / weather.bytes_per_s) * self._slowness.get((source, target), 1.0)
+        seconds = (delay_s + nbytes / weather.bytes_per_s) * self._slowness.get(way, 1.0)
         return min(seconds, _MOST_DELAY_S)
 
     def happens(self, probability: float) -> bool:
@@ -133,8 +134,7 @@ class Network:
 
         What is urgent overtakes what is not, and is not overtaken.
         """
-        source, target = _ways(end)
-        due_s = self.agenda.now_s + self.draw_delay_s(source, target, nbytes)
+        due_s = self.agenda.now_s + self._draw_delay_s(end.way, nbytes)
         end.arrives_s[is_urgent] = due_s = max(end.arrives_s[is_urgent], end.arrives_s[True], due_s)
         self.agenda.at(due_s, lambda: self._let_through(end, arrive))
 
@@ -146,22 +146,22 @@ class Network:
     def join(self, one: _End, other: _End) -> None:
         """Make two ends a link."""
         one.other, other.other = other, one
-        for end in (one, other):
-            self._ends.setdefault(_ways(end), []).append(end)
+        for end, there in ((one, other), (other, one)):
+            end.way = (there.links.name, end.links.name)
+            self._ends.setdefault(end.way, []).append(end)
 
     def part(self, end: _End) -> None:
         """Note that the process of an end has it no more: the other end hears of it."""
         other = end.other
-        if other is None or end not in self._ends.get(_ways(end), ()):
+        if other is None or end not in self._ends.get(end.way, ()):
             return
-        self._ends[_ways(end)].remove(end)
+        self._ends[end.way].remove(end)
         if other.is_open:
             other.loses = self.happens(self.weather.drops_on_loss)
             self.post_last(other, lambda: other.links.lose(other, "the peer is gone"))
 
     def _let_through(self, end: _End, arrive: Callable[[], None]) -> None:
-        source, target = _ways(end)
-        if end.held or self.is_cut(source, target):
+        if end.held or self._cuts.get(end.way):
             end.held.append(arrive)
         else:
             arrive()
@@ -188,14 +188,10 @@ class VirtualLinks:
 
     def __init__(self, network: Network, process: Process, on_event: Callable[[NetworkEvent], None]) -> None:
         self._network, self._process, self._on_event = network, process, on_event
+        self.name = process.name
         self._ends: dict[int, _End] = {}
         self._numbers = 0
         self._listens: list[str] = []
-
-    @property
-    def name(self) -> str:
-        """The process."""
-        return self._process.name
 
     def listen(self, address: str) -> None:
         """Let others come to `address`."""
@@ -315,8 +311,3 @@ class VirtualLinks:
     def _if_open(self, end: _End, action: Callable[[], None]) -> None:
         """Do `action` when the process runs, unless it has dropped the link by then."""
         self._process.later(0.0, lambda: action() if end.number in self._ends else None)
-
-
-def _ways(end: _End) -> tuple[str, str]:
-    assert end.other is not None, "an end without another hears nothing"
-    return end.other.links.name, end.links.name

@@ -267,13 +267,16 @@ class VirtualNode(Process):
         came, self._came = self._came, _NO_VALUES
         for step in steps:
             self._story.tell(now_s, self.name, "node does", step)
-            self._do_step(step, came)
+            self._do_step(event, step, came)
         self._set_alarm()
 
-    def _do_step(self, step: NodeInstruction, came: Mapping[str, Value]) -> None:
+    def _do_step(self, event: NodeEvent, step: NodeInstruction, came: Mapping[str, Value]) -> None:
         self.effect()
         match step:
             case Keep():
+                if isinstance(event, TensorHere):
+                    told = (event.request, event.epoch, event.tensor)
+                    require(told == (step.request, step.epoch, step.tensor), f"{event} is stored as {step}")
                 self.store.setdefault((step.request, step.epoch), {})[step.tensor] = came[step.tensor]
             case Forget():
                 self._forget(step)

@@ -16,6 +16,7 @@ FAULTS = (
     "manager-crash",
     "manager-crash-at-effect",
     "pause",
+    "freeze",
     "slow-node",
     "hang",
     "no-load",
@@ -31,6 +32,8 @@ FAULTS = (
     "duplicate-node",
 )
 """Every kind of fault. Each rehearsal has some of them only, or some would hide what others show."""
+
+_CALM = frozenset(("cancel", "client-leaves", "deadline", "drain", "failed-replan", "late-node", "late-replan"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +57,26 @@ class Options:
     faults: frozenset[str]
     rates: dict[str, float]
     """How many of each fault there are in a second."""
+    is_checked_always: bool
+    """Whether state machines are looked through after each step; else after some."""
     batch: int
     """Requests that may go as one."""
     batch_wait_s: float
     is_via_hub: bool
     is_fixed: bool
     """Whether there is only the plan's own placement."""
+    is_netless: bool
+    """Whether the manager does without its last net, which begins stalled work anew: it hides what is lost."""
     max_requests: int
     max_nbytes: int
     """Of all requests in flight."""
     buffer_nbytes: int
     """Of tensors at one node."""
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether no link and no process fails, so that nothing needs a second attempt and deadlines are kept."""
+        return self.faults <= _CALM
 
     def without(self, names: Collection[str]) -> "Options":
         """Return the same rehearsal without some faults."""
@@ -89,14 +101,16 @@ def draw_options(seed: int) -> Options:
     chance = rng.choice((0.0, 0.1, 0.2, 0.35, 0.5))
     faults = frozenset(name for name in FAULTS if rng.random() < chance)
     delay_s = rng.choice((0.0002, 0.001, 0.005, 0.03, 0.2))
+    fault_s = rng.choice((1.0, 2.0, 2.0, 5.0, 5.0, 10.0, 30.0))
+    requests = rng.choice((2, 5, 10, 20))
     return Options(
         seed=seed,
         devices=rng.choice((1, 2, 2, 3, 3, 4, 5)),
         spare_devices=rng.choice((0, 0, 0, 1, 2)),
         clients=rng.choice((1, 1, 2, 3)),
-        requests=rng.choice((2, 5, 10, 20)),
-        think_s=rng.choice((0.0, 0.02, 0.2, 1.0)),
-        fault_s=rng.choice((2.0, 5.0, 5.0, 10.0, 30.0)),
+        requests=requests,
+        think_s=rng.choice((0.0, 0.02, fault_s / requests, fault_s / requests)),
+        fault_s=fault_s,
         heal_s=60.0,
         weather=Weather(
             delay_s=delay_s,
@@ -106,11 +120,13 @@ def draw_options(seed: int) -> Options:
             drops_on_loss=rng.choice((0.0, 0.5, 1.0)),
         ),
         faults=faults,
-        rates={name: rng.choice((0.05, 0.2, 1.0)) for name in FAULTS},
+        rates={name: rng.choice((0.5, 2.0, 6.0)) / fault_s for name in FAULTS},
+        is_checked_always=rng.random() < 0.3,
         batch=rng.choice((1, 1, 1, 2, 4)),
         batch_wait_s=rng.choice((0.0, 0.005, 0.1)),
         is_via_hub=rng.random() < 0.2,
         is_fixed=rng.random() < 0.2,
+        is_netless=rng.random() < 0.5,
         max_requests=rng.choice((1, 2, 8, 64)),
         max_nbytes=rng.choice((1_000_000, 100_000_000)),
         buffer_nbytes=rng.choice((400_000, 1_000_000, 100_000_000)),

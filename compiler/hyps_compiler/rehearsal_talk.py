@@ -12,6 +12,7 @@ from hyps_compiler.rehearsal_story import Story, require
 _TICK_S = 0.1
 _ACK_S = 0.001
 _HEAL_S = 300.0
+_PROGRESS_S = 1.5
 _LIMITS = Limits(window_nbytes=256 * 1024, silence_s=1e9, broken_s=1e9)
 _TOKEN = b"link"
 
@@ -139,6 +140,18 @@ class TalkRehearsal:
         east, _ = self._sides
         east.talk.break_off(self.agenda.now_s)
         self._put(east, _Hello(east.talk.heard, east.talk.granted, is_answer=False), is_safe=True)
+        if not self.wire.loses and not self.wire.shuffles:
+            heard = tuple(side.talk.heard for side in self._sides)
+            waiting = tuple(not self._other(side).talk.is_idle for side in self._sides)
+            check = partial(self._check_progress, self._connection, heard, waiting)
+            self.agenda.after(_PROGRESS_S + 6 * self.wire.delay_s, check)
+
+    def _check_progress(self, connection: int, before: tuple[int, int], waiting: tuple[bool, bool]) -> None:
+        """Require that what waited for a new connection has come on over it, without any wait but the wire's own."""
+        if connection == self._connection and self._is_up:
+            for side, heard, was_awaited in zip(self._sides, before, waiting, strict=True):
+                is_over = self._other(side).talk.is_idle
+                require(side.talk.heard > heard or not was_awaited or is_over, f"{side.name} hears nothing anew")
 
     def _put(self, side: _Side, datagram: _Datagram, *, is_safe: bool = False) -> None:
         """Let the wire carry a datagram, if it does; the first ones of a connection are not lost by themselves."""

@@ -1,5 +1,6 @@
 """A whole rehearsal: manager, nodes and clients, faults, then peace, and what must hold throughout."""
 
+import math
 import random
 from functools import partial
 
@@ -16,6 +17,7 @@ from hyps_compiler.rehearsal_story import Story, require
 
 _MOST_STEPS = 400_000
 _SETTLE_S = 10.0
+_CHECKED_AFTER = 8
 
 
 class World:
@@ -25,6 +27,7 @@ class World:
         rng = random.Random(f"world {options.seed}")
         self.options, self.story = options, story
         self.agenda = Agenda()
+        self._unchecked = 0
         self.network = Network(self.agenda, random.Random(f"network {options.seed}"), options.weather)
         devices = tuple(f"d{index}" for index in range(options.devices))
         self.plan = draw_plan(rng, devices, is_batched=options.batch > 1)
@@ -57,6 +60,8 @@ class World:
         self._check_it_works()
         self._settle()
         self._check_nothing_is_left()
+        is_calm = self.options.is_calm
+        require(not is_calm or self.manager.most_epochs <= 1, "something was begun anew for no reason")
 
     # Beginning.
 
@@ -101,6 +106,8 @@ class World:
             deadline=0.3 if "deadline" in faults else 0.0,
             most_rows=2 if options.batch > 1 else 1,
             some_outputs=0.2,
+            repeats=0.1,
+            late_s=2.0 if options.is_calm else math.inf,
         )
         return VirtualClient(self.agenda, name, self.plan, self.network, manners, rng, self.story, self._on_step)
 
@@ -110,6 +117,10 @@ class World:
         """Look at what a process has become with what it did."""
         if not process.is_up:
             return
+        self._unchecked += 1
+        if not self.options.is_checked_always and self._unchecked < _CHECKED_AFTER:
+            return
+        self._unchecked = 0
         if isinstance(process, VirtualNode):
             process.state.check_invariants()
             held = process.held_nbytes()
@@ -119,13 +130,16 @@ class World:
             held = process.held_nbytes()
             most = process.state.hub.held_nbytes
             require(held == most, lambda: f"the hub stores {held} bytes and counts {most}")
+            hub = process.state.hub
+            is_within = held <= hub.max_nbytes or len(hub) <= 1
+            require(is_within, lambda: f"the hub stores {held} bytes of {len(hub)} requests, {hub.max_nbytes} allowed")
 
     def _run_until(self, until_s: float) -> None:
         require(self.agenda.run(until_s, _MOST_STEPS), "it goes on and on without time passing")
 
     def _settle(self) -> None:
         until_s = self.agenda.now_s + _SETTLE_S
-        while self.agenda.now_s < until_s and (self.manager.store or any(node.store for node in self.nodes)):
+        while self.agenda.now_s < until_s and self._left():
             self._run_until(self.agenda.now_s + 0.5)
 
     def _is_quiet(self) -> bool:
@@ -150,9 +164,23 @@ class World:
             require(ended == "done", f"all is well, and {client.name}'s last request is {ended}")
 
     def _check_nothing_is_left(self) -> None:
-        require(not self.manager.store, lambda: f"the hub still has {self.manager.store}")
-        left = {node.name: node.store for node in self.nodes if node.store}
-        require(not left, lambda: f"there still is {left}")
+        left = self._left()
+        require(not left, f"there still is {left}")
+
+    def _left(self) -> dict[str, object]:
+        """Return what is stored, or known of requests, where nothing should be."""
+        state = self.manager.state
+        here: dict[str, object] = {
+            "tensors at the hub": self.manager.store,
+            "records of the hub": len(state.hub),
+            "requests": len(state.queue),
+            "leases": len(state.leases),
+            "work for another attempt": state.waiting_again,
+        }
+        for node in self.nodes:
+            here[f"tensors at {node.name}"] = node.store
+            here[f"requests at {node.name}"] = len(node.state)
+        return {what: value for what, value in here.items() if value}
 
 
 def _start(node: VirtualNode) -> None:
@@ -175,7 +203,7 @@ def manager_options(options: Options, rng: random.Random) -> ManagerOptions:
         loading_silence_s=6.0,
         least_lease_s=2.0,
         unknown_lease_s=8.0,
-        stall_s=3.0,
+        stall_s=math.inf if options.is_netless else 3.0,
         settle_s=1.0,
         replan_pause_s=3.0,
         answer_wait_s=8.0,

@@ -166,6 +166,10 @@ class NodeState:
         """The bytes of all tensors that are stored."""
         return self._held_nbytes
 
+    def __len__(self) -> int:
+        """How many requests it has something of, or waits for something of."""
+        return len(self._requests)
+
     def is_known(self, partition: str, digest: str) -> bool:
         """Return whether a partition is still one of the node's."""
         return self._holdings.is_current(partition, digest)
