@@ -6,9 +6,10 @@ from enum import Enum
 
 from hyps.core.courses import Flow, Pair, WholeCourse, lay_course
 from hyps.core.manager_options import NewSecret
-from hyps.core.membership import Members, Node
+from hyps.core.membership import UNBOUNDED_NBYTES, Members, Node
+from hyps.core.residency import Residency, decide_residency, live_activations
 from hyps.core.timings import Timings
-from hyps.errors import InternalError
+from hyps.errors import InfeasibleError, InternalError
 from hyps.formats.node_messages import Neighbour, Setup
 from hyps.formats.plan import Plan
 from hyps.formats.sub_plan import sub_plan
@@ -196,12 +197,10 @@ class CourseBook:
 
     def fits(self, node: Node, placements: Sequence[Mapping[str, str]]) -> bool:
         """Return whether a node can keep what it has loaded and all that the placements give it as well."""
-        memory = node.memory_nbytes
-        if memory is None:
-            return True
         ids = {*self.partitions_on(node)}
         ids.update(part for placement in placements for part, device in placement.items() if device == node.device)
-        return self._weight_nbytes(ids) + self._scratch_nbytes(ids) <= memory
+        residency, _ = self._residency(node, ids)
+        return residency is not None and len(residency.kept) == len(ids)
 
     def expect(self, course: LiveCourse) -> None:
         """Work out what a course's partitions are expected to take, by what is known now."""
@@ -235,10 +234,10 @@ class CourseBook:
         if before is None and not courses:
             return None
         ids = self.partitions_on(node)
-        node.bound_tensors(self._weight_nbytes(ids), self._scratch_nbytes(ids))
         targets, sources = self._neighbours(node)
         if before is not None and (courses, targets, sources) == (before.courses, before.targets, before.sources):
             return None
+        self._bound_tensors(node, ids)
         had = None if before is None or before.plan is None else tuple(part.id for part in before.plan.partitions)
         same = before is not None and had == tuple(ids)
         plan = before.plan if before is not None and same else sub_plan(self._plan, node.device, ids)
@@ -263,11 +262,29 @@ class CourseBook:
             self._secrets[pair] = self._new_secret()
         return self._secrets[pair]
 
-    def _weight_nbytes(self, ids: Collection[str]) -> int:
-        return sum(task.weight_nbytes for task in self._flow.tasks if task.id in ids)
+    def _bound_tensors(self, node: Node, ids: Collection[str]) -> None:
+        """Note how many bytes of tensors a node has room for beside its partitions; one request is always taken."""
+        residency, live_nbytes = self._residency(node, set(ids))
+        if residency is None:
+            node.buffer_nbytes = 0
+        elif residency.spare_nbytes is not None:
+            node.buffer_nbytes = residency.spare_nbytes + live_nbytes
+        else:
+            node.buffer_nbytes = UNBOUNDED_NBYTES
 
-    def _scratch_nbytes(self, ids: Collection[str]) -> int:
-        return max((task.scratch_nbytes for task in self._flow.tasks if task.id in ids), default=0)
+    def _residency(self, node: Node, ids: set[str]) -> tuple[Residency | None, int]:
+        """Return what a node keeps loaded of these, None: one is too large; and the bytes of one request there."""
+        flow = self._flow
+        tasks = [task for task in flow.tasks if task.id in ids]
+        made = [name for task in tasks for name in task.outputs]
+        inputs = [name for task in tasks for name in task.inputs if name not in made]
+        outputs = [name for name in made if name in flow.outputs or not ids.issuperset(flow.readers.get(name, ()))]
+        live = live_activations(tasks, inputs, outputs, flow.nbytes)
+        try:
+            residency = decide_residency(tasks, live, node.join.facts.memory_bytes, node.base_nbytes)
+        except InfeasibleError:
+            return None, 0
+        return residency, max(live.values(), default=0)
 
 
 def endpoints_for(source: Node, target: Node) -> tuple[str, ...]:

@@ -8,8 +8,9 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hyps.core.residency import Task
+from hyps.core.residency import Task, task_of
 from hyps.formats.node_messages import HUB, Course, Route
+from hyps.formats.plan import Plan
 
 MAX_COURSES = 12
 """Of one placement with replicas."""
@@ -46,6 +47,15 @@ class Flow:
     def total_nbytes(self, names: Iterable[str]) -> int:
         """Return the bytes of the tensors, as far as they are known."""
         return sum(self.nbytes.get(name, 0) for name in names)
+
+
+def flow_of(plan: Plan) -> Flow:
+    """Return what the partitions of a plan read and make, and what each takes."""
+    sizes = {name: info.nbytes for name, info in plan.tensors.items() if info.nbytes is not None}
+    tasks = [task_of(plan, part) for part in plan.partitions]
+    inputs = [tensor.name for tensor in plan.model.inputs]
+    outputs = [tensor.name for tensor in plan.model.outputs]
+    return Flow(tasks, inputs, outputs, sizes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,10 +8,10 @@ from hyps.core.rates import Rate
 from hyps.errors import InternalError
 from hyps.formats.node_messages import Beat, Join, Setup
 
-_BASE_NBYTES = 65 * 10**6
+BASE_NBYTES = 65 * 10**6
 """Of a node's process without any partition."""
 
-_UNBOUNDED_NBYTES = 256 * 2**20
+UNBOUNDED_NBYTES = 256 * 2**20
 """For tensors, on a node without a memory limit."""
 
 
@@ -40,6 +40,8 @@ class NodeTrigger(Enum):
 
 
 _ALIVE = (NodeState.JOINING, NodeState.LOADING, NodeState.SERVING)
+
+_AT_WORK = (NodeState.SERVING, NodeState.DRAINING)
 
 TRANSITIONS: Mapping[tuple[NodeState, NodeTrigger], NodeState] = {
     **{(state, NodeTrigger.SET_UP): NodeState.LOADING for state in _ALIVE},
@@ -107,7 +109,7 @@ class Node:
     """What it was told to do; None: nothing yet."""
     told_s: float = 0.0
     """When."""
-    buffer_nbytes: int = _UNBOUNDED_NBYTES
+    buffer_nbytes: int = UNBOUNDED_NBYTES
     """For the tensors of requests."""
     in_flight: int = 0
     in_flight_nbytes: int = 0
@@ -132,15 +134,9 @@ class Node:
         return self.state in _ALIVE
 
     @property
-    def memory_nbytes(self) -> int | None:
-        """For weights and tensors, without the process's own; None: no limit."""
-        memory = self.join.facts.memory_bytes
-        return None if memory is None else max(0, memory - _BASE_NBYTES)
-
-    @property
     def base_nbytes(self) -> int:
         """Of its process without any partition."""
-        return _BASE_NBYTES
+        return BASE_NBYTES
 
     def move(self, trigger: NodeTrigger) -> None:
         """Move on in its life."""
@@ -152,12 +148,6 @@ class Node:
     def has_all(self, setup_number: int, parts: tuple[str, ...]) -> bool:
         """Return whether it follows a setup and can run the partitions."""
         return self.beat.setup >= setup_number and self.loaded.issuperset(parts)
-
-    def bound_tensors(self, weight_nbytes: int, scratch_nbytes: int) -> None:
-        """Note what its partitions take, so that the rest is for tensors."""
-        memory = self.memory_nbytes
-        rest = None if memory is None else max(0, memory - weight_nbytes - scratch_nbytes)
-        self.buffer_nbytes = _UNBOUNDED_NBYTES if rest is None else rest
 
     def has_room(self, nbytes: int) -> bool:
         """Return whether one more request's tensors fit; one alone always does."""
@@ -209,9 +199,7 @@ class Members:
     def silent(self, now_s: float, silence_s: float, loading_silence_s: float) -> list[Node]:
         """Return the nodes that have not been heard of for too long."""
         return [
-            node
-            for node in self
-            if now_s - node.heard_s > (loading_silence_s if node.state is not NodeState.SERVING else silence_s)
+            node for node in self if now_s - node.heard_s > (silence_s if node.state in _AT_WORK else loading_silence_s)
         ]
 
     def check_invariants(self) -> None:

@@ -127,10 +127,10 @@ class Network:
         return True
 
     def look(self, now_s: float) -> list[ManagerInstruction]:
-        """Do what time alone calls for."""
+        """Expect of courses what is known by now, and say again what nodes seem not to have heard."""
         for course in self.book:
             self.book.expect(course)
-        steps = self.schedule(now_s)
+        steps: list[ManagerInstruction] = []
         patience_s = _RESENT_AFTER_BEATS * self._options.beat_s
         for node in self.members:
             if node.setup is not None and node.beat.setup < node.setup.number and now_s - node.told_s > patience_s:

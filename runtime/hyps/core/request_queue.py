@@ -81,6 +81,8 @@ class _Client:
     in_order: dict[int, Request] = field(default_factory=dict)
     """Those without an answer, in the order in which they were accepted."""
     by_name: dict[str, Request] = field(default_factory=dict)
+    """The same; once the answer is on its way the name is free for another one."""
+    all: dict[int, Request] = field(default_factory=dict)
     nbytes: int = 0
     untaken: int = 0
     """Answers on their way."""
@@ -112,14 +114,14 @@ class RequestQueue:
         return self._requests.get(number)
 
     def find(self, client: int, name: str) -> Request | None:
-        """Return a client's request by the client's own name for it."""
+        """Return a client's request by the client's own name for it, while it has no answer."""
         known = self._clients.get(client)
         return None if known is None else known.by_name.get(name)
 
     def of_client(self, client: int) -> list[Request]:
         """Return all requests of a client."""
         known = self._clients.get(client)
-        return [] if known is None else list(known.by_name.values())
+        return [] if known is None else list(known.all.values())
 
     @property
     def clients(self) -> int:
@@ -129,13 +131,13 @@ class RequestQueue:
     def share_of(self, client: int) -> tuple[int, int]:
         """Return how many requests a client has, and the bytes that they brought."""
         known = self._clients.get(client)
-        return (0, 0) if known is None else (len(known.by_name), known.nbytes)
+        return (0, 0) if known is None else (len(known.all), known.nbytes)
 
     def add(self, request: Request) -> None:
         """Queue a new request."""
         client = self._clients.setdefault(request.client, _Client())
         self._requests[request.number] = request
-        client.by_name[request.name] = request
+        client.by_name[request.name] = client.all[request.number] = request
         client.in_order[request.number] = request
         client.nbytes += request.nbytes
         client.waiting[request.number] = request
@@ -191,7 +193,7 @@ class RequestQueue:
     def note_said(self, request: Request, now_s: float) -> None:
         """An answer is on its way."""
         client = self._clients[request.client]
-        del client.in_order[request.number]
+        del client.in_order[request.number], client.by_name[request.name]
         request.is_said = True
         client.quiet_s = client.quiet_s if client.untaken else now_s
         client.untaken += 1
@@ -200,14 +202,15 @@ class RequestQueue:
         """Nothing more is to be done for a request."""
         client = self._clients[request.client]
         del self._requests[request.number]
-        del client.by_name[request.name]
-        client.in_order.pop(request.number, None)
+        del client.all[request.number]
+        if client.in_order.pop(request.number, None) is not None:
+            del client.by_name[request.name]
         client.nbytes -= request.nbytes
         self._unwait(client, request)
         if request.is_said:
             client.untaken -= 1
             client.quiet_s = now_s
-        if not client.by_name:
+        if not client.all:
             del self._clients[request.client]
 
     def silent_clients(self, since_s: float) -> list[int]:
@@ -219,13 +222,14 @@ class RequestQueue:
         waiting = [r for client in self._clients.values() for r in client.waiting.values()]
         _require(len(waiting) == self.queued, "the requests that wait are miscounted")
         _require(sum(r.nbytes for r in waiting) == self.queued_nbytes, "the bytes that wait are miscounted")
-        named = {r.number for client in self._clients.values() for r in client.by_name.values()}
+        named = {r.number for client in self._clients.values() for r in client.all.values()}
         _require(named == set(self._requests), "a request is lost")
         for number, client in self._clients.items():
-            _require(bool(client.by_name), "a client without requests is remembered")
+            _require(bool(client.all), "a client without requests is remembered")
             _require(number in self._in_turn or not client.waiting, f"client {number} waits and has no turn")
+            _require({r.number for r in client.by_name.values()} == set(client.in_order), "a name is lost")
             _require(list(client.in_order) == sorted(client.in_order), "a client's requests are out of order")
-            _require(client.untaken == sum(r.is_said for r in client.by_name.values()), "answers are miscounted")
+            _require(client.untaken == sum(r.is_said for r in client.all.values()), "answers are miscounted")
         for request in waiting:
             _require(request.state is RequestState.QUEUED, f"request {request.number} waits, {request.state.value}")
 

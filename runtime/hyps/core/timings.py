@@ -18,6 +18,7 @@ _GUESS_S = 0.01
 @dataclass(slots=True)
 class _Measured:
     mean_s: float
+    """Of one request."""
     runs: int = 0
     latest: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
@@ -38,12 +39,12 @@ class Timings:
             if part in placement:
                 self._predicted[part, placement[part]] = seconds / max(1, batch)
 
-    def add(self, part: str, device: str, seconds: float) -> None:
-        """A run has ended."""
+    def add(self, part: str, device: str, seconds: float, requests: int = 1) -> None:
+        """A run has ended, of so many requests together."""
         measured = self._measured.get((part, device))
         if measured is None:
-            measured = self._measured[part, device] = _Measured(seconds)
-        measured.mean_s += _SMOOTHING * (seconds - measured.mean_s)
+            measured = self._measured[part, device] = _Measured(seconds / requests)
+        measured.mean_s += _SMOOTHING * (seconds / requests - measured.mean_s)
         measured.runs += 1
         measured.latest.append(seconds)
 

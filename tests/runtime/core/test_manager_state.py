@@ -6,7 +6,7 @@ from cluster_fixtures import CHAIN, NBYTES, ToyCluster, ToyNode, plan_of
 from hyps.core.course_book import CourseState
 from hyps.core.manager_events import LinkLost, NodeTold, Replied, TensorCame, ToldToLeave
 from hyps.core.manager_options import ALL_TENSORS, ManagerOptions
-from hyps.core.membership import NodeState
+from hyps.core.membership import BASE_NBYTES, NodeState
 from hyps.core.network_state import NetworkState, PartitionState
 from hyps.formats.node_messages import Beat, Drain, Finished, Running, Started
 from hyps.formats.plan import Plan, Prediction, Variant
@@ -487,7 +487,7 @@ def test_as_many_requests_are_under_way_as_keep_every_stage_busy() -> None:
 
 def test_a_devices_buffer_bounds_what_is_under_way() -> None:
     cluster = ToyCluster(chain(), ALONE)
-    cluster.join("d0", memory=65 * 10**6 + 5 * NBYTES)
+    cluster.join("d0", memory=BASE_NBYTES + 5 * NBYTES)
     cluster.join("d1")
     cluster.join("d2")
     cluster.run()

@@ -1,8 +1,8 @@
 """What nodes tell of their links is kept while they are there."""
 
 from cluster_fixtures import plan_of
+from hyps.core.courses import flow_of
 from hyps.core.manager_options import ManagerOptions
-from hyps.core.manager_state import flow_of
 from hyps.core.network import Network
 from hyps.formats.messages import MachineFacts
 from hyps.formats.node_messages import HUB, NODE_PROTOCOL_VERSION, Beat, Join, Sending

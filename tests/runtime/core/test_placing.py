@@ -1,8 +1,8 @@
 """A search that found nothing is not the last word: other nodes, other refusals, and mere accidents are tried again."""
 
 from cluster_fixtures import plan_of
+from hyps.core.courses import flow_of
 from hyps.core.manager_options import ManagerOptions
-from hyps.core.manager_state import flow_of
 from hyps.core.membership import Members
 from hyps.core.placing import Placer, Search
 from hyps.core.timings import Timings
