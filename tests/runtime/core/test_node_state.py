@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from hyps.core.holdings import PARTITION_TRANSITIONS, Holding, PartitionState, PartitionTrigger
 from hyps.core.node_events import (
@@ -610,6 +611,7 @@ def finish_in_any_order(bench: Bench, data: st.DataObject, events: Iterable[Node
 
 
 @given(scene=scenes(), spare=st.none() | st.integers(0, 300), data=st.data(), repeats=st.booleans())
+@settings(deadline=None)
 def test_any_order_and_any_duplicate_runs_each_item_once_and_sends_each_tensor_once_to_each(
     scene: Scene, spare: int | None, data: st.DataObject, repeats: bool
 ) -> None:
@@ -631,7 +633,7 @@ def test_any_order_and_any_duplicate_runs_each_item_once_and_sends_each_tensor_o
 
 
 @given(scene=scenes(), spare=st.none() | st.integers(0, 200), data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_whatever_fails_and_whenever_a_request_is_retired_nothing_is_left(
     scene: Scene, spare: int | None, data: st.DataObject
 ) -> None:
@@ -667,7 +669,7 @@ def _setups(scene: Scene, numbers: Sequence[int]) -> list[SetUp]:
 
 
 @given(scene=scenes(), spare=st.none() | st.integers(0, 200), data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_setups_may_change_and_managers_come_and_go_at_any_moment(
     scene: Scene, spare: int | None, data: st.DataObject
 ) -> None:
@@ -704,3 +706,92 @@ def test_a_node_that_has_no_manager_need_not_be_told_the_time() -> None:
 
     bench.tell(ManagerLost())
     assert bench.node.next_tick_s == math.inf
+
+
+class LivingNode(RuleBasedStateMachine):
+    """Requests come, go on, begin anew and end while the node's budget, neighbours and manager try it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs: dict[int, int] = {}
+        """Of every request that has not ended."""
+        self.arrivals: list[TensorHere] = []
+        self.last = 0
+
+    @initialize(scene=scenes(), spare=st.none() | st.integers(0, 120), max_executing=st.integers(1, 2))
+    def begin(self, scene: Scene, spare: int | None, max_executing: int) -> None:
+        budget = None if spare is None else smallest_budget(scene.setup) + spare
+        self.scene = scene
+        self.bench = Bench(NodeState(budget, 0, max_executing))
+        self.bench.tell(ManagerFound(0.5), scene.setup)
+        self.bench.finish_all()
+
+    @rule(count=st.integers(1, 3))
+    def submit(self, count: int) -> None:
+        for _ in range(count):
+            self.last += 1
+            self.epochs[self.last] = 1
+            self.arrivals += [here(self.last, name) for name in self.scene.inputs]
+
+    @precondition(lambda self: self.arrivals)
+    @rule(data=st.data(), twice=st.booleans())
+    def arrive(self, data: st.DataObject, twice: bool) -> None:
+        event = self.arrivals.pop(data.draw(st.integers(0, len(self.arrivals) - 1)))
+        self.bench.tell(*[event] * (1 + twice))
+
+    @precondition(lambda self: self.bench.pending)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, len(self.bench.pending) - 1))
+        step = self.bench.pending[index]
+        del self.bench.pending[index]
+        self.bench.finish(step)
+
+    @precondition(lambda self: self.epochs)
+    @rule(data=st.data(), again=st.booleans())
+    def end(self, data: st.DataObject, again: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(self.epochs)))
+        epoch = self.epochs.pop(number)
+        self.bench.tell(Retired(number, epoch))
+        if again:
+            self.epochs[number] = epoch + 1
+            self.arrivals += [here(number, name, epoch + 1) for name in self.scene.inputs]
+
+    @rule(device=st.sampled_from("ab"), is_back=st.booleans())
+    def lose(self, device: str, is_back: bool) -> None:
+        self.bench.tell(NeighbourBack(device) if is_back else NeighbourLost(device))
+
+    @rule()
+    def set_up_again(self) -> None:
+        number = self.bench.node._setup + 1
+        self.bench.tell(replace(self.scene.setup, number=number))
+
+    @rule()
+    def lose_the_manager(self) -> None:
+        self.bench.tell(ManagerLost(), ManagerFound(0.5), self.scene.setup)
+        self.epochs.clear()
+        self.arrivals.clear()
+
+    def teardown(self) -> None:
+        """Whatever happened, what was not ended comes to its end."""
+        if not hasattr(self, "bench"):
+            return
+        bench = self.bench
+        bench.tell(*self.arrivals, NeighbourBack("a"), NeighbourBack("b"))
+        bench.finish_all()
+        ids = {share.task.id for share in self.scene.setup.shares}
+        for number, epoch in self.epochs.items():
+            assert {partition for *item, partition in bench.ran if item == [number, epoch]} == ids
+            assert {
+                (name, device) for *item, name, device in bench.sent if item == [number, epoch]
+            } == self.scene.wants()
+        assert not bench.stored
+        bench.tell(*(Retired(number, epoch) for number, epoch in self.epochs.items()))
+        assert not bench.node._requests
+        assert not bench.node._sendings
+        assert not bench.node._runs
+        assert not len(bench.node._queue)
+
+
+TestLivingNode = LivingNode.TestCase
+TestLivingNode.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
