@@ -96,6 +96,9 @@ _POLL_S = 1.0
 _PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Before the manager is tried again; the last over and over."""
 
+_HELD_UP_S = 0.2
+"""Between two looks whether what is still computed for a manager that is gone has ended."""
+
 _NOTICE_S = 1.0
 """After which somebody is told that the manager is not there."""
 
@@ -285,6 +288,9 @@ class Node:
     def _try_again(self) -> None:
         if self._control:  # it did not answer
             self._links.close_link(self._control)
+        elif self._state.is_held_up:  # by what may never end: a manager would give it work that cannot begin
+            self._join_due_s = time.monotonic() + _HELD_UP_S
+            return
         self._connect()
 
     def _pause(self) -> None:

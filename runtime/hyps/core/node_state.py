@@ -166,6 +166,11 @@ class NodeState:
         """The bytes of all tensors that are stored."""
         return self._held_nbytes
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether all that may run at once is taken by what a manager that is gone wanted: nothing could begin."""
+        return sum(run.is_foreign for run in self._runs.values()) >= self._max_executing
+
     def __len__(self) -> int:
         """How many requests it has something of, or waits for something of."""
         return len(self._requests)

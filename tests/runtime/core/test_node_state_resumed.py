@@ -7,6 +7,7 @@ from hyps.core.node_events import (
     Load,
     Loaded,
     ManagerFound,
+    ManagerLost,
     NodeEvent,
     NodeInstruction,
     Obtain,
@@ -72,3 +73,15 @@ def test_what_came_before_its_course_was_known_is_computed_with_although_it_is_m
     _tell(node, ManagerFound(0.5), TensorHere(3, 2, 7, "a", 4))
 
     assert _runs(_tell(node, _SETUP)) == ["second"]
+
+
+def test_a_node_is_held_up_while_it_computes_for_a_manager_that_is_gone() -> None:
+    node = _node()
+    _tell(node, TensorHere(3, 1, 7, "x", 4))
+    assert not node.is_held_up, "it computes for the manager that it has"
+
+    _tell(node, ManagerLost())
+    assert node.is_held_up
+
+    _tell(node, Executed(1, (("a", 4),), 0.1))
+    assert not node.is_held_up
