@@ -23,7 +23,7 @@ from hyps.adapters.sockets import Security, WakePipe, bind, connect, make_dealer
 from hyps.core.conversation import Conversation, Limits, Packet, Place, Step
 from hyps.errors import PeerError, UsageError, printable
 from hyps.formats import packets
-from hyps.formats.packets import LINK_VERSION, Data, Gone, Open, decode_packet, encode_packet
+from hyps.formats.packets import LINK_VERSION, MAX_INLINE_NBYTES, Data, Gone, Open, decode_packet, encode_packet
 
 ARENA_NBYTES = 256 * 2**20
 """Of the memory that a peer on the same machine may put frames into; taken of the system as it is used."""
@@ -403,9 +403,10 @@ class ZmqLinks:
         is_gap = isinstance(packet, packets.Heard) and packet.is_gap
         self._on_taken(link, link.talk.on_heard(now_s, packet.heard, packet.granted, is_gap=is_gap))
         if isinstance(packet, Data):
-            step = link.talk.on_data(now_s, packet, [len(part) for part in parts[1:]])
+            chunks = packet.inline or [part.buffer for part in parts[1:]]
+            step = link.talk.on_data(now_s, packet, [len(chunk) for chunk in chunks])
             if step is not None:
-                self._on_step(link, step, parts)
+                self._on_step(link, step, chunks)
         self._stale[link.number] = link
 
     def _on_taken(self, link: _Link, numbers: list[int]) -> None:
@@ -415,19 +416,19 @@ class ZmqLinks:
             if outgoing.token is not None:
                 self._events.append(Taken(link.number, outgoing.token))
 
-    def _on_step(self, link: _Link, step: Step, parts: list[Any]) -> None:
+    def _on_step(self, link: _Link, step: Step, chunks: Sequence[Buffer]) -> None:
         if step.begins is not None:
             self._begin(link, step)
         assembly = link.assemblies[step.lane]
         frames = assembly.frames
-        for chunk, part in zip(step.chunks, parts[1:], strict=True):
-            size = frames[chunk.frame]
+        for place, chunk in zip(step.chunks, chunks, strict=True):
+            size = frames[place.frame]
             if isinstance(size, int):
-                if chunk.stop == size:  # all of it at once: the reader gets the packet's own memory
-                    frames[chunk.frame] = part.buffer
+                if place.stop == size:  # all of it at once: the reader gets the packet's own memory
+                    frames[place.frame] = chunk
                     continue
-                frames[chunk.frame] = self._pool.take(size)
-            frames[chunk.frame][chunk.start : chunk.stop] = part.buffer
+                frames[place.frame] = self._pool.take(size)
+            frames[place.frame][place.start : place.stop] = chunk
         if step.is_whole:
             self._assembling_nbytes -= assembly.nbytes
             del link.assemblies[step.lane]
@@ -571,6 +572,14 @@ class ZmqLinks:
 
     def _envelope(self, link: _Link, packet: Packet) -> list[Buffer]:
         talk = link.talk
+        chunks: list[Buffer] = []
+        if packet.chunks:
+            frames = link.outgoing[packet.message].frames
+            for place in packet.chunks:
+                frame = frames[place.frame]
+                is_all = place.start == 0 and place.stop == len(frame)
+                chunks.append(frame if is_all else memoryview(frame)[place.start : place.stop])
+        is_inline = packet.nbytes <= MAX_INLINE_NBYTES
         data = Data(
             talk.token,
             packet.sequence,
@@ -580,15 +589,9 @@ class ZmqLinks:
             packet.sizes,
             packet.places,
             packet.is_internal,
+            tuple([bytes(chunk) for chunk in chunks]) if is_inline else (),
         )
-        parts: list[Buffer] = [encode_packet(data)]
-        if packet.chunks:
-            frames = link.outgoing[packet.message].frames
-            for chunk in packet.chunks:
-                frame = frames[chunk.frame]
-                is_all = chunk.start == 0 and chunk.stop == len(frame)
-                parts.append(frame if is_all else memoryview(frame)[chunk.start : chunk.stop])
-        return parts
+        return [encode_packet(data)] if is_inline else [encode_packet(data), *chunks]
 
     def _acknowledge(self, link: _Link) -> None:
         talk = link.talk

@@ -13,13 +13,10 @@ from dataclasses import dataclass, field
 
 from hyps.core.pace import Pace
 from hyps.errors import InternalError, PeerError
-from hyps.formats.packets import Data
+from hyps.formats.packets import MAX_CHUNKS, Data
 
 PACKET_NBYTES = 64
 """What a packet counts for besides the bytes it carries: none is free."""
-
-MAX_CHUNKS = 64
-"""Frames, or parts of frames, in one packet."""
 
 LANES = (1, 0)
 """In the order in which they are served."""

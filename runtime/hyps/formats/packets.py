@@ -19,9 +19,16 @@ MAX_FRAMES = 4100
 MAX_PIECE_NBYTES = 2**20
 """Of one message's bytes in one packet."""
 
+MAX_CHUNKS = 64
+"""Frames, or parts of frames, in one packet."""
+
+MAX_INLINE_NBYTES = 8 * 1024
+"""Of a packet's bytes that go within its envelope."""
+
 MAX_ENVELOPE_NBYTES = 128 * 1024
 
 Token = Annotated[bytes, Meta(max_length=16)]
+Bytes = Annotated[bytes, Meta(max_length=MAX_INLINE_NBYTES)]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 Text = Annotated[str, Meta(max_length=1000)]
 _T = TypeVar("_T")
@@ -63,6 +70,8 @@ class Data(Struct, frozen=True, array_like=True, tag=2):
     """Frames whose bytes lie in the receiver's shared memory: index and offset."""
     is_internal: bool = False
     """With the first packet of a message: it is between the links themselves."""
+    inline: Annotated[tuple[Bytes, ...], Meta(max_length=MAX_CHUNKS)] = ()
+    """The bytes themselves where they are few: none follow then."""
 
 
 class Heard(Struct, frozen=True, array_like=True, tag=3):
