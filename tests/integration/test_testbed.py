@@ -8,11 +8,16 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
 import pytest
 
+import hyps_models
 import testbed
 from hyps.errors import UsageError
 from hyps.formats.cluster import decode_cluster
+from hyps.formats.plan import Variant, encode_plan
+from hyps_compiler.driver import Options, compile_model
+from hyps_compiler.partition import Request
 from testbed import SWITCH, Layout, Machine, Wire
 from testbed.clusters import cores_used, layout_of
 from testbed.network import namespaces_of, wiring
@@ -327,6 +332,27 @@ def test_a_cluster_file_is_brought_up_and_programs_are_run_on_its_devices(tmp_pa
 
 
 @pytest.mark.root
+@pytest.mark.network
+@needs_delays
+def test_a_plan_is_served_on_the_devices_of_a_cluster_file(tmp_path: Path) -> None:
+    (tmp_path / "cluster.toml").write_text(_CLUSTER)
+    hyps_models.save("digits", tmp_path / "model.onnx")
+    options = Options(request=Request(cuts=("all",)), verify=False)
+    plan = compile_model(tmp_path / "model.onnx", tmp_path / "plan", options).plan
+    devices = ("camera", "gateway", "server")
+    placement = {part.id: devices[index % 3] for index, part in enumerate(plan.partitions)}
+    spread = msgspec.structs.replace(plan, variants=(Variant(name="spread", placement=placement),))
+    (tmp_path / "plan" / "plan.json").write_bytes(encode_plan(spread))
+    inner = [sys.executable, "-m", "testbed", "run", "camera", "--", sys.executable, "-c", _CLIENT, "{camera}"]
+    command = [sys.executable, "-m", "testbed", "up", tmp_path / "cluster.toml", "--plan", tmp_path / "plan", "--"]
+
+    done = subprocess.run([*map(str, command), *inner], cwd=_BENCH, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    assert "(1, 10)" in done.stdout
+
+
+@pytest.mark.root
 @needs_root
 def test_a_program_for_a_device_that_is_not_there_is_refused() -> None:
     with testbed.build(Layout({"a": Machine()})):
@@ -337,6 +363,11 @@ def test_a_program_for_a_device_that_is_not_there_is_refused() -> None:
     assert "`camera`" in done.stderr
 
 
+_CLIENT = """
+import hyps, hyps_models, sys
+with hyps.InferenceSession(f"tcp://{sys.argv[1]}:5757") as session:
+    print(session.run(None, hyps_models.sample_inputs("digits"))[0].shape)
+"""
 _CLUSTER = """
 [[devices]]
 name = "camera"
