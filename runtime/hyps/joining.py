@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hyps.adapters.addresses import look_up
 from hyps.adapters.file_cache import FileCache
 from hyps.adapters.host import address_towards, cache_folder, host_id, is_loopback, private_folder, tcp_address
 from hyps.adapters.links import Links
@@ -49,6 +50,7 @@ def join(joining: Joining, options: NodeOptions, on_notice: Callable[[str], None
         PeerError: the manager refuses the node, or is not there in time.
         NodeStuckError: a work item cannot be ended; only a new process can go on.
     """
+    look_up(options.manager).connectable(options.manager)  # refused before anything slow is done
     plan = None if joining.plan is None else read_plan(joining.plan)
     token = "" if joining.token_file is None else _token(joining.token_file)
     cache = FileCache(

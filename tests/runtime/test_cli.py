@@ -27,18 +27,22 @@ def test_the_address_takes_the_place_of_any_before(args: list[str], anew: list[s
     ("args", "error", "hint"),
     [
         ([], "there is neither a plan nor a manager", "`--manager ADDRESS`"),
-        (["--manager", "tcp://a:1"], "needs a name", "`--device NAME`"),
-        (["--manager", "tcp://a:1", "--device", "a", "--bind", "tcp://b:1"], "`--bind` is for clients", "--data-bind"),
+        (["--manager", "tcp://127.0.0.1:1"], "needs a name", "`--device NAME`"),
+        (
+            ["--manager", "tcp://127.0.0.1:1", "--device", "a", "--bind", "tcp://b:1"],
+            "`--bind` is for clients",
+            "--data-bind",
+        ),
         (["plan", "--cache-size", "1GB"], "`--cache-size` is for workers of a manager", "--manager"),
         (["plan", "--token-file", "t"], "`--token-file` is for workers of a manager", "--manager"),
         (
-            ["--manager", "tcp://a:1", "--device", "a", "--no-listen", "--data-bind", "tcp://b:0"],
+            ["--manager", "tcp://127.0.0.1:1", "--device", "a", "--no-listen", "--data-bind", "tcp://b:0"],
             "contradict each other",
             "leave one",
         ),
         (["--manager", "nonsense", "--device", "a", "--no-listen"], "is no address", "tcp://127.0.0.1:5757"),
         (
-            ["--manager", "tcp://a:1", "--device", "a", "--metrics", "x:1"],
+            ["--manager", "tcp://127.0.0.1:1", "--device", "a", "--metrics", "x:1"],
             "`--metrics` is the manager's",
             "hyps-manager",
         ),
