@@ -11,6 +11,7 @@ from typing import Any, Self
 from hyps.adapters.frames import from_frames, to_frames
 from hyps.adapters.links import Heard, Links, Lost, Opened
 from hyps.adapters.plan_files import read_plan
+from hyps.adapters.zmq_links import ZmqLinks
 from hyps.core.manager_options import ManagerOptions
 from hyps.core.manager_state import ManagerState
 from hyps.formats.messages import (
@@ -21,12 +22,14 @@ from hyps.formats.messages import (
     Failed,
     FromWorker,
     Hello,
+    Status,
     Submit,
     Welcome,
     decode_from_worker,
     encode,
 )
 from hyps.formats.replanning import Question, Reply
+from hyps.formats.status import Report, decode_report
 from hyps.manager import Access, Manager
 
 WAIT_S = 20.0
@@ -120,6 +123,7 @@ class ScriptedClient:
         self.ended: list[str] = []
         """Names of requests in the order in which they ended."""
         self.other: list[FromWorker] = []
+        self.reports: list[Report] = []
         self.is_lost = False
         self.say(Hello(PROTOCOL_VERSION))
 
@@ -144,6 +148,8 @@ class ScriptedClient:
                 self.is_lost = True
             else:
                 assert event is None or isinstance(event, Opened)
+        if isinstance(self.links, ZmqLinks):
+            self.links.flush()  # as clients do: nobody may be here to answer for a while
 
     def run(self, name: str, feeds: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         self.submit(name, feeds, **more)
@@ -162,5 +168,8 @@ class ScriptedClient:
             case Failed():
                 self.failures[message.request] = message
                 self.ended.append(message.request)
+            case Status():
+                self.reports.append(decode_report(memoryview(frames[0])))
+                self.other.append(message)
             case _:
                 self.other.append(message)

@@ -155,6 +155,7 @@ class Manager:
     """A plan's manager behind links: `run` returns when it was told to leave and all that it had accepted has ended.
 
     Attributes:
+        store: the hub's tensors.
         metrics: where metrics are wanted.
         tracing: where a trace is wanted.
     """
@@ -166,7 +167,7 @@ class Manager:
         self._state, self._links, self._folder = state, links, folder
         self._access, self._planner, self._max_nbytes = access, planner, max_nbytes
         self._plan = state.plan
-        self._store = HubStore()
+        self.store = HubStore()
         self._peers: dict[int, _Peer] = {}
         self._incoming = _Incoming()
         self._named = {name: _named(self._plan, name) for name in self._plan.tensors}
@@ -480,19 +481,19 @@ class Manager:
     def _keep(self, step: Keep) -> None:
         incoming = self._incoming
         for header, frame in zip(incoming.headers, incoming.frames, strict=True):
-            self._store.put(step.request, header, frame)
+            self.store.put(step.request, header, frame)
         if self.tracing is not None:
             self.tracing.accept(incoming.client, incoming.name, step.request)
         self._say(incoming.client, Accepted(incoming.name))
 
     def _merge(self, step: Merge) -> None:
-        self._store.merge(step.work, step.requests, [tensor.name for tensor in self._plan.model.inputs])
+        self.store.merge(step.work, step.requests, [tensor.name for tensor in self._plan.model.inputs])
 
     def _put(self, step: Store) -> None:
-        self._store.put(step.work, self._incoming.headers[0], self._incoming.frames[0])
+        self.store.put(step.work, self._incoming.headers[0], self._incoming.frames[0])
 
     def _send(self, step: Send) -> None:
-        header, frame = self._store.get(step.work, step.tensor)
+        header, frame = self.store.get(step.work, step.tensor)
         message = Tensor(step.work, step.epoch, step.course, header)
         token = _TensorToken(step.work, step.epoch, step.tensor)
         if self.tracing is not None:
@@ -501,7 +502,7 @@ class Manager:
         self._links.send(step.link, [node_messages.encode_node_message(message), frame], token)
 
     def _drop(self, step: Drop) -> None:
-        self._store.drop(step.work, step.tensor)
+        self.store.drop(step.work, step.tensor)
 
     def _tell(self, step: Tell) -> None:
         self._tell_node(step.link, step.message)
@@ -526,14 +527,14 @@ class Manager:
             self.tracing.end(step.client, step.name, "done", begun_s=begun_s, work=step.work)
         stored = []
         for name in step.outputs:
-            header, frame = self._store.get(step.work, name)
+            header, frame = self.store.get(step.work, name)
             if step.rows is not None and (not header.shape or header.shape[0] != step.rows[2]):
                 text = f"output `{printable(name)}` of {step.rows[2]} rows came with the shape {header.shape}"
                 hint = "the model does not keep rows apart: start the manager without --batch"
                 self._say(step.client, Failed(step.name, "E_BATCH", text, hint), token=_AnswerToken(step.request))
                 return
             if step.rows is not None:
-                header, frame = self._store.rows(step.work, name, step.rows[0], step.rows[1])
+                header, frame = self.store.rows(step.work, name, step.rows[0], step.rows[1])
             stored.append((header, frame))
         done = Done(step.name, tuple(header for header, _ in stored))
         self._say(step.client, done, [frame for _, frame in stored], token=_AnswerToken(step.request))
