@@ -6,10 +6,9 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -31,7 +30,6 @@ _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 _TOP, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 _STYLES: dict[str, dict[str, Any]] = {
     "title": {"bold": True},
-    "good": {"fg": "green"},
     "warn": {"fg": "yellow"},
     "bad": {"fg": "red"},
     "dim": {"dim": True},
@@ -68,11 +66,11 @@ def status(endpoint: str, as_json: bool, watches: bool | None, interval: str) ->
         if not watches:
             _print(report, endpoint, as_json, is_terminal)
             return
-        with _interruptible() as told_to_leave:
+        with _until_left():
             if is_terminal and not as_json:
-                _draw_until(told_to_leave, observer, report, endpoint, interval_s)
+                _draw_on(observer, report, endpoint, interval_s)
             else:
-                _print_until(told_to_leave, observer, report, endpoint, interval_s, as_json)
+                _print_on(observer, report, endpoint, interval_s, as_json)
 
 
 def _print(report: "Report", endpoint: str, as_json: bool, is_terminal: bool) -> None:
@@ -87,14 +85,7 @@ def _print(report: "Report", endpoint: str, as_json: bool, is_terminal: bool) ->
         click.echo(_painted(line, has_color=is_terminal and "NO_COLOR" not in os.environ))
 
 
-def _print_until(
-    told_to_leave: threading.Event,
-    observer: "Observer",
-    report: "Report",
-    endpoint: str,
-    interval_s: float,
-    as_json: bool,
-) -> None:
+def _print_on(observer: "Observer", report: "Report", endpoint: str, interval_s: float, as_json: bool) -> NoReturn:
     """Print one report below the other, for files and pipes.
 
     Raises:
@@ -108,21 +99,17 @@ def _print_until(
         else:
             _print(report, endpoint, as_json=False, is_terminal=False)
             click.echo("")
-        if told_to_leave.wait(interval_s):
-            return
+        time.sleep(interval_s)
         report = observer.ask(_ASK_S)
 
 
-def _draw_until(
-    told_to_leave: threading.Event, observer: "Observer", report: "Report", endpoint: str, interval_s: float
-) -> None:
+def _draw_on(observer: "Observer", report: "Report", endpoint: str, interval_s: float) -> NoReturn:
     """Draw reports in place; while nobody answers the last one stays and says how old it is."""
     heard_s, trouble = time.monotonic(), ""
     with _second_screen():
         while True:
             _draw(report, endpoint, f"{trouble}; this was {time.monotonic() - heard_s:.0f} s ago" if trouble else "")
-            if told_to_leave.wait(interval_s):
-                return
+            time.sleep(interval_s)
             try:
                 report, trouble = observer.ask(max(1.0, interval_s)), ""
                 heard_s = time.monotonic()
@@ -149,25 +136,46 @@ def _painted(line: "Line", has_color: bool) -> str:
 
 @contextlib.contextmanager
 def _second_screen() -> Iterator[None]:
-    sys.stdout.write(_ENTER)
+    """Draw on the terminal's second screen; whoever stops the process (Ctrl-Z) finds the first one again."""
+    _switch(_ENTER)
+    before = signal.signal(signal.SIGTSTP, _stop_for_now)
     try:
         yield
     finally:
-        sys.stdout.write(_LEAVE)
-        sys.stdout.flush()
+        signal.signal(signal.SIGTSTP, before)
+        _switch(_LEAVE)
+
+
+def _stop_for_now(*_signal: object) -> None:
+    _switch(_LEAVE)
+    signal.raise_signal(signal.SIGSTOP)
+    _switch(_ENTER)
+
+
+def _switch(text: str) -> None:
+    os.write(sys.stdout.fileno(), text.encode())  # not through the buffer, which may be in the middle of a write
+
+
+class _Left(BaseException):
+    """Whoever watched pressed Ctrl-C; no Exception, so that it passes whatever is being waited for."""
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C is how one stops watching, no failure: it sets the event.
+def _until_left() -> Iterator[None]:
+    """End quietly at Ctrl-C, which is how one stops watching, and no failure.
 
     The terminal sends it to the process that the user started as well, which passes it on: a second one comes.
     """
-    event = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: event.set())
+
+    def leave(*_signal: object) -> NoReturn:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise _Left
+
+    before = signal.signal(signal.SIGINT, leave)
     try:
-        yield event
+        yield
+    except _Left:
+        return
     finally:
-        if event.is_set():
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        signal.signal(signal.SIGINT, before)
+        if signal.getsignal(signal.SIGINT) is leave:
+            signal.signal(signal.SIGINT, before)

@@ -21,7 +21,7 @@ from hyps.formats.status import (
 )
 from hyps.terminal import table
 
-Tone = Literal["plain", "title", "good", "warn", "bad", "dim"]
+Tone = Literal["plain", "title", "warn", "bad", "dim"]
 
 WIDTH = 80
 _SILENT_S, _SETTLED_S = 2.0, 2.0

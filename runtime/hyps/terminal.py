@@ -382,7 +382,7 @@ def _signals_as_exceptions() -> Iterator[None]:
         yield
     finally:
         for number in caught:
-            if not stopped_by:  # else this process is leaving, and says so only once
+            if not stopped_by and signal.getsignal(number) is stop:  # else this process is leaving, and says so once
                 signal.signal(number, before[number])
 
 

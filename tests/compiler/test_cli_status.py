@@ -12,10 +12,11 @@ import subprocess
 import termios
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fcntl import ioctl
 
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 
@@ -121,6 +122,8 @@ class Screen:
     def __init__(self, columns: int, rows: int) -> None:
         self.columns, self.rows = columns, rows
         self.is_second = self.is_cursor_hidden = self.has_color = False
+        self.is_cut = False
+        """Whether Ctrl-C was pressed, at which the system drops what it has not shown yet, wherever that ends."""
         self.first: list[str] = [""]
         self.lines = [""] * rows
         self._row = self._column = 0
@@ -151,15 +154,16 @@ class Screen:
                 self._column = 0
             case "\n":
                 self._row += 1
-                assert self._row < self.rows, "the screen would scroll"
+                assert self._row < self.rows or self.is_cut, "the screen would scroll"
+                self._row = min(self._row, self.rows - 1)
             case _ if token.endswith("m") and token.startswith("\x1b["):
                 self.has_color = True
             case _:
-                assert "\x1b" not in token, f"{token!r}"
+                assert "\x1b" not in token or self.is_cut, f"{token!r}"
                 line = self.lines[self._row].ljust(self._column)
                 self.lines[self._row] = line[: self._column] + token + line[self._column + len(token) :]
                 self._column += len(token)
-                assert self._column <= self.columns, "a line would wrap"
+                assert self._column <= self.columns or self.is_cut, "a line would wrap"
 
 
 class Terminal:
@@ -186,12 +190,25 @@ class Terminal:
 
     def see(self, text: str) -> None:
         """Wait until the screen has `text`."""
+        self.until(lambda screen: text in "\n".join(screen.lines))
+
+    def until(self, holds: Callable[[Screen], bool]) -> None:
+        """Go on with what is written until something holds."""
         deadline_s = time.monotonic() + WAIT_S
-        while text not in "\n".join(self.screen.lines):
+        while not holds(self.screen):
             assert time.monotonic() < deadline_s, "\n".join(self.screen.lines)
             assert self._read(), self.screen.first
 
+    def wait_until_stopped(self) -> None:
+        """Wait until the process that draws has stopped, as a shell does."""
+        deadline_s = time.monotonic() + WAIT_S
+        (drawing,) = psutil.Process(self.process.pid).children()
+        while drawing.status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+
     def press_control_c(self) -> None:
+        self.screen.is_cut = True
         os.write(self._master, b"\x03")
 
     def end(self) -> int:
@@ -250,6 +267,21 @@ def test_sigterm_restores_the_terminal_too() -> None:
         assert terminal.end() == 143
     assert not terminal.screen.is_second
     assert not terminal.screen.is_cursor_hidden
+
+
+def test_ctrl_z_gives_the_terminal_back_until_it_goes_on() -> None:
+    with telling(manager(3)) as scripted:
+        terminal = Terminal([scripted.server.address, *_WATCH])
+        terminal.see("block1 ")
+        os.killpg(terminal.process.pid, signal.SIGTSTP)
+        terminal.until(lambda screen: not screen.is_second)
+        assert not terminal.screen.is_cursor_hidden
+        terminal.wait_until_stopped()
+        os.killpg(terminal.process.pid, signal.SIGCONT)
+        terminal.see("block1 ")
+        assert terminal.screen.is_second
+        terminal.press_control_c()
+        assert terminal.end() == 0
 
 
 def test_while_nobody_answers_the_last_report_stays_and_says_how_old_it_is() -> None:
