@@ -270,6 +270,32 @@ def test_what_comes_after_a_turn_is_not_held_up() -> None:
         assert bench.sent[-1] == (number, 1, "t3", "next")
 
 
+def test_nothing_begins_to_run_while_a_partition_is_loaded_for_its_turn() -> None:
+    bench = bench_for(chain_setup(1, 100, 100, 100), budget=320)
+    (kept,) = bench.node.residency.kept
+    assert kept == "p0"
+    bench.tell(here(2))
+    bench.finish_where(Execute)
+    assert [step for step in bench.pending if isinstance(step, Load)]
+    bench.tell(here(1))
+    assert bench.order() == ["2 p0"]
+    bench.finish_all()
+    assert sorted(bench.order()) == sorted(f"{number} p{index}" for number in (1, 2) for index in range(3))
+
+
+def test_what_was_kept_makes_way_when_its_run_is_over() -> None:
+    bench = bench_for(chain_setup(1, 50, 100, 100), budget=190)
+    assert bench.node.residency.kept == {"p0"}
+    assert bench.loaded == {"p0", "p2"}
+    bench.tell(here(1), chain_setup(2, 50, 100, 100, 140))
+    assert bench.node.residency.kept == frozenset()
+    assert "p0" in bench.loaded, "it runs"
+    bench.finish_where(Execute)
+    assert "p0" not in bench.loaded
+    bench.finish_all()
+    assert len(bench.loaded) == 1
+
+
 def test_partitions_that_are_not_kept_are_tried_before_they_are_called_ready() -> None:
     bench = bench_for(chain_setup(1, 100, 100), budget=199, failing=frozenset({"load p1"}))
     beat = bench.told(Beat)[-1]
@@ -407,7 +433,7 @@ def test_a_lost_manager_leaves_loaded_partitions_and_nothing_else() -> None:
     bench = bench_for(chain_setup(7, 5))
     bench.tell(here(1), here(2))
     bench.finish_where(Execute)
-    bench.tell(here(3), ManagerLost())
+    bench.tell(here(3), Retired(1, 1), ManagerLost())
     assert not bench.stored
     assert bench.loaded == {"p0"}
     bench.tell(ManagerFound(0.5), chain_setup(1, 5))
@@ -426,6 +452,11 @@ def test_results_begun_for_a_lost_manager_are_not_taken_for_those_of_the_next() 
     bench.ran.clear()
     bench.tell(here(1))
     assert bench.order() == [], "the thread is not free yet"
+    bench.now_s += 1.0
+    bench.tell(Ticked())
+    beat = bench.told(Beat)[-1]
+    assert isinstance(beat, Beat)
+    assert beat.running == (), "this manager knows nothing of what runs"
     bench.finish(stale)
     assert bench.sent == []
     bench.finish_all()
@@ -482,6 +513,23 @@ def test_a_partition_taken_away_while_it_is_loaded_is_unloaded_afterwards() -> N
     assert not bench.loaded
 
 
+def test_the_manager_says_how_often_it_wants_to_hear_of_the_node() -> None:
+    bench = Bench(NodeState(beat_s=0.5))
+    bench.tell(ManagerFound(0.1))
+    bench.log.clear()
+    bench.now_s += 0.2
+    bench.tell(Ticked())
+    assert len(bench.told(Beat)) == 1
+
+
+def test_only_devices_that_are_sent_to_are_called_unreachable() -> None:
+    bench = bench_for(chain_setup(1, 5))
+    bench.tell(NeighbourLost("somebody"), NeighbourLost("next"))
+    beat = bench.told(Beat)[-1]
+    assert isinstance(beat, Beat)
+    assert beat.unreachable == ("next",)
+
+
 def test_beats_come_when_due_and_when_something_changes() -> None:
     bench = bench_for(chain_setup(1, 5))
     bench.log.clear()
@@ -512,6 +560,14 @@ def test_a_draining_node_finishes_and_leaves_when_nothing_is_left() -> None:
     assert Leave() in bench.tell(Retired(1, 1), SetUp(2))
     assert bench.node.life is NodeLife.GONE
     assert bench.tell(here(2)) == []
+
+
+def test_a_draining_node_waits_for_what_it_computes_though_nobody_wants_it() -> None:
+    bench = bench_for(chain_setup(1, 5))
+    bench.tell(here(1), Retired(1, 1), ToldToDrain(), SetUp(2))
+    assert Leave() not in bench.log
+    bench.finish_all()
+    assert Leave() in bench.log
 
 
 def test_a_draining_node_leaves_when_the_manager_says_so_or_is_lost() -> None:
