@@ -14,6 +14,7 @@ import pytest
 import hyps
 from command_fixtures import Finished, Running, run_command, started
 from exposition_parser import parse
+from hyps.observer import observe
 from plan_fixtures import sharded
 
 pytestmark = pytest.mark.network
@@ -108,8 +109,10 @@ def test_metrics_for_other_machines_are_refused_without_a_word_for_it(folder: Pa
 
 
 def test_quiet_in_json_is_silent(folder: Path) -> None:
-    with started(["hyps-worker", "plan", "--bind", "tcp://127.0.0.1:0", "--log-format", "json", "-q"], folder) as quiet:
-        time.sleep(1.5)
+    address = f"ipc://{folder}/socket"
+    with started(["hyps-worker", "plan", "--bind", address, "--log-format", "json", "-q"], folder) as quiet:
+        with observe(address) as observer:
+            assert observer.ask(WAIT_S).state == "serving"
         quiet.process.terminate()
         finished = quiet.finish()
     assert (finished.status, finished.stderr) == (0, "")
