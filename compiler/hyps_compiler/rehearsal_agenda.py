@@ -1,6 +1,7 @@
 """Virtual time: what happens when, and processes that can pause, crash and start anew in it."""
 
 import heapq
+import math
 from collections.abc import Callable
 
 Action = Callable[[], None]
@@ -85,7 +86,8 @@ class Process:
     def pause(self, seconds: float) -> None:
         """Do nothing for a while."""
         self.awake_s = max(self.awake_s, self.agenda.now_s + seconds)
-        self.agenda.at(self.awake_s, self._do_what_was_put_off)
+        if self.awake_s < math.inf:
+            self.agenda.at(self.awake_s, self._do_what_was_put_off)
 
     def wake(self) -> None:
         """Be paused no more."""

@@ -1,5 +1,6 @@
 """What goes wrong in a rehearsal, when and for how long; the first of two phases. In the second all is well again."""
 
+import math
 import random
 from collections.abc import Callable
 from functools import partial
@@ -40,6 +41,7 @@ class Faults:
         self._kinds: dict[str, _Begin] = {
             "cut": self._cut,
             "one-way-cut": self._cut_one_way,
+            "broken-link": self._break_link,
             "slow-link": self._slow_link,
             "node-crash": self._crash_node,
             "node-crash-at-effect": self._crash_node_at_effect,
@@ -81,10 +83,14 @@ class Faults:
         self._manager.search.seconds, self._manager.search.fails = 0.05, 0.0
         for process in (self._manager, *self._nodes, *self._clients):
             process.effects_left = None
-            process.wake()
+            if process.awake_s < math.inf:
+                process.wake()
         if not self._manager.is_up:
             self._manager.start()
         for node in self._nodes:
+            node.health.slowness = 1.0
+            if node.is_up and (node.awake_s == math.inf or (node.health.is_hung and self._is_dispensable(node))):
+                continue  # nobody mends it: the others have to do without
             was_mended = node.health.is_hung or node.health.refuses or node.memory_bytes != self._memories[node.name]
             if was_mended and node.is_up:  # by its operator, who starts it anew
                 node.end()
@@ -120,6 +126,11 @@ class Faults:
         seconds = self._rng.random() * self._rng.choice(_CUTS_S)
         self._network.cut(one.name, other.name, seconds)
         return one.name, other.name, seconds
+
+    def _break_link(self) -> object:
+        one, other = self._draw_way()
+        self._network.break_links(one.name, other.name)
+        return one.name, other.name
 
     def _slow_link(self) -> object:
         one, other = self._draw_way()
@@ -175,8 +186,14 @@ class Faults:
         """Stop a process that its network does not notice: what keeps its connections is another thread."""
         process = self._rng.choice(self._processes())
         seconds = self._rng.random() * self._rng.choice((1.0, _MOST_PAUSE_S))
+        if isinstance(process, VirtualNode) and self._is_dispensable(process) and self._rng.random() < 0.3:
+            seconds = math.inf
         process.pause(seconds)
         return process.name, seconds
+
+    def _is_dispensable(self, node: VirtualNode) -> bool:
+        """Whether requests can be computed without a node: whatever becomes of it is not mended."""
+        return node is not self._nodes[0] and not self._options.is_fixed
 
     # Nodes.
 

@@ -115,6 +115,11 @@ class Network:
             self._cuts[way] = 1
             self._mend(way, self._healed)
 
+    def break_links(self, source: str, target: str) -> None:
+        """Lose all links between two processes that both go on; `target` hears of it first."""
+        for end in list(self._ends.get((source, target), ())):
+            end.links.lose(end, "the connection broke")
+
     def slow_down(self, source: str, target: str, times: float) -> None:
         """Make each message take so many times as long; 1 undoes it."""
         self._slowness[source, target] = times

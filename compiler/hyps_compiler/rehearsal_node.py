@@ -41,6 +41,7 @@ from hyps.formats.messages import Failed, MachineFacts
 from hyps.formats.node_messages import (
     HUB,
     NODE_PROTOCOL_VERSION,
+    Beat,
     Drain,
     Goodbye,
     Greet,
@@ -122,7 +123,7 @@ class VirtualNode(Process):
     def start(self) -> None:
         """Come up and know nothing."""
         self.begin()
-        self.has_left = False
+        self.has_left = self.health.is_hung = False
         self._clock_s = self._rng.choice((0.0, 1e3, 1e6))
         self.store = {}
         self._executor = Executor()
@@ -133,6 +134,10 @@ class VirtualNode(Process):
         if self.is_open_to_others:
             self._links.listen(_address(self.name))
         self._neighbours = Neighbours(_framed(self._links), self.device, self._on_neighbour_news)
+        self._courses: dict[int, tuple[str, ...]] = {}
+        """The partitions of each course that a setup has named."""
+        self._told_loaded: set[str] = set()
+        """What the manager was told since it took the node in."""
         self._unsent: dict[str, list[Send]] = {}
         """What waits for a link to a device that is not open yet."""
         self._control = self._links.connect("manager")
@@ -186,6 +191,7 @@ class VirtualNode(Process):
             self._neighbours.on_lost(self._now_s(), link)
             self._set_alarm()
             return
+        self._control = 0
         self._handle(ManagerLost())
         self._neighbours.drop_all()
         self._unsent.clear()
@@ -193,7 +199,10 @@ class VirtualNode(Process):
             self.later(_BACK_S, self._come_back)
 
     def _come_back(self) -> None:
-        self._control = self._links.connect("manager")
+        if self.state.is_held_up:
+            self.later(_BACK_S, self._come_back)
+        else:
+            self._control = self._links.connect("manager")
 
     def _on_message(self, link: int, message: Any, values: tuple[Value, ...]) -> None:
         if link != self._control:
@@ -201,10 +210,13 @@ class VirtualNode(Process):
             return
         match message:
             case Joined():
+                self._told_loaded = set()
+                self._courses = {}
                 self._handle(ManagerFound(message.beat_s))
             case Setup():
                 self._on_setup(message)
             case Tensor():
+                self._check_readiness(message.course)
                 self._on_tensor(message, values[0])
             case Retire():
                 for request, epoch in message.requests:
@@ -219,6 +231,12 @@ class VirtualNode(Process):
             case _:
                 require(False, f"a node hears {message}")
 
+    def _check_readiness(self, course: int) -> None:
+        """Require that work is given only to nodes that have told that they can do it."""
+        wanted = self._courses.get(course)
+        missing = course if wanted is None else [name for name in wanted if name not in self._told_loaded]
+        require(not missing, lambda: f"{self.name} is given work on course {course} and has not loaded {missing}")
+
     def _on_tensor(self, message: Tensor, value: Value) -> None:
         self._came = {message.header.name: value}
         header = message.header
@@ -227,6 +245,7 @@ class VirtualNode(Process):
     # Other nodes.
 
     def _on_setup(self, setup: Setup) -> None:
+        self._courses.update({course.id: course.partitions for course in setup.courses})
         self._neighbours.follow(self._now_s(), setup)
         self._unsent = {name: steps for name, steps in self._unsent.items() if self._neighbours.is_target(name)}
         self._handle(set_up_of(setup))
@@ -291,6 +310,8 @@ class VirtualNode(Process):
             case Send():
                 self._send(step)
             case Tell():
+                if isinstance(step.message, Beat):
+                    self._told_loaded.update(step.message.loaded)
                 self._links.send(self._control, step.message, is_urgent=True)
             case Leave():
                 self._leave()

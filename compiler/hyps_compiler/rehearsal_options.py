@@ -10,6 +10,7 @@ from hyps_compiler.rehearsal_network import Weather
 FAULTS = (
     "cut",
     "one-way-cut",
+    "broken-link",
     "slow-link",
     "node-crash",
     "node-crash-at-effect",

@@ -1,6 +1,7 @@
 """Two conversations over a wire that loses, repeats and shuffles packets: each message once, in order, whole."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -146,7 +147,7 @@ class TalkRehearsal:
             check = partial(self._check_progress, self._connection, heard, waiting)
             self.agenda.after(_PROGRESS_S + 6 * self.wire.delay_s, check)
 
-    def _check_progress(self, connection: int, before: tuple[int, int], waiting: tuple[bool, bool]) -> None:
+    def _check_progress(self, connection: int, before: Sequence[int], waiting: Sequence[bool]) -> None:
         """Require that what waited for a new connection has come on over it, without any wait but the wire's own."""
         if connection == self._connection and self._is_up:
             for side, heard, was_awaited in zip(self._sides, before, waiting, strict=True):

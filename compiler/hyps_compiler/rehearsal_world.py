@@ -9,7 +9,7 @@ from hyps_compiler.rehearsal_agenda import Agenda, Process
 from hyps_compiler.rehearsal_client import Manners, VirtualClient
 from hyps_compiler.rehearsal_faults import Faults
 from hyps_compiler.rehearsal_manager import VirtualManager
-from hyps_compiler.rehearsal_network import Network
+from hyps_compiler.rehearsal_network import Network, Weather
 from hyps_compiler.rehearsal_node import MEMORIES, VirtualNode
 from hyps_compiler.rehearsal_options import Options
 from hyps_compiler.rehearsal_plan import draw_plan
@@ -107,7 +107,7 @@ class World:
             most_rows=2 if options.batch > 1 else 1,
             some_outputs=0.2,
             repeats=0.1,
-            late_s=2.0 if options.is_calm else math.inf,
+            late_s=_most_late_s(options.weather) if options.is_calm else math.inf,
         )
         return VirtualClient(self.agenda, name, self.plan, self.network, manners, rng, self.story, self._on_step)
 
@@ -177,10 +177,15 @@ class World:
             "leases": len(state.leases),
             "work for another attempt": state.waiting_again,
         }
-        for node in self.nodes:
+        for node in (node for node in self.nodes if not node.is_paused):
             here[f"tensors at {node.name}"] = node.store
             here[f"requests at {node.name}"] = len(node.state)
         return {what: value for what, value in here.items() if value}
+
+
+def _most_late_s(weather: Weather) -> float:
+    """Return how much later than its deadline a client may hear of a request where nothing fails."""
+    return 0.5 + 4 * weather.delay_s * (1 + weather.jitter)
 
 
 def _start(node: VirtualNode) -> None:
