@@ -219,7 +219,7 @@ class CourseBook:
                 raise InternalError(f"course {course.id} has {course.in_flight} in flight, {course.window} allowed")
 
     def _window_of(self, course: LiveCourse) -> int:
-        window = 0
+        window = len(course.whole.pairs)  # a link is a stage too
         for node in course.nodes.values():
             is_swapped = not self.fits(node, ())
             own = max(_IN_FLIGHT_PER_DEVICE, node.join.max_requests + 1)

@@ -202,8 +202,9 @@ class Dispatcher:
 
     def send(self, work: Work, course: LiveCourse, tensor: str, device: str) -> None:
         """Have a stored tensor sent to a device."""
-        self.hub.note_sent(work.number, tensor)
-        self.steps.append(Send(course.nodes[device].link, work.number, work.epoch, course.id, tensor))
+        node, nbytes = course.nodes[device], self.hub.note_sent(work.number, tensor)
+        node.note_sent((work.number, work.epoch, tensor), nbytes)
+        self.steps.append(Send(node.link, work.number, work.epoch, course.id, tensor))
 
     def finish(self, work: Work) -> None:
         """All outputs are here."""
@@ -234,7 +235,7 @@ class Dispatcher:
             self.network.lives[part].end_run()
         course = self.leases.end(work)
         for node in course.nodes.values():
-            node.ended.append((work.number, work.epoch))
+            node.end_work(work.number, work.epoch)
             if is_urgent or len(node.ended) >= _RETIRED_AT_ONCE:
                 self.retire_on(node)
         if self.network.end_work(course):

@@ -137,9 +137,11 @@ class HubState:
         """A held tensor survives the hub's end from now on."""
         self._move(self._records[number].entries[tensor], EntryTrigger.WRITTEN)
 
-    def note_sent(self, number: int, tensor: str) -> None:
-        """A held tensor was given to a link."""
-        self._records[number].entries[tensor].unsent += 1
+    def note_sent(self, number: int, tensor: str) -> int:
+        """A held tensor was given to a link; return its bytes."""
+        entry = self._records[number].entries[tensor]
+        entry.unsent += 1
+        return entry.nbytes
 
     def note_taken(self, number: int, epoch: int, tensor: str) -> bool:
         """A tensor has arrived where it was sent; return whether it is released by that."""

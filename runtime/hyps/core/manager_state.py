@@ -134,6 +134,11 @@ class ManagerState:
         """Pieces of work that were begun and wait for another attempt."""
         return len(self._desk.again)
 
+    @property
+    def deadlines(self) -> int:
+        """How many are remembered, of ended requests too."""
+        return len(self._deadlines)
+
     def check_invariants(self) -> None:
         """Raise InternalError unless everything that must always hold does."""
         self.hub.check_invariants()

@@ -90,6 +90,10 @@ class NodeWatch:
         return self._busy.per_s(now_s) + min(running_s, _WINDOW_S) / _WINDOW_S
 
 
+Sending = tuple[int, int, str]
+"""Work, epoch and tensor."""
+
+
 @dataclass(slots=True, eq=False)
 class Node:
     """A node that joined."""
@@ -113,6 +117,11 @@ class Node:
     """For the tensors of requests."""
     in_flight: int = 0
     in_flight_nbytes: int = 0
+    sending: dict[Sending, int] = field(default_factory=dict)
+    """Tensors on their way to it from the hub, and their bytes; of work under way."""
+    stale: dict[Sending, int] = field(default_factory=dict)
+    """The same of work that is over."""
+    stale_nbytes: int = 0
     backlog_s: float = 0.0
     """Expected to be computed there for what is in flight."""
     ended: list[tuple[int, int]] = field(default_factory=list)
@@ -151,7 +160,24 @@ class Node:
 
     def has_room(self, nbytes: int) -> bool:
         """Return whether one more request's tensors fit; one alone always does."""
-        return not self.in_flight or self.in_flight_nbytes + nbytes <= self.buffer_nbytes
+        here = self.in_flight_nbytes + self.stale_nbytes
+        return here + nbytes <= self.buffer_nbytes or not (self.in_flight or self.stale)
+
+    def note_sent(self, sending: Sending, nbytes: int) -> None:
+        """A tensor is on its way to it."""
+        self.sending[sending] = nbytes
+
+    def note_taken(self, sending: Sending) -> None:
+        """It has a tensor."""
+        self.sending.pop(sending, None)
+        self.stale_nbytes -= self.stale.pop(sending, 0)
+
+    def end_work(self, number: int, epoch: int) -> None:
+        """Work is over: what is still on its way for it is in the way of other work."""
+        self.ended.append((number, epoch))
+        for sending in [sending for sending in self.sending if sending[:2] == (number, epoch)]:
+            nbytes = self.stale[sending] = self.sending.pop(sending)
+            self.stale_nbytes += nbytes
 
 
 class Members:
@@ -207,5 +233,7 @@ class Members:
         for node in self:
             if self._by_device.get(node.device) is not node:
                 raise InternalError(f"node `{node.device}` is not known by its name")
+            if node.stale_nbytes != sum(node.stale.values()):
+                raise InternalError(f"what is on its way to node `{node.device}` is miscounted")
             if node.in_flight == 0 and (node.in_flight_nbytes or abs(node.backlog_s) > 1e-6):
                 raise InternalError(f"node `{node.device}` is idle with {node.in_flight_nbytes} bytes in flight")

@@ -53,6 +53,9 @@ class Progress:
     def tensor_taken(self, event: TensorTaken) -> None:
         """Note that a tensor has come to its device."""
         desk = self._desk
+        node = desk.network.members.by_link(event.link)
+        if node is not None:
+            node.note_taken((event.work, event.epoch, event.tensor))
         work = desk.leases.get(event.work, event.epoch)
         if work is not None:
             work.progress_s = desk.now_s
