@@ -50,7 +50,7 @@ class Pace:
                 self._shrunk_s = now_s
         elif self.is_full and took_s < self._best_s + _QUEUE_S / 2:
             carried = int(2 * nbytes / max(took_s, _INSTANT_S) * (self._best_s + _QUEUE_S))
-            self.window_nbytes = min(MAX_WINDOW_NBYTES, 2 * self.window_nbytes, max(MIN_WINDOW_NBYTES, carried))
+            self.window_nbytes = max(self.window_nbytes, min(MAX_WINDOW_NBYTES, 2 * self.window_nbytes, carried))
             self.is_full = False
 
     def restart(self) -> None:
