@@ -235,7 +235,7 @@ class Node:
                 self._take_completions()
                 self._on_time()
         finally:
-            self._executor.close()
+            self._executor.close(_LINGER_S if self._is_over else 0.0)
         if self._is_over:
             self._neighbours.drop_all()
             self._links.close(_LINGER_S)

@@ -92,15 +92,22 @@ class Executor:
         self._now: tuple[int, float] | None = None
         """The run that is computed, and since when."""
         self._is_held_down = False
-        for target, name in ((self._compute, "compute"), (self._do_errands, "files")):
-            threading.Thread(target=target, name=name, daemon=True).start()
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for target, name in ((self._compute, "compute"), (self._do_errands, "files"))
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def close(self) -> None:
-        """Let the threads end after what they do now."""
+    def close(self, wait_s: float = 0.0) -> None:
+        """Let the threads end after what they do now, and wait for that: a process that ends meanwhile would crash."""
         self._runs.put(None)
         self._errands.put(None)
         if self._watchdog is not None:
             self._watchdog.close()
+        end_s = time.monotonic() + wait_s
+        for thread in self._threads:
+            thread.join(max(0.0, end_s - time.monotonic()))
 
     def open(self, key: Key, path: Path, mode: Mode, optimization: Optimization) -> None:
         """Open the session of the partition in the file `path`; `Opened` tells."""
