@@ -6,9 +6,8 @@ The thread that calls `run` owns the links, the state machine and the store.
 import hmac
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
@@ -18,28 +17,17 @@ from hyps.adapters.hub_store import HubStore, batch_key, batched_inputs
 from hyps.adapters.links import Buffer, Heard, LinkEvent, Links, Lost, Opened, Taken
 from hyps.adapters.plan_files import read_piece
 from hyps.adapters.planner import Planner
+from hyps.carrying import AnswerToken, Carrier, Incoming, Kind, Peer, TensorToken
 from hyps.core.manager_events import (
-    Answer,
     AnswerTaken,
-    Ask,
     Cancelled,
-    Disconnect,
-    Drop,
-    Fail,
-    Keep,
-    Leave,
     LinkLost,
     ManagerEvent,
-    ManagerInstruction,
-    Merge,
     NodeJoined,
     NodeTold,
     Reject,
     Replied,
-    Send,
-    Store,
     Submitted,
-    Tell,
     TensorCame,
     TensorTaken,
     Ticked,
@@ -47,16 +35,12 @@ from hyps.core.manager_events import (
 )
 from hyps.core.manager_state import ManagerState
 from hyps.core.manager_view import report_of
-from hyps.echoes import Echoes
-from hyps.errors import HypsError, PeerError, printable
+from hyps.errors import HypsError, InternalError, PeerError, printable
 from hyps.formats import messages, node_messages
 from hyps.formats.messages import (
-    Accepted,
     AskStatus,
-    Done,
     Failed,
     FromClient,
-    FromWorker,
     Heartbeat,
     Hello,
     PartitionSeconds,
@@ -64,7 +48,6 @@ from hyps.formats.messages import (
     Probed,
     Status,
     Submit,
-    TensorHeader,
     Welcome,
 )
 from hyps.formats.node_messages import (
@@ -72,11 +55,9 @@ from hyps.formats.node_messages import (
     NODE_PROTOCOL_VERSION,
     Beat,
     Drain,
-    Echo,
     Echoed,
     Fetch,
     Finished,
-    FromManager,
     FromNode,
     Goodbye,
     Greet,
@@ -103,44 +84,6 @@ _MOST_EVENTS = 64
 """Taken from the links before the clock is looked at again."""
 
 
-class _Kind(Enum):
-    CLIENT = "client"
-    NODE = "node"
-
-
-@dataclass(slots=True)
-class _Peer:
-    kind: _Kind | None = None
-    """None: it has said nothing yet."""
-    device: str = ""
-    """What a node calls itself."""
-    answers: int = 0
-    report: Report | None = None
-    """What a group told of itself last."""
-
-
-@dataclass(frozen=True, slots=True)
-class _AnswerToken:
-    request: int
-
-
-@dataclass(frozen=True, slots=True)
-class _TensorToken:
-    work: int
-    epoch: int
-    tensor: str
-
-
-@dataclass(slots=True)
-class _Incoming:
-    """The tensors of the message at hand, which the state machine may have kept."""
-
-    headers: Sequence[TensorHeader] = ()
-    frames: Sequence[Buffer] = ()
-    client: int = 0
-    name: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class Access:
     """Who may be a node."""
@@ -155,9 +98,7 @@ class Manager:
     """A plan's manager behind links: `run` returns when it was told to leave and all that it had accepted has ended.
 
     Attributes:
-        store: the hub's tensors.
         metrics: where metrics are wanted.
-        tracing: where a trace is wanted.
     """
 
     def __init__(
@@ -167,35 +108,30 @@ class Manager:
         self._state, self._links, self._folder = state, links, folder
         self._access, self._planner, self._max_nbytes = access, planner, max_nbytes
         self._plan = state.plan
-        self.store = HubStore()
-        self._peers: dict[int, _Peer] = {}
-        self._incoming = _Incoming()
+        self._carrier = Carrier(state, links, planner)
         self._named = {name: _named(self._plan, name) for name in self._plan.tensors}
         self._batched = batched_inputs(self._plan.model.inputs, self._plan.model.outputs)
         self._files = _files_of(self._plan)
-        self._echoes = Echoes(state.network.placer.links, self._send_echo, links.backlog_nbytes)
         self._is_told_to_leave = False
         self._is_stopped = False
-        self._has_left = False
         self._producer = f"hyps {version('hyps')}"
         self._since_s = time.monotonic()
         self._echo = b""
         self.metrics: MetricsServer | None = None
-        self.tracing: Tracing | None = None
-        self._doers: dict[type, Callable[..., None]] = {
-            Keep: self._keep,
-            Merge: self._merge,
-            Store: self._put,
-            Send: self._send,
-            Drop: self._drop,
-            Tell: self._tell,
-            Reject: self._reject,
-            Disconnect: self._disconnect,
-            Answer: self._answer,
-            Fail: self._fail,
-            Ask: self._ask,
-            Leave: self._leave,
-        }
+
+    @property
+    def store(self) -> HubStore:
+        """The hub's tensors."""
+        return self._carrier.store
+
+    @property
+    def tracing(self) -> "Tracing | None":
+        """Where a trace is wanted."""
+        return self._carrier.tracing
+
+    @tracing.setter
+    def tracing(self, tracing: "Tracing") -> None:
+        self._carrier.tracing = tracing
 
     def leave(self) -> None:
         """Take nothing more, finish what was accepted; told twice, stop at once. For any thread or signal handler."""
@@ -208,7 +144,7 @@ class Manager:
 
     def run(self) -> bool:
         """Serve until told to leave; return whether everything accepted has ended."""
-        while not self._has_left and not self._is_stopped:
+        while not self._carrier.has_left and not self._is_stopped:
             wait_s = self._state.wake_at_s - time.monotonic()
             event = self._links.receive(min(_MOST_WAIT_S, max(0.0, wait_s)))
             for _ in range(_MOST_EVENTS):
@@ -223,7 +159,7 @@ class Manager:
 
     def report(self) -> Report:
         """Return how it fares."""
-        groups = {link: peer.report for link, peer in self._peers.items() if peer.report is not None}
+        groups = {link: peer.report for link, peer in self._carrier.peers.items() if peer.report is not None}
         return report_of(self._state, time.monotonic(), since_s=self._since_s, producer=self._producer, groups=groups)
 
     def _look(self) -> None:
@@ -246,7 +182,7 @@ class Manager:
     def _on_event(self, event: LinkEvent) -> None:
         match event:
             case Opened():
-                self._peers[event.link] = _Peer()
+                self._carrier.peers[event.link] = Peer()
             case Heard():
                 self._on_heard(event.link, event.frames)
             case Taken():
@@ -258,19 +194,21 @@ class Manager:
 
     def _on_heard(self, link: int, frames: Sequence[Buffer]) -> None:
         """Do what a peer asks; whatever it sends, the others go on."""
-        peer = self._peers.get(link)
+        peer = self._carrier.peers.get(link)
         if peer is None:
             return
         try:
-            if peer.kind is _Kind.NODE:
+            if peer.kind is Kind.NODE:
                 self._on_node(link, peer, node_messages.decode_from_node(memoryview(frames[0])), frames[1:])
             else:
                 self._on_unknown(link, peer, frames)
+        except InternalError:
+            raise  # what was to be done is not known any more: no peer may make us go on like that
         except HypsError as error:
             logger.debug("refused a message: %s", error.message)
-            self._say(link, _failed("", error))
+            self._carrier.say(link, _failed("", error))
 
-    def _on_unknown(self, link: int, peer: _Peer, frames: Sequence[Buffer]) -> None:
+    def _on_unknown(self, link: int, peer: Peer, frames: Sequence[Buffer]) -> None:
         """Take a message of a client, or of somebody who may become a node."""
         try:
             message = messages.decode_from_client(memoryview(frames[0]))
@@ -278,21 +216,21 @@ class Manager:
             self._on_join(link, peer, _as_join(frames[0], error))
             return
         if peer.kind is None:
-            peer.kind = _Kind.CLIENT
+            peer.kind = Kind.CLIENT
         self._on_client(link, message, frames[1:])
 
     def _on_taken(self, event: Taken) -> None:
         if self.tracing is not None:
             self.tracing.taken(event.link, event.token)
-        if isinstance(event.token, _TensorToken):
+        if isinstance(event.token, TensorToken):
             self._handle(TensorTaken(event.link, event.token.work, event.token.epoch, event.token.tensor))
-        elif isinstance(event.token, _AnswerToken):
+        elif isinstance(event.token, AnswerToken):
             self._handle(AnswerTaken(event.token.request))
 
     def _on_lost(self, event: Lost) -> None:
         if self.tracing is not None:
             self.tracing.lose(event.link)
-        peer = self._peers.pop(event.link, None)
+        peer = self._carrier.peers.pop(event.link, None)
         if peer is not None:
             if peer.device:
                 logger.info("device `%s` is gone: %s", peer.device, event.reason, extra={"device": peer.device})
@@ -311,12 +249,12 @@ class Manager:
                     self.tracing.end(link, message.request, "cancelled")
                 self._handle(Cancelled(link, message.request))
             case Heartbeat():
-                self._say(link, message)
+                self._carrier.say(link, message)
             case Probe():
                 self._on_probe(link, message)
             case AskStatus():
                 report = encode_report(to_level(self.report(), message.levels))
-                self._say(link, Status(message.request), [report])
+                self._carrier.say(link, Status(message.request), [report])
             case _:
                 assert_never(message)
 
@@ -337,7 +275,7 @@ class Manager:
             max_nbytes=self._max_nbytes,
             producer=self._plan.producer,
         )
-        self._say(link, welcome)
+        self._carrier.say(link, welcome)
 
     def _on_submit(self, link: int, message: Submit, frames: Sequence[Buffer]) -> None:
         model = self._plan.model
@@ -345,7 +283,7 @@ class Manager:
             check_frames(message.tensors, frames, model.inputs)
             check_outputs(model.outputs, message.outputs)
         except HypsError as error:
-            self._say(link, _failed(message.request, error))
+            self._carrier.say(link, _failed(message.request, error))
             return
         batch, rows = batch_key(message.tensors, self._batched)
         event = Submitted(
@@ -357,15 +295,15 @@ class Manager:
             batch,
             rows,
         )
-        self._incoming = _Incoming(message.tensors, frames, link, message.request)
+        self._carrier.incoming = Incoming(message.tensors, frames, link, message.request)
         self._handle(event)
-        self._incoming = _Incoming()
+        self._carrier.incoming = Incoming()
 
     def _on_probe(self, link: int, message: Probe) -> None:
         """Send back what a client asks for who measures the way here; not while there is work, which comes first."""
         if len(self._state.queue):
             busy = Failed(message.request, "E_BUSY", "the manager has requests", "measure again in 1 s", 1.0)
-            self._say(link, busy)
+            self._carrier.say(link, busy)
             return
         if message.nbytes > self._max_nbytes:
             text = f"a probe wants {message.nbytes} bytes back and messages here have at most {self._max_nbytes}"
@@ -373,7 +311,7 @@ class Manager:
         if len(self._echo) < message.nbytes:
             self._echo = bytes(message.nbytes)  # one buffer for all: sending it takes no memory of its own
         seconds = self._partition_seconds() if message.wants_seconds else ()
-        self._say(link, Probed(message.request, seconds), [memoryview(self._echo)[: message.nbytes]])
+        self._carrier.say(link, Probed(message.request, seconds), [memoryview(self._echo)[: message.nbytes]])
 
     def _partition_seconds(self) -> tuple[PartitionSeconds, ...]:
         told = []
@@ -385,20 +323,20 @@ class Manager:
 
     # Nodes.
 
-    def _on_join(self, link: int, peer: _Peer, join: Join) -> None:
-        if peer.kind is _Kind.CLIENT:
+    def _on_join(self, link: int, peer: Peer, join: Join) -> None:
+        if peer.kind is Kind.CLIENT:
             raise PeerError("a client cannot join as a node", "connect anew", "E_PROTOCOL")
         problem = self._problem_of(join)
         if problem is not None:
             name = printable(join.device)
             logger.warning("refused a node called `%s`: %s", name, problem.message, extra={"device": name})
-            self._reject(Reject(link, problem.code, problem.message, problem.hint))
+            self._carrier.reject(Reject(link, problem.code, problem.message, problem.hint))
             return
-        peer.kind, peer.device = _Kind.NODE, printable(join.device)
+        peer.kind, peer.device = Kind.NODE, printable(join.device)
         logger.info("device `%s` joins", peer.device, extra={"device": peer.device})
         self._handle(NodeJoined(link, join))
         if link in self._state.network.members:
-            self._echoes.begin(link, join.device, time.monotonic())
+            self._carrier.echoes.begin(link, join.device, time.monotonic())
         if self.tracing is not None and self._state.network.members.by_link(link) is not None:
             self.tracing.join(join.device)
 
@@ -417,9 +355,9 @@ class Manager:
             return PeerError(text, "compile it with `--optimize portable`", "E_CPU")
         return None
 
-    def _on_node(self, link: int, peer: _Peer, message: FromNode, frames: Sequence[Buffer]) -> None:
+    def _on_node(self, link: int, peer: Peer, message: FromNode, frames: Sequence[Buffer]) -> None:
         if self.tracing is not None:
-            device = self._device_of(link)
+            device = self._carrier.device_of(link)
             way = self._state.network.placer.links.get(device, HUB) if isinstance(message, Spans) else None
             self.tracing.tell(device, message, 0.0 if way is None else way.latency_s)
         if isinstance(message, ItemFailed):
@@ -434,7 +372,7 @@ class Manager:
             case GroupReport():
                 peer.report = decode_report(memoryview(frames[0])) if len(frames) == 1 else None
             case Echoed():
-                self._echoes.answered(link, message.number, time.monotonic())
+                self._carrier.echoes.answered(link, message.number, time.monotonic())
             case Spans():
                 pass  # told to the trace already, or nobody has asked for them
             case Join() | Greet():
@@ -442,19 +380,15 @@ class Manager:
             case _:
                 assert_never(message)
 
-    def _device_of(self, link: int) -> str:
-        node = self._state.network.members.by_link(link)
-        return "" if node is None else node.device
-
     def _on_tensor(self, link: int, message: Tensor, frames: Sequence[Buffer]) -> None:
         header = message.header
         expected = self._named.get(header.name)
         if expected is None:
             raise PeerError(f"the plan has no tensor `{printable(header.name)}`", code="E_PROTOCOL")
         check_frames((header,), frames, (expected,), "tensor")
-        self._incoming = _Incoming((header,), frames)
+        self._carrier.incoming = Incoming((header,), frames)
         self._handle(TensorCame(link, message.request, message.epoch, header.name, header.nbytes))
-        self._incoming = _Incoming()
+        self._carrier.incoming = Incoming()
 
     def _on_fetch(self, link: int, message: Fetch) -> None:
         """Give a node a piece of a file of its own partitions."""
@@ -464,104 +398,13 @@ class Manager:
         if message.sha256 not in mine:
             raise PeerError(f"the file {message.sha256[:12]} is none of the node's", code="E_DENIED")
         data, total = read_piece(self._folder, self._files[message.sha256], message.offset, message.nbytes)
-        self._tell_node(link, Piece(message.sha256, message.offset, total), [data])
+        self._carrier.tell_node(link, Piece(message.sha256, message.offset, total), [data])
 
     # What is to be done.
 
     def _handle(self, event: ManagerEvent) -> None:
         for step in self._state.handle(time.monotonic(), event):
-            self._do(step)
-
-    def _do(self, step: ManagerInstruction) -> None:
-        self._doers[type(step)](step)
-
-    def _send_echo(self, link: int, echo: Echo, frame: bytes) -> None:
-        self._links.send(link, [node_messages.encode_node_message(echo), frame])
-
-    def _keep(self, step: Keep) -> None:
-        incoming = self._incoming
-        for header, frame in zip(incoming.headers, incoming.frames, strict=True):
-            self.store.put(step.request, header, frame)
-        if self.tracing is not None:
-            self.tracing.accept(incoming.client, incoming.name, step.request)
-        self._say(incoming.client, Accepted(incoming.name))
-
-    def _merge(self, step: Merge) -> None:
-        self.store.merge(step.work, step.requests, [tensor.name for tensor in self._plan.model.inputs])
-
-    def _put(self, step: Store) -> None:
-        self.store.put(step.work, self._incoming.headers[0], self._incoming.frames[0])
-
-    def _send(self, step: Send) -> None:
-        header, frame = self.store.get(step.work, step.tensor)
-        message = Tensor(step.work, step.epoch, step.course, header)
-        token = _TensorToken(step.work, step.epoch, step.tensor)
-        if self.tracing is not None:
-            device = self._device_of(step.link)
-            self.tracing.send(step.link, token, device, step.work, step.tensor, header.nbytes)
-        self._links.send(step.link, [node_messages.encode_node_message(message), frame], token)
-
-    def _drop(self, step: Drop) -> None:
-        self.store.drop(step.work, step.tensor)
-
-    def _tell(self, step: Tell) -> None:
-        self._tell_node(step.link, step.message)
-
-    def _reject(self, step: Reject) -> None:
-        self._peers[step.link].kind = None
-        self._tell_node(step.link, Failed("", step.code, step.message, step.hint))
-
-    def _disconnect(self, step: Disconnect) -> None:
-        peer = self._peers.pop(step.link, None)
-        if peer is not None and peer.device:
-            logger.warning("cut off device `%s`: %s", peer.device, step.reason, extra={"device": peer.device})
-        else:
-            logger.warning("cut off a peer: %s", step.reason)
-        self._echoes.forget(step.link)
-        self._links.close_link(step.link)
-
-    def _answer(self, step: Answer) -> None:
-        if self.tracing is not None:
-            request = self._state.queue.get(step.request)
-            begun_s = None if request is None else request.begun_s
-            self.tracing.end(step.client, step.name, "done", begun_s=begun_s, work=step.work)
-        stored = []
-        for name in step.outputs:
-            header, frame = self.store.get(step.work, name)
-            if step.rows is not None and (not header.shape or header.shape[0] != step.rows[2]):
-                text = f"output `{printable(name)}` of {step.rows[2]} rows came with the shape {header.shape}"
-                hint = "the model does not keep rows apart: start the manager without --batch"
-                self._say(step.client, Failed(step.name, "E_BATCH", text, hint), token=_AnswerToken(step.request))
-                return
-            if step.rows is not None:
-                header, frame = self.store.rows(step.work, name, step.rows[0], step.rows[1])
-            stored.append((header, frame))
-        done = Done(step.name, tuple(header for header, _ in stored))
-        self._say(step.client, done, [frame for _, frame in stored], token=_AnswerToken(step.request))
-
-    def _fail(self, step: Fail) -> None:
-        if self.tracing is not None:
-            self.tracing.end(step.client, step.name, step.code)
-        self._say(step.client, Failed(step.name, step.code, step.message, step.hint, step.retry_after_s))
-
-    def _ask(self, step: Ask) -> None:
-        logger.info("a placement is searched")
-        self._planner.ask(step.question)
-
-    def _leave(self, _step: Leave) -> None:
-        self._has_left = True
-
-    def _say(
-        self,
-        link: int,
-        message: FromWorker,
-        frames: Sequence[Buffer] = (),
-        token: _AnswerToken | None = None,
-    ) -> None:
-        self._links.send(link, [messages.encode(message), *frames], token, is_urgent=not frames and token is None)
-
-    def _tell_node(self, link: int, message: FromManager, frames: Sequence[Buffer] = ()) -> None:
-        self._links.send(link, [node_messages.encode_node_message(message), *frames], is_urgent=not frames)
+            self._carrier.do(step)
 
 
 def _note_failure(device: str, failed: ItemFailed) -> None:

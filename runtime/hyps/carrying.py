@@ -1,0 +1,221 @@
+"""Carries out what a manager's state machine says: on links, on the hub's tensors, and at the planner."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from hyps.adapters.hub_store import HubStore
+from hyps.adapters.links import Buffer, Links
+from hyps.adapters.planner import Planner
+from hyps.core.manager_events import (
+    Answer,
+    Ask,
+    Disconnect,
+    Drop,
+    Fail,
+    Keep,
+    Leave,
+    ManagerInstruction,
+    Merge,
+    Reject,
+    Send,
+    Store,
+    Tell,
+)
+from hyps.core.manager_state import ManagerState
+from hyps.echoes import Echoes
+from hyps.errors import printable
+from hyps.formats import messages, node_messages
+from hyps.formats.messages import Accepted, Done, Failed, FromWorker, TensorHeader
+from hyps.formats.node_messages import Echo, FromManager, Tensor
+from hyps.formats.status import Report
+
+if TYPE_CHECKING:
+    from hyps.tracing import Tracing
+
+logger = logging.getLogger(__name__)
+
+_Doer = Callable[..., None]
+
+
+class Kind(Enum):
+    """What a peer has shown itself to be."""
+
+    CLIENT = "client"
+    NODE = "node"
+
+
+@dataclass(slots=True)
+class Peer:
+    """Somebody at the other end of a link."""
+
+    kind: Kind | None = None
+    """None: it has said nothing yet."""
+    device: str = ""
+    """What a node calls itself."""
+    report: Report | None = None
+    """What a group told of itself last."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerToken:
+    """Comes back when a client has an answer."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorToken:
+    """Comes back when a node has a tensor."""
+
+    work: int
+    epoch: int
+    tensor: str
+
+
+@dataclass(slots=True)
+class Incoming:
+    """The tensors of the message at hand, which the state machine may have kept."""
+
+    headers: Sequence[TensorHeader] = ()
+    frames: Sequence[Buffer] = ()
+    client: int = 0
+    name: str = ""
+
+
+class Carrier:
+    """Does what the state machine says; belongs to the manager's thread.
+
+    Attributes:
+        store: the hub's tensors.
+        incoming: the tensors of the message at hand.
+        peers: who is at the other end of each link.
+        echoes: measure the ways to nodes.
+        has_left: whether everything is done and said.
+        tracing: where a trace is wanted.
+    """
+
+    def __init__(self, state: ManagerState, links: Links, planner: Planner) -> None:
+        self._state, self._links, self._planner = state, links, planner
+        self.store = HubStore()
+        self.incoming = Incoming()
+        self.peers: dict[int, Peer] = {}
+        self.echoes = Echoes(state.network.placer.links, self._send_echo, links.backlog_nbytes)
+        self.has_left = False
+        self.tracing: Tracing | None = None
+        self._doers: dict[type, _Doer] = {
+            Keep: self._keep,
+            Merge: self._merge,
+            Store: self._put,
+            Send: self._send,
+            Drop: self._drop,
+            Tell: self._tell,
+            Reject: self.reject,
+            Disconnect: self._disconnect,
+            Answer: self._answer,
+            Fail: self._fail,
+            Ask: self._ask,
+            Leave: self._leave,
+        }
+
+    def do(self, step: ManagerInstruction) -> None:
+        """Carry out one instruction."""
+        self._doers[type(step)](step)
+
+    def device_of(self, link: int) -> str:
+        """Return what the node at the other end of a link is called; empty: there is none."""
+        node = self._state.network.members.by_link(link)
+        return "" if node is None else node.device
+
+    def _send_echo(self, link: int, echo: Echo, frame: bytes) -> None:
+        self._links.send(link, [node_messages.encode_node_message(echo), frame])
+
+    def _keep(self, step: Keep) -> None:
+        incoming = self.incoming
+        for header, frame in zip(incoming.headers, incoming.frames, strict=True):
+            self.store.put(step.request, header, frame)
+        if self.tracing is not None:
+            self.tracing.accept(incoming.client, incoming.name, step.request)
+        self.say(incoming.client, Accepted(incoming.name))
+
+    def _merge(self, step: Merge) -> None:
+        self.store.merge(step.work, step.requests, [tensor.name for tensor in self._state.plan.model.inputs])
+
+    def _put(self, step: Store) -> None:
+        self.store.put(step.work, self.incoming.headers[0], self.incoming.frames[0])
+
+    def _send(self, step: Send) -> None:
+        header, frame = self.store.get(step.work, step.tensor)
+        message = Tensor(step.work, step.epoch, step.course, header)
+        token = TensorToken(step.work, step.epoch, step.tensor)
+        if self.tracing is not None:
+            device = self.device_of(step.link)
+            self.tracing.send(step.link, token, device, step.work, step.tensor, header.nbytes)
+        self._links.send(step.link, [node_messages.encode_node_message(message), frame], token)
+
+    def _drop(self, step: Drop) -> None:
+        self.store.drop(step.work, step.tensor)
+
+    def _tell(self, step: Tell) -> None:
+        self.tell_node(step.link, step.message)
+
+    def reject(self, step: Reject) -> None:
+        """Tell a peer that it cannot be a node."""
+        self.peers[step.link].kind = None
+        self.tell_node(step.link, Failed("", step.code, step.message, step.hint))
+
+    def _disconnect(self, step: Disconnect) -> None:
+        peer = self.peers.pop(step.link, None)
+        if peer is not None and peer.device:
+            logger.warning("cut off device `%s`: %s", peer.device, step.reason, extra={"device": peer.device})
+        else:
+            logger.warning("cut off a peer: %s", step.reason)
+        self.echoes.forget(step.link)
+        self._links.close_link(step.link)
+
+    def _answer(self, step: Answer) -> None:
+        if self.tracing is not None:
+            request = self._state.queue.get(step.request)
+            begun_s = None if request is None else request.begun_s
+            self.tracing.end(step.client, step.name, "done", begun_s=begun_s, work=step.work)
+        stored = []
+        for name in step.outputs:
+            header, frame = self.store.get(step.work, name)
+            if step.rows is not None and (not header.shape or header.shape[0] != step.rows[2]):
+                text = f"output `{printable(name)}` of {step.rows[2]} rows came with the shape {header.shape}"
+                hint = "the model does not keep rows apart: start the manager without --batch"
+                self.say(step.client, Failed(step.name, "E_BATCH", text, hint), token=AnswerToken(step.request))
+                return
+            if step.rows is not None:
+                header, frame = self.store.rows(step.work, name, step.rows[0], step.rows[1])
+            stored.append((header, frame))
+        done = Done(step.name, tuple(header for header, _ in stored))
+        self.say(step.client, done, [frame for _, frame in stored], token=AnswerToken(step.request))
+
+    def _fail(self, step: Fail) -> None:
+        if self.tracing is not None:
+            self.tracing.end(step.client, step.name, step.code)
+        self.say(step.client, Failed(step.name, step.code, step.message, step.hint, step.retry_after_s))
+
+    def _ask(self, step: Ask) -> None:
+        logger.info("a placement is searched")
+        self._planner.ask(step.question)
+
+    def _leave(self, _step: Leave) -> None:
+        self.has_left = True
+
+    def say(
+        self,
+        link: int,
+        message: FromWorker,
+        frames: Sequence[Buffer] = (),
+        token: AnswerToken | None = None,
+    ) -> None:
+        """Say something to a client."""
+        self._links.send(link, [messages.encode(message), *frames], token, is_urgent=not frames and token is None)
+
+    def tell_node(self, link: int, message: FromManager, frames: Sequence[Buffer] = ()) -> None:
+        """Say something to a node."""
+        self._links.send(link, [node_messages.encode_node_message(message), *frames], is_urgent=not frames)
