@@ -9,6 +9,7 @@ import importlib.util
 import itertools
 import queue
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -283,6 +284,7 @@ class Grpc:
 
 def serve_mqtt(_: str) -> None:
     """Run a broker, and a client that sends back, or counts, what is published."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the broker ends too
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
         free.close()

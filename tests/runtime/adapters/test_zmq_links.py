@@ -439,6 +439,7 @@ def test_who_breaks_the_rules_loses_its_own_link_only(name: str) -> None:
             link = honest.connect(address)
             honest.send(link, [b"hello"], token=1)
             wait_for(honest, Taken)
+            server.wait_for(Heard)
         assert [bytes(heard.frames[0]) for heard in server.of(Heard)] == [b"hello"]
 
 
@@ -469,6 +470,7 @@ def test_nobody_speaks_for_another_link() -> None:
             assert stranger.heard() == Gone(guessed, "the peer started anew")
             victim.socket.send_multipart([encode_packet(Data(token, 1, 0, 0, 0, (4,))), b"good"])
             victim.heard()
+            server.wait_for(Heard)
         assert [bytes(heard.frames[0]) for heard in server.of(Heard)] == [b"good"]
 
 
@@ -496,6 +498,7 @@ def test_random_bytes_and_other_protocols_disturb_nobody() -> None:
             link = honest.connect(address)
             honest.send(link, [b"hello", bytes(2_000_000)], token=1)
             wait_for(honest, Taken)
+            server.wait_for(Heard)
         for one in raw:
             one.close()
         assert [event.came_to_us for event in server.of(Opened)] == [True]
