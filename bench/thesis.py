@@ -30,7 +30,7 @@ from testbed import SWITCH, Device, Layout, Machine, Wire
 
 FC1 = "classifier.fc1"
 CPU_FRACTION, PERIOD_S, MEMORY_BYTES = 0.25, 0.01, 1_000_000_000
-SMALL_MEMORY_BYTES = 512_000_000
+SMALL_MEMORY_BYTES, LARGE_MEMORY_BYTES = 512_000_000, 3_000_000_000
 BYTES_PER_S = 100e6 / 8
 NAMES = ("one", "two", "three")
 SLICES = (4, 8, 16, 25, 50)
@@ -95,6 +95,11 @@ def small_devices(bench: Bench) -> dict[str, Any]:
     return across_devices(bench, SMALL_MEMORY_BYTES)
 
 
+def roomy_devices(bench: Bench) -> dict[str, Any]:
+    """Table 4.2 on devices with memory to spare: what is left of it then."""
+    return across_devices(bench, LARGE_MEMORY_BYTES)
+
+
 def across_slices(bench: Bench) -> dict[str, Any]:
     """Figures 4.12 and 4.13: FC1's four slices on 1, 2, 3 devices, as table 4.3 spreads them."""
     folder = sliced(bench, 4)
@@ -148,6 +153,7 @@ def cut_kinds(bench: Bench) -> dict[str, Any]:
 EXPERIMENTS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "devices": across_devices,
     "small-devices": small_devices,
+    "roomy-devices": roomy_devices,
     "slices-on-devices": across_slices,
     "slice-counts": slice_counts,
     "fine": fine,
