@@ -139,7 +139,9 @@ def test_clients_that_trickle_are_cut_off_too(monkeypatch: pytest.MonkeyPatch) -
                 break
 
 
-def test_more_clients_than_there_is_room_for_are_turned_away_at_once() -> None:
+def test_more_clients_than_there_is_room_for_are_turned_away_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_CONNECTION_S", 10 * WAIT_S)
+    monkeypatch.setattr(metrics._Handler, "timeout", 10 * WAIT_S)
     with serving(Owner()) as server, ExitStack() as stack:
         for _ in range(metrics._MOST_CONNECTIONS):
             stack.enter_context(connected(server))

@@ -103,6 +103,25 @@ def test_a_full_disk_ends_tracing_and_nothing_else(tmp_path: Path, caplog: pytes
     assert read(path) == [event(1)]
 
 
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from hyps.adapters.traces import TraceFile
+trace = TraceFile(Path(sys.argv[1]), list)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+for number in range(1000):
+    trace.write([{"ph": "C", "name": "n", "pid": 1, "tid": 0, "ts": number, "args": {"n": "x" * 500}}])
+"""
+
+
+def test_where_there_is_room_for_half_an_event_none_of_it_stays(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    subprocess.run([sys.executable, "-c", LIMITED, str(path)], check=True, timeout=20, stderr=subprocess.DEVNULL)
+    told = read(path)
+    assert [one["ts"] for one in told] == list(range(len(told)))
+    assert 10 < len(told) < 20
+
+
 KILLED = """
 import sys
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exposition_parser import parse
@@ -53,6 +53,8 @@ def test_durations_that_were_not_counted_by_class_are_told_as_quantiles_alone() 
 
 
 @given(st.text(max_size=30), st.text(max_size=30), st.floats(min_value=0))
+@example('a"b', "\\", 0.0)
+@example("two\nlines", '\\"\\n', 1e300)
 def test_any_name_and_figure_comes_through(name: str, code: str, seconds: float) -> None:
     report = Report(
         role="manager",
