@@ -15,6 +15,8 @@ from hyps.core.manager_events import (
     Cancelled,
     Disconnect,
     Drop,
+    Emit,
+    Ended,
     Fail,
     Keep,
     Leave,
@@ -24,6 +26,7 @@ from hyps.core.manager_events import (
     Merge,
     NodeJoined,
     NodeTold,
+    PassOn,
     Reject,
     Replied,
     Send,
@@ -37,7 +40,7 @@ from hyps.core.manager_events import (
 )
 from hyps.core.manager_options import ManagerOptions
 from hyps.core.manager_state import ManagerState
-from hyps.errors import printable
+from hyps.errors import InternalError, printable
 from hyps.formats.messages import PROTOCOL_VERSION, Accepted, Cancel, Done, Failed, Hello, Submit, Welcome
 from hyps.formats.node_messages import (
     Beat,
@@ -224,6 +227,8 @@ class VirtualManager(Process):
                 self._ask(step.question)
             case Leave():
                 self.later(0.5, self.end)
+            case Emit() | PassOn() | Ended():
+                raise InternalError("a manager with clients does what a group does")
             case _:
                 assert_never(step)
 

@@ -170,16 +170,36 @@ def lay_course(
     )
 
 
-def parts_to_run(flow: Flow, held: Collection[str]) -> frozenset[str]:
-    """Return the partitions without which the outputs cannot be made of the tensors that are `held`."""
+def parts_to_run(
+    flow: Flow, held: Collection[str], wanted: Iterable[str] | None = None, within: Collection[str] | None = None
+) -> frozenset[str]:
+    """Return the partitions without which tensors cannot be made of those that are `held`.
+
+    Args:
+        flow: the plan's.
+        held: tensors that are here.
+        wanted: what is to be made; None: the outputs.
+        within: partitions that may run; what others make will come, as inputs do. None: all.
+    """
     needed: set[str] = set()
-    missing = [name for name in flow.outputs if name not in held]
+    missing = [name for name in (flow.outputs if wanted is None else wanted) if name not in held]
     while missing:
-        part = flow.producer[missing.pop()]
-        if part not in needed:
+        part = flow.producer.get(missing.pop())
+        if part is not None and part not in needed and (within is None or part in within):
             needed.add(part)
             missing += [name for name in flow.task[part].inputs if name not in held]
     return frozenset(needed)
+
+
+def can_go_on(flow: Flow, held: Collection[str], within: Collection[str], unfinished: Collection[str]) -> bool:
+    """Return whether one of the `unfinished` partitions has its inputs, or will have them with no more coming."""
+    here = set(held)
+    for task in flow.tasks:
+        if task.id in within and here.issuperset(task.inputs):
+            if task.id in unfinished:
+                return True
+            here.update(task.outputs)
+    return False
 
 
 def sends_to_begin(

@@ -6,7 +6,7 @@ from hyps.core.course_book import LiveCourse
 from hyps.core.courses import Flow, parts_to_run, sends_to_begin
 from hyps.core.hub_state import HubState
 from hyps.core.leases import Leases, Work
-from hyps.core.manager_events import Answer, Drop, Fail, ManagerInstruction, Merge, Send, Tell
+from hyps.core.manager_events import Answer, Drop, Ended, Fail, ManagerInstruction, Merge, Send, Tell
 from hyps.core.manager_options import ManagerOptions
 from hyps.core.membership import Node
 from hyps.core.network import Network
@@ -75,7 +75,10 @@ class Dispatcher:
 
     def fail(self, request: Request, code: str, message: str, hint: str = "") -> None:
         """A request ends without an answer, and its client is told why."""
-        self.steps.append(Fail(request.client, request.name, code, message, hint))
+        if request.partitions is not None:
+            self.steps.append(Ended(request.number, code, message, hint))
+        else:
+            self.steps.append(Fail(request.client, request.name, code, message, hint))
         self.watch.fail(self.now_s, code)
         self.end(request, RequestTrigger.FAILED)
 
@@ -146,12 +149,13 @@ class Dispatcher:
         nbytes = sum(request.nbytes for request in requests)
         number = requests[0].number if len(requests) == 1 else 0
         rows = sum(request.rows for request in requests)
-        return Work(number, tuple(requests), rows, self._scale_of(nbytes))
+        scale = 0.0 if requests[0].partitions is not None else self._scale_of(nbytes)
+        return Work(number, tuple(requests), rows, scale)
 
     def _course_for(self, work: Work) -> LiveCourse | None:
         course = self.network.best_course(work.scale)
-        if course is None:
-            return None
+        if course is None or work.within is not None:
+            return course  # what is relayed was let in above
         nbytes = int(course.whole.hub_nbytes * work.scale)
         if work.is_merged:
             nbytes += sum(request.nbytes for request in work.requests)
@@ -166,16 +170,18 @@ class Dispatcher:
         for request in work.requests if is_new else work.live_requests:
             self._begin_request(request, work)
         self.hub.reserve(work.number, int(course.whole.hub_nbytes * work.scale))
-        if is_new:
+        if is_new and work.within is None:
             needed, awaited = dict(course.seconds), list(self._made_outputs)
             sends: Iterable[tuple[str, str]] = course.first_sends
         else:
-            self.hub.begin_anew(work.number, work.epoch + 1)
+            if not is_new:
+                self.hub.begin_anew(work.number, work.epoch + 1)
             held = self.hub.held(work.number)
-            parts = parts_to_run(self._flow, held)
+            wanted = self._made_outputs if work.within is None else work.requests[0].outputs
+            awaited = [name for name in wanted if name not in held]
+            parts = parts_to_run(self._flow, held, awaited, work.within)
             needed = {part: course.seconds[part] for part in parts}
             sends = sends_to_begin(self._flow, course.whole, held, parts)
-            awaited = [name for name in self._made_outputs if name not in held]
         self.leases.begin(work, course, needed, awaited, self.now_s)
         for tensor, device in sends:
             self.send(work, course, tensor, device)
@@ -212,6 +218,9 @@ class Dispatcher:
         course.done += 1
         self.open_answers[work.number] = work
         requests = work.live_requests
+        if work.within is not None:
+            self._end_relayed(requests[0])
+            return
         wanted = {name for request in requests for name in request.outputs}
         self.drop(work.number, self.hub.keep_only(work.number, wanted))
         self._note_pace(len(requests))
@@ -221,6 +230,14 @@ class Dispatcher:
                 self.drop(request.number, self.hub.close(request.number))
         for client in dict.fromkeys(request.client for request in requests):
             self.say(client)
+        self.dispatch()
+
+    def _end_relayed(self, request: Request) -> None:
+        """All that is wanted of a relayed request was told of."""
+        request.move(RequestTrigger.OUTPUTS_HERE)
+        self.watch.finish(self.now_s, self.now_s - request.accepted_s)
+        self.steps.append(Ended(request.number))
+        self.forget(request)
         self.dispatch()
 
     def _note_pace(self, count: int) -> None:

@@ -133,6 +133,15 @@ class HubState:
         self._come(record, tensor, nbytes, is_wanted=is_wanted)
         return Arrival.KEPT
 
+    def add(self, number: int, tensor: str, nbytes: int) -> bool:
+        """Hold one more tensor of a request, whatever its epoch; return whether it was not here."""
+        record = self._records.get(number)
+        entry = None if record is None else record.entries.get(tensor)
+        if record is None or (entry is not None and entry.state is not EntryState.ABSENT):
+            return False
+        self._come(record, tensor, nbytes)
+        return True
+
     def note_written(self, number: int, tensor: str) -> None:
         """A held tensor survives the hub's end from now on."""
         self._move(self._records[number].entries[tensor], EntryTrigger.WRITTEN)

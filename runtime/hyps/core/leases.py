@@ -46,6 +46,11 @@ class Work:
         return len(self.requests) > 1
 
     @property
+    def within(self) -> frozenset[str] | None:
+        """The partitions of a relayed request that are to run; None: it is none."""
+        return self.requests[0].partitions
+
+    @property
     def live_requests(self) -> list[Request]:
         """Return those that somebody still waits for."""
         return [request for request in self.requests if request.work == self.number]
@@ -133,7 +138,7 @@ class Leases:
         course = work.course
         if course is None:
             return False
-        nbytes = sum(course.whole.device_nbytes.values()) * work.scale
+        nbytes = sum(course.whole.device_nbytes.values()) * max(1.0, work.scale)
         patience_s = stall_s + nbytes / _SLOW_BYTES_PER_S
         silent_s = now_s - work.progress_s
         if silent_s > _PATIENT_FACTOR * patience_s:

@@ -46,6 +46,36 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Relayed:
+    """For a group: the manager above has it begin a request, whose inputs come one by one; `Keep` keeps those here."""
+
+    number: int
+    """Of the request and its work; the group chooses it, rising."""
+    partitions: frozenset[str]
+    """Those that are to run here; what others make comes as inputs do."""
+    outputs: tuple[str, ...]
+    """Tensors that are wanted above: each is told of with `Emit`."""
+    tensors: tuple[tuple[str, int], ...] = ()
+    """Name and bytes of those that are here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """For a group: one more tensor of a relayed request is here, which is kept if `Store` says so."""
+
+    number: int
+    tensor: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """For a group: nothing more of a relayed request is wanted above."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """A client waits no more for a request."""
 
@@ -124,6 +154,9 @@ class Ticked:
 
 ManagerEvent = (
     Submitted
+    | Relayed
+    | Added
+    | Dropped
     | Cancelled
     | AnswerTaken
     | NodeJoined
@@ -235,6 +268,31 @@ class Fail:
 
 
 @dataclass(frozen=True, slots=True)
+class Emit:
+    """For a group: a stored tensor is wanted above."""
+
+    number: int
+    tensor: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassOn:
+    """For a group: tell the manager above of a work item, whose request has a number of here."""
+
+    message: Started | Finished | ItemFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """For a group: a relayed request is over, all of it told of; with a code: it failed."""
+
+    number: int
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """Begin the search for a placement, then tell `Replied`; an earlier question that is not answered is void."""
 
@@ -246,4 +304,20 @@ class Leave:
     """Everything is done and said: end once it was taken."""
 
 
-ManagerInstruction = Keep | Merge | Store | Send | Drop | Tell | Reject | Disconnect | Answer | Fail | Ask | Leave
+ManagerInstruction = (
+    Keep
+    | Merge
+    | Store
+    | Send
+    | Drop
+    | Tell
+    | Reject
+    | Disconnect
+    | Answer
+    | Fail
+    | Emit
+    | PassOn
+    | Ended
+    | Ask
+    | Leave
+)

@@ -62,6 +62,8 @@ class ManagerOptions:
     """What a new placement is to be good at; None: what the plan was made for."""
     wants_spans: bool = False
     """Whether nodes shall trace what they do."""
+    is_relay: bool = False
+    """Whether it is a group's: its requests come from a manager above, which bounds them, and have no client."""
     no_planner: str = ""
     """What is missing to search for placements, in a sentence; empty: nothing."""
 

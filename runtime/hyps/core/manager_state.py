@@ -9,9 +9,11 @@ from hyps.core.dispatching import MOST_WAIT_S, Dispatcher
 from hyps.core.hub_state import HubState
 from hyps.core.leases import Leases
 from hyps.core.manager_events import (
+    Added,
     AnswerTaken,
     Cancelled,
     Disconnect,
+    Dropped,
     Fail,
     Keep,
     Leave,
@@ -20,6 +22,7 @@ from hyps.core.manager_events import (
     ManagerInstruction,
     NodeJoined,
     NodeTold,
+    Relayed,
     Replied,
     Submitted,
     Tell,
@@ -32,6 +35,7 @@ from hyps.core.manager_options import DEFAULT_BUFFER_NBYTES, ManagerOptions, New
 from hyps.core.membership import Node
 from hyps.core.network import Network
 from hyps.core.progress import Progress
+from hyps.core.relaying import Relays
 from hyps.core.request_queue import ENDED, Request, RequestQueue, RequestState, RequestTrigger
 from hyps.core.watches import RequestsWatch
 from hyps.errors import InternalError, printable
@@ -78,7 +82,8 @@ class ManagerState:
             network=self.network,
             watch=self.watch,
         )
-        self._progress = Progress(self._desk, self.flow)
+        self._progress = Progress(self._desk, self.flow, is_relay=options.is_relay)
+        self._relays = Relays(self._desk, self.flow)
         self._deadlines: list[tuple[float, int]] = []
         self._is_leaving = False
         self._has_left = False
@@ -87,6 +92,9 @@ class ManagerState:
         """Since when no placement has been possible or prepared."""
         self._handlers: dict[type, _Handler] = {
             Submitted: self._on_submitted,
+            Relayed: self._relays.begin,
+            Added: self._relays.add,
+            Dropped: self._relays.drop,
             Cancelled: self._on_cancelled,
             AnswerTaken: self._on_answer_taken,
             NodeJoined: self._on_node_joined,
@@ -332,6 +340,8 @@ class ManagerState:
         for node, part in self.network.overdue():
             self._cut_off(node, f"it has computed partition `{printable(part, 60)}` for too long")
         for work in self.leases.stalled(self._desk.now_s, options.stall_s):
+            if self._relays.is_waiting(work):
+                continue
             self._desk.lose(work, f"nothing was heard of it for {self._desk.now_s - work.progress_s:.2g} s")
 
     def _cut_off(self, node: Node, reason: str) -> None:

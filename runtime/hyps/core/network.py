@@ -21,6 +21,9 @@ _CLOSED_AFTER_S = 2.0
 
 _RESENT_AFTER_BEATS = 6
 
+_UNBOUNDED = 1_000_000
+"""Requests on a group's course: the manager above bounds them, and one that waited could keep others from ending."""
+
 
 class Network:
     """What the manager has to compute with.
@@ -288,6 +291,8 @@ class Network:
             closed=closed,
             is_via_hub=self._options.is_via_hub,
         )
+        if self._options.is_relay:
+            course.window = _UNBOUNDED
         if not course.nodes:
             course.move(CourseTrigger.LOADED)
             self._sort_ready()

@@ -311,6 +311,8 @@ class Placer:
 
     def _missing(self, devices: frozenset[str]) -> str:
         wanted = self.variants[0]
+        if self._options.is_relay:
+            return ""  # its plan names the group alone
         absent = sorted({device for device in wanted.placement.values() if device not in devices})
         if not absent:
             return ""

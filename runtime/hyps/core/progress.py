@@ -4,7 +4,7 @@ from hyps.core.courses import Flow
 from hyps.core.dispatching import Dispatcher
 from hyps.core.hub_state import Arrival
 from hyps.core.leases import Work
-from hyps.core.manager_events import Store, TensorCame, TensorTaken
+from hyps.core.manager_events import Emit, PassOn, Store, TensorCame, TensorTaken
 from hyps.core.membership import Node
 from hyps.errors import printable
 from hyps.formats.node_messages import Finished, ItemFailed, Started
@@ -16,8 +16,8 @@ _OF_THE_DEVICE = frozenset({"E_PLAN", "E_MISSING", "E_TAMPERED", "E_MEMORY", "E_
 class Progress:
     """Has work go on as nodes tell; what is told of attempts that are over, or by others, changes nothing."""
 
-    def __init__(self, desk: Dispatcher, flow: Flow) -> None:
-        self._desk, self._flow = desk, flow
+    def __init__(self, desk: Dispatcher, flow: Flow, *, is_relay: bool = False) -> None:
+        self._desk, self._flow, self._is_relay = desk, flow, is_relay
 
     def told(self, node: Node, message: Started | Finished | ItemFailed) -> None:
         """Take what a node tells of a work item."""
@@ -44,6 +44,8 @@ class Progress:
             return
         desk.steps.append(Store(work.number, event.tensor))
         work.progress_s = desk.now_s
+        if work.within is not None and event.tensor in work.awaited:
+            desk.steps.append(Emit(work.number, event.tensor))
         for device in course.whole.from_hub.get(event.tensor, ()):
             desk.send(work, course, event.tensor, device)
         work.awaited.discard(event.tensor)
@@ -69,6 +71,7 @@ class Progress:
             work.progress_s = desk.now_s
             work.started.add(message.partition)
             desk.network.lives[message.partition].begin_run()
+            self._pass_on(message)
 
     def _on_finished(self, node: Node, message: Finished) -> None:
         desk = self._desk
@@ -79,6 +82,7 @@ class Progress:
             desk.network.timings.add(part, node.device, message.run_s, requests)
             desk.network.watches[part].finish(desk.now_s, message.run_s, message.waited_s, message.nbytes)
             node.watch.finish(message.run_s)
+            self._pass_on(message)  # also what is told after the request's last tensor has come
         work = self._work_on(node, message.request, message.epoch, part)
         if work is not None and desk.leases.finish_part(work, part, desk.now_s) and part in work.started:
             work.started.remove(part)
@@ -90,6 +94,8 @@ class Progress:
         if work is None:
             return
         desk.network.watches[message.partition].failed += 1
+        if message.code not in _OF_THE_DEVICE:
+            self._pass_on(message)
         text = printable(message.message, 1000)
         if message.code in _OF_THE_DEVICE:
             desk.lose(work, f"`{printable(node.device, 60)}` said: {text}")
@@ -99,6 +105,10 @@ class Progress:
             for request in work.live_requests:
                 desk.fail(request, printable(message.code, 60), text, printable(message.hint, 1000))
         desk.dispatch()
+
+    def _pass_on(self, message: Started | Finished | ItemFailed) -> None:
+        if self._is_relay:
+            self._desk.steps.append(PassOn(message))
 
     def _work_on(self, node: Node, number: int, epoch: int, part: str) -> Work | None:
         """Return the work that a node tells of, if it was given that partition of it."""

@@ -66,6 +66,8 @@ class Request:
     begun_s: float | None = None
     is_said: bool = False
     """Whether its answer is on its way to the client."""
+    partitions: frozenset[str] | None = None
+    """Of a relayed request, whose inputs come one by one: those that are to run; None: it is none."""
 
     def move(self, trigger: RequestTrigger) -> None:
         """Move on in its life."""

@@ -202,6 +202,10 @@ class Beat(Struct, frozen=True, array_like=True, tag="beat"):
     """Its monotonic clock, for traces."""
     sendings: Annotated[tuple[Sending, ...], Meta(max_length=256)] = ()
     """What has arrived at others since the last beat; some of them are enough."""
+    facts: MachineFacts | None = None
+    """Of a group, whose nodes come and go: what it can do now. None: as it said when it joined."""
+    max_requests: Annotated[int, Meta(ge=0, le=4096)] = 0
+    """The same of what it can have at work at once; 0: as it said."""
 
 
 class Fetch(Struct, frozen=True, array_like=True, tag="fetch"):
