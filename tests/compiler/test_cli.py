@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hyps.cli import worker
+from hyps.cli_manager import manager
 from hyps.errors import UsageError
 from hyps.terminal import HypsCommand
 from hyps_compiler.cli import main
@@ -103,9 +104,10 @@ def test_the_light_install_says_what_is_missing(args: tuple[str, ...], monkeypat
 
 def test_the_page_on_the_commands_names_every_option() -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
-    for name, command in (*main.commands.items(), ("hyps-worker", worker)):
-        heading = "## `hyps-worker " if name == "hyps-worker" else f"## `hypsc {name}"
-        section = page.split(heading)[1].split("\n## ")[0]
+    others = {"hyps-worker": worker, "hyps-manager": manager}
+    for name, command in (*main.commands.items(), *others.items()):
+        heading = f"## `{name} " if name in others else f"## `hypsc {name}"
+        section = "".join(part.split("\n## ")[0] for part in page.split(heading)[1:])
         own = [param for param in command.params if isinstance(param, click.Option) and not is_standard(param)]
         missing = [option.opts[-1] for option in own if option.opts[-1] not in section]
         assert (name, missing) == (name, [])
