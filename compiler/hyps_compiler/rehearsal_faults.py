@@ -15,6 +15,7 @@ from hyps_compiler.rehearsal_story import Story
 _Begin = Callable[[], object]
 """Begins a fault and returns what it is, for the story."""
 
+_TRY_S, _TRIES = 0.01, 100
 _MOST_DOWN_S = 8.0
 _MOST_PAUSE_S = 10.0
 _CUTS_S = (0.3, 2.0, 6.0)
@@ -128,9 +129,21 @@ class Faults:
         return one.name, other.name, seconds
 
     def _break_link(self) -> object:
-        one, other = self._draw_way()
-        self._network.break_links(one.name, other.name)
-        return one.name, other.name
+        """Break a link between nodes, or to the manager, as soon as a tensor is on its way there."""
+        rng = random.Random(self._rng.random())
+        names = [self._manager.name, *(node.name for node in self._nodes)]
+        is_between_nodes = rng.random() < 0.7
+        self._break_when_busy(rng, frozenset(names[1:] if is_between_nodes else names), _TRIES)
+        return is_between_nodes
+
+    def _break_when_busy(self, rng: random.Random, names: frozenset[str], tries: int) -> None:
+        ways = [way for way in self._network.busy_ways() if names.issuperset(way)]
+        if ways:
+            source, target = rng.choice(ways)
+            self._story.tell(self._agenda.now_s, "faults", "link broken", (source, target))
+            self._network.break_links(source, target)
+        elif tries:
+            self._agenda.after(_TRY_S, partial(self._break_when_busy, rng, names, tries - 1))
 
     def _slow_link(self) -> object:
         one, other = self._draw_way()
@@ -193,7 +206,7 @@ class Faults:
 
     def _is_dispensable(self, node: VirtualNode) -> bool:
         """Whether requests can be computed without a node: whatever becomes of it is not mended."""
-        return node is not self._nodes[0] and not self._options.is_fixed
+        return node.device != self._nodes[0].device and not self._options.is_fixed
 
     # Nodes.
 

@@ -115,6 +115,14 @@ class Network:
             self._cuts[way] = 1
             self._mend(way, self._healed)
 
+    def busy_ways(self) -> list[tuple[str, str]]:
+        """Return the ways on which tensors are that are not known to have come."""
+        return [
+            way
+            for way, ends in self._ends.items()
+            if any(end.other is not None and end.other.backlog_nbytes > 0 for end in ends)
+        ]
+
     def break_links(self, source: str, target: str) -> None:
         """Lose all links between two processes that both go on; `target` hears of it first."""
         for end in list(self._ends.get((source, target), ())):

@@ -113,6 +113,8 @@ class VirtualNode(Process):
         self.is_open_to_others = True
         """Whether other nodes can come to it."""
         self.has_left = False
+        self.drained_life = 0
+        """The life in which it was told to leave; 0: none."""
         self.state: NodeState
         self.store: dict[tuple[int, int], dict[str, Value]] = {}
         """Per request and epoch."""
@@ -149,7 +151,13 @@ class VirtualNode(Process):
 
     def drain(self) -> None:
         """Be told to leave by the operator."""
+        self.drained_life = self.life
         self._handle(ToldToDrain())
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it was told to leave and is still there, although it could."""
+        return self.is_up and self.drained_life == self.life and not self.is_paused and not self.health.is_hung
 
     def held_nbytes(self) -> int:
         """Return the bytes of all stored tensors."""
@@ -157,6 +165,14 @@ class VirtualNode(Process):
         return sum(
             len(value) * (tensors[name].nbytes or 0) for held in self.store.values() for name, value in held.items()
         )
+
+    def spare_nbytes(self) -> int | None:
+        """Return what its memory has left beside its process, sessions and tensors; None: it has no limit."""
+        if self.memory_bytes is None:
+            return None
+        opened = {partition for partition, _ in self._executor.opened}
+        weights = sum(part.weight_bytes for part in self._whole_plan.partitions if part.id in opened)
+        return self.memory_bytes - BASE_NBYTES - weights - self.held_nbytes()
 
     # What comes in.
 

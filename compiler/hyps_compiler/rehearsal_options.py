@@ -101,9 +101,11 @@ def draw_options(seed: int) -> Options:
     rng = random.Random(f"options {seed}")
     chance = rng.choice((0.0, 0.1, 0.2, 0.35, 0.5))
     faults = frozenset(name for name in FAULTS if rng.random() < chance)
+    if rng.random() < 0.15:
+        faults = frozenset(name for name in sorted(_CALM) if rng.random() < 0.5)
     delay_s = rng.choice((0.0002, 0.001, 0.005, 0.03, 0.2))
     fault_s = rng.choice((1.0, 2.0, 2.0, 5.0, 5.0, 10.0, 30.0))
-    requests = rng.choice((2, 5, 10, 20))
+    requests = rng.choice((3, 10, 20, 40))
     return Options(
         seed=seed,
         devices=rng.choice((1, 2, 2, 3, 3, 4, 5)),
@@ -123,7 +125,7 @@ def draw_options(seed: int) -> Options:
         faults=faults,
         rates={name: rng.choice((0.5, 2.0, 6.0)) / fault_s for name in FAULTS},
         is_checked_always=rng.random() < 0.3,
-        batch=rng.choice((1, 1, 1, 2, 4)),
+        batch=rng.choice((1, 1, 2, 4)),
         batch_wait_s=rng.choice((0.0, 0.005, 0.1)),
         is_via_hub=rng.random() < 0.2,
         is_fixed=rng.random() < 0.2,

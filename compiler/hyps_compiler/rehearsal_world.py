@@ -125,6 +125,10 @@ class World:
             process.state.check_invariants()
             held = process.held_nbytes()
             require(held == process.state.held_nbytes, lambda: f"{process.name} stores {held} bytes unaccounted for")
+            spare = process.spare_nbytes()
+            if spare is not None and spare < 0:  # it may be for one request alone, and for what it shall forget
+                live = [key for key in process.store if self.manager.state.leases.get(*key) is not None]
+                require(len(live) <= 1, f"{process.name} has {spare} bytes left with {live}")
         elif isinstance(process, VirtualManager):
             process.state.check_invariants()
             held = process.held_nbytes()
@@ -180,6 +184,7 @@ class World:
         for node in (node for node in self.nodes if not node.is_paused):
             here[f"tensors at {node.name}"] = node.store
             here[f"requests at {node.name}"] = len(node.state)
+            here[f"{node.name}, told to leave"] = node.is_overdue
         return {what: value for what, value in here.items() if value}
 
 
