@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hyps.adapters.hub_store import HubStore
 from hyps.adapters.links import Buffer, Links
@@ -14,11 +14,14 @@ from hyps.core.manager_events import (
     Ask,
     Disconnect,
     Drop,
+    Emit,
+    Ended,
     Fail,
     Keep,
     Leave,
     ManagerInstruction,
     Merge,
+    PassOn,
     Reject,
     Send,
     Store,
@@ -85,6 +88,16 @@ class Incoming:
     name: str = ""
 
 
+class Above(Protocol):
+    """For a group: whom its manager tells of the requests that the manager above has it relay."""
+
+    def made(self, number: int, header: TensorHeader, frame: Buffer) -> None:
+        """A tensor is there that is wanted above; its bytes stay as they are."""
+
+    def told(self, step: PassOn | Ended) -> None:
+        """A work item, or a request, has come so far."""
+
+
 class Carrier:
     """Does what the state machine says; belongs to the manager's thread.
 
@@ -97,8 +110,8 @@ class Carrier:
         tracing: where a trace is wanted.
     """
 
-    def __init__(self, state: ManagerState, links: Links, planner: Planner) -> None:
-        self._state, self._links, self._planner = state, links, planner
+    def __init__(self, state: ManagerState, links: Links, planner: Planner, above: Above | None = None) -> None:
+        self._state, self._links, self._planner, self._above = state, links, planner, above
         self.store = HubStore()
         self.incoming = Incoming()
         self.peers: dict[int, Peer] = {}
@@ -116,6 +129,9 @@ class Carrier:
             Disconnect: self._disconnect,
             Answer: self._answer,
             Fail: self._fail,
+            Emit: self._emit,
+            PassOn: self._pass_on,
+            Ended: self._pass_on,
             Ask: self._ask,
             Leave: self._leave,
         }
@@ -138,7 +154,8 @@ class Carrier:
             self.store.put(step.request, header, frame)
         if self.tracing is not None:
             self.tracing.accept(incoming.client, incoming.name, step.request)
-        self.say(incoming.client, Accepted(incoming.name))
+        if self._above is None:
+            self.say(incoming.client, Accepted(incoming.name))
 
     def _merge(self, step: Merge) -> None:
         self.store.merge(step.work, step.requests, [tensor.name for tensor in self._state.plan.model.inputs])
@@ -198,6 +215,14 @@ class Carrier:
         if self.tracing is not None:
             self.tracing.end(step.client, step.name, step.code)
         self.say(step.client, Failed(step.name, step.code, step.message, step.hint, step.retry_after_s))
+
+    def _emit(self, step: Emit) -> None:
+        assert self._above is not None, "only a group relays"
+        self._above.made(step.number, *self.store.get(step.number, step.tensor))
+
+    def _pass_on(self, step: PassOn | Ended) -> None:
+        assert self._above is not None, "only a group relays"
+        self._above.told(step)
 
     def _ask(self, step: Ask) -> None:
         logger.info("a placement is searched")

@@ -6,7 +6,7 @@ The thread that calls `run` owns the links, the state machine and the store.
 import hmac
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,15 +17,18 @@ from hyps.adapters.hub_store import HubStore, batch_key, batched_inputs
 from hyps.adapters.links import Buffer, Heard, LinkEvent, Links, Lost, Opened, Taken
 from hyps.adapters.plan_files import read_piece
 from hyps.adapters.planner import Planner
-from hyps.carrying import AnswerToken, Carrier, Incoming, Kind, Peer, TensorToken
+from hyps.carrying import Above, AnswerToken, Carrier, Incoming, Kind, Peer, TensorToken
 from hyps.core.manager_events import (
+    Added,
     AnswerTaken,
     Cancelled,
+    Dropped,
     LinkLost,
     ManagerEvent,
     NodeJoined,
     NodeTold,
     Reject,
+    Relayed,
     Replied,
     Submitted,
     TensorCame,
@@ -48,6 +51,7 @@ from hyps.formats.messages import (
     Probed,
     Status,
     Submit,
+    TensorHeader,
     Welcome,
 )
 from hyps.formats.node_messages import (
@@ -69,7 +73,7 @@ from hyps.formats.node_messages import (
     Started,
     Tensor,
 )
-from hyps.formats.plan import NamedTensor, Plan
+from hyps.formats.plan import NamedTensor, Partition, Plan
 from hyps.formats.signature import check_outputs
 from hyps.formats.status import Report, decode_report, encode_report, to_level
 
@@ -102,16 +106,38 @@ class Manager:
     """
 
     def __init__(
-        self, state: ManagerState, links: Links, folder: Path, *, access: Access, planner: Planner, max_nbytes: int
+        self,
+        state: ManagerState,
+        links: Links,
+        folder: Path | Mapping[str, Path],
+        *,
+        access: Access,
+        planner: Planner,
+        max_nbytes: int,
+        above: Above | None = None,
     ) -> None:
-        """Take the state machine of a checked plan in `folder`, and links that take `max_nbytes` per tensor."""
-        self._state, self._links, self._folder = state, links, folder
+        """Take a state machine and what it works with.
+
+        Args:
+            state: of a plan whose files have been checked.
+            links: those of this process, which take `max_nbytes` per tensor.
+            folder: the plan's; or per partition the folder that has its files as they lie in the plan's.
+            access: who may be a node.
+            planner: searches for placements.
+            max_nbytes: what clients are told that a tensor may have.
+            above: for a group, whom to tell of what it relays; clients are sent away then.
+        """
+        self._state, self._links, self._is_group = state, links, above is not None
         self._access, self._planner, self._max_nbytes = access, planner, max_nbytes
         self._plan = state.plan
-        self._carrier = Carrier(state, links, planner)
+        self._carrier = Carrier(state, links, planner, above)
         self._named = {name: _named(self._plan, name) for name in self._plan.tensors}
         self._batched = batched_inputs(self._plan.model.inputs, self._plan.model.outputs)
-        self._files = _files_of(self._plan)
+        self._files = {
+            sha256: (folder if isinstance(folder, Path) else folder[part.id], path)
+            for part in self._plan.partitions
+            for sha256, path in _files_of(part).items()
+        }
         self._is_told_to_leave = False
         self._is_stopped = False
         self._producer = f"hyps {version('hyps')}"
@@ -150,19 +176,43 @@ class Manager:
             for _ in range(_MOST_EVENTS):
                 if event is None or self._is_stopped:
                     break
-                self._on_event(event)
+                self.take(event)
                 event = self._links.receive(0.0)
             if event is not None and not self._is_stopped:
-                self._on_event(event)
-            self._look()
+                self.take(event)
+            self.look()
         return not self._is_stopped
+
+    @property
+    def wake_at_s(self) -> float:
+        """When to `look`, if nothing happens before; for whoever does not `run` it."""
+        return self._state.wake_at_s
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it was told to leave, and has."""
+        return self._carrier.has_left
+
+    def relay(
+        self, event: Relayed | Added | Dropped, headers: Sequence[TensorHeader] = (), frames: Sequence[Buffer] = ()
+    ) -> None:
+        """Take what the manager above wants of a group, with the tensors that it brings."""
+        self._carrier.incoming = Incoming(headers, frames)
+        self._handle(event)
+        self._carrier.incoming = Incoming()
+
+    def hang_up(self) -> None:
+        """End the links to all peers, who may look for another manager here."""
+        for link in list(self._carrier.peers):
+            self._links.close_link(link)
+        self._carrier.peers.clear()
 
     def report(self) -> Report:
         """Return how it fares."""
         groups = {link: peer.report for link, peer in self._carrier.peers.items() if peer.report is not None}
         return report_of(self._state, time.monotonic(), since_s=self._since_s, producer=self._producer, groups=groups)
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Do what no message calls for."""
         if self._is_told_to_leave and not self._state.is_leaving:
             logger.info("leaving after %d accepted requests", len(self._state.queue))
@@ -179,7 +229,8 @@ class Manager:
 
     # What comes.
 
-    def _on_event(self, event: LinkEvent) -> None:
+    def take(self, event: LinkEvent) -> None:
+        """Do what an event of the links calls for."""
         match event:
             case Opened():
                 self._carrier.peers[event.link] = Peer()
@@ -239,6 +290,8 @@ class Manager:
     # Clients.
 
     def _on_client(self, link: int, message: FromClient, frames: Sequence[Buffer]) -> None:
+        if self._is_group and not isinstance(message, AskStatus | Heartbeat):
+            raise PeerError("this manager is a group's and has no clients", "ask the manager above it", "E_DENIED")
         match message:
             case Hello():
                 self._on_hello(link, message)
@@ -394,10 +447,10 @@ class Manager:
         """Give a node a piece of a file of its own partitions."""
         node = self._state.network.members.by_link(link)
         plan = None if node is None or node.setup is None else node.setup.plan
-        mine = set() if plan is None else set(_files_of(plan))
-        if message.sha256 not in mine:
+        parts = () if plan is None else plan.partitions
+        if not any(message.sha256 in _files_of(part) for part in parts):
             raise PeerError(f"the file {message.sha256[:12]} is none of the node's", code="E_DENIED")
-        data, total = read_piece(self._folder, self._files[message.sha256], message.offset, message.nbytes)
+        data, total = read_piece(*self._files[message.sha256], message.offset, message.nbytes)
         self._carrier.tell_node(link, Piece(message.sha256, message.offset, total), [data])
 
     # What is to be done.
@@ -419,11 +472,9 @@ def _named(plan: Plan, name: str) -> NamedTensor:
     return NamedTensor(name=name, dtype=info.dtype, shape=info.shape)
 
 
-def _files_of(plan: Plan) -> dict[str, str]:
-    """Return the path of each file of a plan by its digest."""
-    files = {part.sha256: part.file for part in plan.partitions}
-    files.update({ref.sha256: ref.path for part in plan.partitions for ref in part.weights})
-    return files
+def _files_of(part: Partition) -> dict[str, str]:
+    """Return the path of each file of a partition by its digest."""
+    return {part.sha256: part.file, **{ref.sha256: ref.path for ref in part.weights}}
 
 
 def _as_join(data: Buffer, error: PeerError) -> Join:
