@@ -1,6 +1,6 @@
 """Every fault that is tried; to add one, add a row to the list of its kind."""
 
-from mutants import cutting, emission, execution, placing, slicing, staging, verification
+from mutants import cutting, emission, execution, placing, rehearsed, slicing, staging, verification
 
 FAULTS = (
     *cutting.FAULTS,
@@ -10,4 +10,5 @@ FAULTS = (
     *verification.FAULTS,
     *execution.FAULTS,
     *placing.FAULTS,
+    *rehearsed.FAULTS,
 )

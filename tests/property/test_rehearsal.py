@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from hyps_compiler.rehearsal import main, rehearse
 from hyps_compiler.rehearsal_options import FAULTS, draw_options
 
-_SEEDS = 300
+_SEEDS = 130
 _MANY_SEEDS = 5_000
 
 
@@ -26,14 +26,14 @@ _MADE_SO = ("cancel", "client-leaves", "deadline", "late-node", "duplicate-node"
 
 
 def test_the_same_seed_gives_the_same_story() -> None:
-    first = [rehearse(seed).trace for seed in range(20)]
+    first = [rehearse(seed).trace for seed in range(6)]
 
-    assert [rehearse(seed).trace for seed in range(20)] == first
+    assert [rehearse(seed).trace for seed in range(6)] == first
     assert len(set(first)) == len(first)
 
 
 def test_without_faults_every_request_is_answered() -> None:
-    for seed in range(15):
+    for seed in range(5):
         outcome = rehearse(seed, without=FAULTS)
         ended = {kind for kind in outcome.counts if kind.startswith("request ")}
 

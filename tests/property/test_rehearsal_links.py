@@ -5,7 +5,7 @@ import pytest
 from hyps_compiler.rehearsal_story import Story
 from hyps_compiler.rehearsal_talk import rehearse_talk
 
-_SEEDS = 400
+_SEEDS = 150
 _MANY_SEEDS = 20_000
 
 
@@ -23,7 +23,7 @@ def test_links_keep_their_promises_on_bad_wires() -> None:
 
 
 def test_the_same_seed_gives_the_same_story() -> None:
-    assert [_told(seed).trace for seed in range(30)] == [_told(seed).trace for seed in range(30)]
+    assert [_told(seed).trace for seed in range(10)] == [_told(seed).trace for seed in range(10)]
 
 
 @pytest.mark.slow
