@@ -12,8 +12,8 @@ Table = Mapping[tuple[Enum, Enum], Enum]
 
 _HEAD = """# Life cycles
 
-Every change of state that there is, drawn from the tables that the code follows (`hyps.core`). What is in no table cannot
-happen, and raises an `InternalError` with the story. How the parts talk is in [protocol.md](protocol.md).
+Every change of state that there is, drawn from the tables that the code follows (`hyps.core`). What is in no table
+cannot happen, and raises an `InternalError` with the story. How the parts talk is in [protocol.md](protocol.md).
 """
 
 
