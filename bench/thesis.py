@@ -299,15 +299,12 @@ def whole_layers(model: Model) -> list[str]:
 
 def show(name: str, told: Mapping[str, Any]) -> str:
     """Return an experiment's figures as a table."""
-    first = statistics.median(next(iter(told["variants"].values()))["latencies_s"])
-    rows = [
-        row(kind, variant["latencies_s"], variant["communication_s"], first)
-        for kind, variant in told["variants"].items()
-    ]
+    first_s = statistics.median(next(iter(told["variants"].values()))["latencies_s"])
+    rows = [row(kind, variant, first_s) for kind, variant in told["variants"].items()]
     if told["unsplit_s"]:
-        rows.append(row(WHOLE, told["unsplit_s"], [], first))
-    headers = ("variant", "n", "median s", "p95 s", "std s", "ratio", "communication s", "std s")
-    shown = f"\n{name} (load {told['load']})\n" + table(rows, headers, "lrrrrrrr", 120)
+        rows.append(row(WHOLE, {"latencies_s": told["unsplit_s"], "communication_s": [], "partitions": {}}, first_s))
+    headers = ("variant", "n", "median s", "p95 s", "std s", "ratio", "FC1 in slices s", "communication s", "std s")
+    shown = f"\n{name} (load {told['load']})\n" + table(rows, headers, "lrrrrrrrr", 120)
     for kind, variant in told["variants"].items() if name in _DETAILED else ():
         shown += f"\n\n{kind}\n{show_partitions(variant['partitions'])}"
     return shown
@@ -329,13 +326,24 @@ def show_partitions(partitions: Mapping[str, Mapping[str, Any]]) -> str:
     return table(rows, ("partition", "ends with", "computes ms", "sends MB", "communication ms", "std"), "llrrrr", 120)
 
 
-def row(name: str, latencies_s: Sequence[float], others_s: Sequence[float], first_s: float) -> tuple[object, ...]:
+def row(name: str, variant: Mapping[str, Any], first_s: float) -> tuple[object, ...]:
     """Return a line of the table."""
-    median_s = statistics.median(latencies_s)
+    latencies_s, others_s = variant["latencies_s"], variant["communication_s"]
+    median_s, sliced_s = statistics.median(latencies_s), slices_s(variant["partitions"])
+    figures = (f"{median_s:.4f}", f"{quantile(latencies_s, 0.95):.4f}", f"{statistics.stdev(latencies_s):.4f}")
+    of_slices = f"{statistics.median(sliced_s):.4f}" if sliced_s else ""
     others = (f"{statistics.median(others_s):.4f}", f"{statistics.stdev(others_s):.4f}") if others_s else ("", "")
-    spread = statistics.stdev(latencies_s)
-    figures = (f"{median_s:.4f}", f"{quantile(latencies_s, 0.95):.4f}", f"{spread:.4f}", f"{median_s / first_s:.3f}")
-    return (name, len(latencies_s), *figures, *others)
+    return (name, len(latencies_s), *figures, f"{median_s / first_s:.3f}", of_slices, *others)
+
+
+def slices_s(partitions: Mapping[str, Mapping[str, Any]]) -> list[float]:
+    """Return, for every request, the seconds in which the busiest device computes its slices."""
+    by_device: dict[str, list[list[float]]] = {}
+    for part in partitions.values():
+        if part["layers"][0].endswith("]"):
+            by_device.setdefault(part["device"], []).append(part["run_s"])
+    sums = [[sum(runs) for runs in zip(*of_device, strict=True)] for of_device in by_device.values()]
+    return [max(of_request) for of_request in zip(*sums, strict=True)]
 
 
 if __name__ == "__main__":
