@@ -162,7 +162,7 @@ class World:
             asked = client.ask_once_more()
             while self.agenda.now_s < until_s and (asked is None or asked.ended != "done"):
                 self._run_until(self.agenda.now_s + 0.2)
-                if asked is None or asked.ended in ("E_BUSY", "lost"):  # of a loss that is told late
+                if asked is None or asked.ended not in ("", "done"):  # what is not mended may be met once more
                     asked = client.ask_once_more()
             ended = "not reached" if asked is None else asked.ended or "waiting"
             require(ended == "done", f"all is well, and {client.name}'s last request is {ended}")
