@@ -108,6 +108,9 @@ class Node:
     """The latest."""
     beat_s: float = 0.0
     """When that came."""
+    running_since_s: dict[tuple[int, int, str], float] = field(default_factory=dict)
+    """When it was first heard of each work item that the latest beat calls running: the node's own word on how long it
+    has been at it is not all that counts."""
     loaded: frozenset[str] = frozenset()
     setup: Setup | None = None
     """What it was told to do; None: nothing yet."""
@@ -153,6 +156,13 @@ class Node:
         if after is None:
             raise InternalError(f"node `{self.device}` was {self.state.value} and then {trigger.value}")
         self.state = after
+
+    def note_beat(self, now_s: float, beat: Beat) -> None:
+        """Take how it is."""
+        self.beat, self.beat_s = beat, now_s
+        if beat.running or self.running_since_s:
+            keys = [(item.request, item.epoch, item.partition) for item in beat.running]
+            self.running_since_s = {key: self.running_since_s.get(key, now_s) for key in keys}
 
     def has_all(self, setup_number: int, parts: tuple[str, ...]) -> bool:
         """Return whether it follows a setup and can run the partitions."""

@@ -86,7 +86,8 @@ class Network:
 
     def beat(self, now_s: float, node: Node, beat: Beat) -> bool:
         """Take how a node is; return whether that calls for something."""
-        before, node.beat, node.beat_s = node.beat, beat, now_s
+        before = node.beat
+        node.note_beat(now_s, beat)
         for sent in beat.sendings:
             self.placer.links.add(
                 node.device, sent.device, sent.nbytes, sent.seconds, now_s, behind_nbytes=sent.behind_nbytes
@@ -181,13 +182,13 @@ class Network:
         since = node.unreachable_since_s
         if not beat.unreachable and not since:
             return False
-        for device in [device for device in since if device not in beat.unreachable]:
+        others = {device: other for device in beat.unreachable if (other := self.members.by_device(device))}
+        for device in [device for device in since if device not in others]:
             del since[device]
         is_new = False
-        for device in beat.unreachable:
-            other = self.members.by_device(device)
+        for device, other in others.items():
             first_s = since.setdefault(device, now_s)
-            if other is not None and now_s - first_s >= _CLOSED_AFTER_S and (node.link, other.link) not in self._closed:
+            if now_s - first_s >= _CLOSED_AFTER_S and (node.link, other.link) not in self._closed:
                 self._closed.add((node.link, other.link))
                 self._break_between(node, other)
                 is_new = True
@@ -200,7 +201,7 @@ class Network:
                 self._break(course, cause)
 
     def _refuse(self, node: Node, beat: Beat) -> None:
-        reasons = dict(beat.refused)
+        reasons = {part: reason for part, reason in beat.refused if part in self.lives}
         if not self.placer.refuse(node, reasons):
             return
         for course in self.book.on_node(node):
@@ -221,11 +222,13 @@ class Network:
     def _overdue_part(self, node: Node) -> str | None:
         options, macs_per_s = self._options, node.join.facts.macs_per_s
         for item in node.beat.running:
-            if item.elapsed_s > options.least_lease_s and item.partition in self.lives:
+            since_s = node.running_since_s[item.request, item.epoch, item.partition]
+            elapsed_s = max(item.elapsed_s, node.beat_s - since_s)
+            if elapsed_s > options.least_lease_s and item.partition in self.lives:
                 lease_s = self.timings.lease_s(
                     item.partition, node.device, macs_per_s, options.least_lease_s, options.unknown_lease_s
                 )
-                if item.elapsed_s > lease_s:
+                if elapsed_s > lease_s:
                     return item.partition
         return None
 

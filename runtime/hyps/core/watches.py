@@ -10,6 +10,8 @@ _MOST_CODES = 64
 """Error codes told apart; nodes make them."""
 
 _REMEMBERED_RUNS = 256
+_MOST_NBYTES = 2**62
+"""That a report can tell of; nodes make the numbers that are added up."""
 
 
 class RequestsWatch:
@@ -102,7 +104,7 @@ class WorkWatch:
         self._waited.add(waited_s)
         self._busy.add_between(now_s - run_s, now_s)
         self._items.add(now_s)
-        self.sent_nbytes += nbytes
+        self.sent_nbytes = min(_MOST_NBYTES, self.sent_nbytes + nbytes)
 
     @property
     def run(self) -> Durations:

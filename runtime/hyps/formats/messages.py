@@ -127,7 +127,7 @@ class MachineFacts(Struct, frozen=True, array_like=True):
     memory_bytes: Size | None
     """Its budget; None: it has no limit."""
     threads: Size
-    macs_per_s: float
+    macs_per_s: Annotated[float, Meta(ge=0, le=1e18)]
     """Multiply-accumulates per second of a matrix product with these threads."""
 
 

@@ -19,13 +19,21 @@ NODE_PROTOCOL_VERSION = 1
 MAX_SETUP_NBYTES = 16 * 2**20
 """Of a message without its tensors, between peers that know each other."""
 
+MAX_FROM_NODE_NBYTES = 4 * 2**20
+"""The same of what a node says, which tells of no plan."""
+
 MAX_PIECE_NBYTES = 4 * 2**20
 """Of one piece of a file."""
 
 HUB = ""
 """The hub's name where devices are named: it is reached over the way to the manager."""
 
-Seconds = Annotated[float, Meta(ge=0)]
+MAX_NAMES = 65536
+"""Partitions that one message tells of; a plan has fewer."""
+
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+"""Of at most thirty years: what is infinite, or no number, would spoil every mean and rate that it is counted in."""
+
 Sha256 = Annotated[str, Meta(min_length=64, max_length=64, pattern="^[0-9a-f]*$")]
 
 
@@ -143,7 +151,7 @@ class Finished(Struct, frozen=True, array_like=True, tag="finished"):
     waited_s: Seconds
     """From when its last input was here until it began."""
     run_s: Seconds
-    nbytes: Size
+    nbytes: Annotated[int, Meta(ge=0, le=2**48)]
     """Of the tensors it made."""
 
 
@@ -184,11 +192,11 @@ class Beat(Struct, frozen=True, array_like=True, tag="beat"):
 
     setup: Size
     """The latest `Setup` it follows; 0: none yet."""
-    loaded: tuple[Name, ...]
+    loaded: Annotated[tuple[Name, ...], Meta(max_length=MAX_NAMES)]
     """Partitions that can run at once, or when their turn comes."""
-    refused: tuple[tuple[Name, Name], ...] = ()
+    refused: Annotated[tuple[tuple[Name, Name], ...], Meta(max_length=MAX_NAMES)] = ()
     """Partitions that cannot be loaded here, and why."""
-    running: tuple[Running, ...] = ()
+    running: Annotated[tuple[Running, ...], Meta(max_length=4096)] = ()
     """As the thread that computes tells, not the one that sends this."""
     waiting: Size = 0
     """Work items whose inputs are all here."""
@@ -196,7 +204,7 @@ class Beat(Struct, frozen=True, array_like=True, tag="beat"):
     """Of tensors that are here."""
     resident_nbytes: Size = 0
     """Of the whole process; 0: unknown."""
-    unreachable: tuple[Name, ...] = ()
+    unreachable: Annotated[tuple[Name, ...], Meta(max_length=4096)] = ()
     """Devices that it should send to and cannot reach."""
     clock_s: float = 0.0
     """Its monotonic clock, for traces."""
@@ -309,7 +317,7 @@ def decode_from_node(data: bytes | memoryview) -> FromNode:
     Raises:
         PeerError: it is no message (`E_PROTOCOL`).
     """
-    _check_nbytes(data)
+    _check_nbytes(data, MAX_FROM_NODE_NBYTES)
     try:
         return _FROM_NODE.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -322,16 +330,16 @@ def decode_from_manager(data: bytes | memoryview) -> FromManager:
     Raises:
         PeerError: it is no message (`E_PROTOCOL`).
     """
-    _check_nbytes(data)
+    _check_nbytes(data, MAX_SETUP_NBYTES)
     try:
         return _FROM_MANAGER.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _no_message(error) from error
 
 
-def _check_nbytes(data: bytes | memoryview) -> None:
-    if len(data) > MAX_SETUP_NBYTES:
-        raise PeerError(f"a message has {len(data)} bytes, more than {MAX_SETUP_NBYTES}", code="E_PROTOCOL")
+def _check_nbytes(data: bytes | memoryview, most_nbytes: int) -> None:
+    if len(data) > most_nbytes:
+        raise PeerError(f"a message has {len(data)} bytes, more than {most_nbytes}", code="E_PROTOCOL")
 
 
 def _no_message(error: Exception) -> PeerError:
