@@ -62,7 +62,7 @@ def join(joining: Joining, options: NodeOptions, on_notice: Callable[[str], None
         links = stack.enter_context(ZmqLinks())
         stack.enter_context(cache)
         folder = stack.enter_context(private_folder())
-        endpoints = _listen(links, joining, options.manager, folder)
+        endpoints = listen_for_nodes(links, joining, options.manager, folder)
         full = dataclasses.replace(
             options,
             token=token,
@@ -79,7 +79,7 @@ def _budget(memory_bytes: int | None, plan: Plan | None) -> int | None:
     return plan.memory_bytes if memory_bytes is None and plan is not None else memory_bytes
 
 
-def _listen(links: Links, joining: Joining, manager: str, folder: Path) -> tuple[str, ...]:
+def listen_for_nodes(links: Links, joining: Joining, manager: str, folder: Path) -> tuple[str, ...]:
     """Let other nodes come; return what they are told, the best first."""
     if not joining.is_listening:
         return ()

@@ -258,6 +258,7 @@ class GroupState:
         steps = [step for request in list(self._requests.values()) for step in self._drop(request)]
         self._retired.clear()
         self._paths.clear()
+        self._refused.clear()
         self._setup = 0
         is_draining = self.life is NodeLife.DRAINING
         self._move(NodeTrigger.MANAGER_LOST)
