@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,6 +40,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MOST_UNREAD_NBYTES = 64 * 2**20
+"""Of what a peer was told, beside tensors that it is owed, and has not taken: more is kept for nobody."""
+
+_MESSAGE_NBYTES = 512
+"""What a message counts for besides its bytes: that is about what it takes while it waits."""
+
+_MARK_NBYTES = 64 * 1024
+"""After so many it is looked whether a peer has taken them."""
+
 _Doer = Callable[..., None]
 
 
@@ -60,6 +69,19 @@ class Peer:
     """What a node calls itself."""
     report: Report | None = None
     """What a group told of itself last."""
+    told_nbytes: list[int] = field(default_factory=lambda: [0, 0])
+    """Since it came, but for tensors that it is owed; what is not urgent, and what is."""
+    marked_nbytes: list[int] = field(default_factory=lambda: [0, 0])
+    """Of that, up to where it will be known when it was taken."""
+    taken_nbytes: list[int] = field(default_factory=lambda: [0, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class ToldToken:
+    """Comes back when a peer has taken what it was told, up to here."""
+
+    lane: int
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +128,7 @@ class Carrier:
         incoming: the tensors of the message at hand.
         peers: who is at the other end of each link.
         echoes: measure the ways to nodes.
+        deaf: links to peers that ask and ask, and take no answer; whoever cuts them off clears it.
         has_left: whether everything is done and said.
         tracing: where a trace is wanted.
     """
@@ -116,6 +139,7 @@ class Carrier:
         self.incoming = Incoming()
         self.peers: dict[int, Peer] = {}
         self.echoes = Echoes(state.network.placer.links, self._send_echo, links.backlog_nbytes)
+        self.deaf: list[int] = []
         self.has_left = False
         self.tracing: Tracing | None = None
         self._doers: dict[type, _Doer] = {
@@ -183,13 +207,19 @@ class Carrier:
         self.peers[step.link].kind = None
         self.tell_node(step.link, Failed("", step.code, step.message, step.hint))
 
+    def forget(self, link: int) -> None:
+        """A link is gone."""
+        self.echoes.forget(link)
+        if self.tracing is not None:
+            self.tracing.lose(link)
+
     def _disconnect(self, step: Disconnect) -> None:
         peer = self.peers.pop(step.link, None)
         if peer is not None and peer.device:
             logger.warning("cut off device `%s`: %s", peer.device, step.reason, extra={"device": peer.device})
         else:
             logger.warning("cut off a peer: %s", step.reason)
-        self.echoes.forget(step.link)
+        self.forget(step.link)
         self._links.close_link(step.link)
 
     def _answer(self, step: Answer) -> None:
@@ -239,8 +269,29 @@ class Carrier:
         token: AnswerToken | None = None,
     ) -> None:
         """Say something to a client."""
-        self._links.send(link, [messages.encode(message), *frames], token, is_urgent=not frames and token is None)
+        is_urgent = not frames and token is None
+        self._speak(link, [messages.encode(message), *frames], token, is_urgent=is_urgent)
 
     def tell_node(self, link: int, message: FromManager, frames: Sequence[Buffer] = ()) -> None:
         """Say something to a node."""
-        self._links.send(link, [node_messages.encode_node_message(message), *frames], is_urgent=not frames)
+        self._speak(link, [node_messages.encode_node_message(message), *frames], None, is_urgent=not frames)
+
+    def note_taken(self, link: int, token: ToldToken) -> None:
+        """A peer has taken what it was told."""
+        peer = self.peers.get(link)
+        if peer is not None:
+            peer.taken_nbytes[token.lane] = token.nbytes
+
+    def _speak(self, link: int, frames: Sequence[Buffer], owed: AnswerToken | None, *, is_urgent: bool) -> None:
+        """Send what a peer asked for, as long as it takes what it gets: who does not could have us keep anything."""
+        peer = self.peers.get(link)
+        token: AnswerToken | ToldToken | None = owed
+        if owed is None and peer is not None:
+            lane = int(is_urgent)
+            nbytes = peer.told_nbytes[lane] = peer.told_nbytes[lane] + _MESSAGE_NBYTES + sum(map(len, frames))
+            if sum(peer.told_nbytes) - sum(peer.taken_nbytes) > MOST_UNREAD_NBYTES:
+                self.deaf.append(link)
+                return
+            if nbytes - peer.marked_nbytes[lane] > _MARK_NBYTES:
+                peer.marked_nbytes[lane], token = nbytes, ToldToken(lane, nbytes)
+        self._links.send(link, frames, token, is_urgent=is_urgent)

@@ -17,11 +17,12 @@ from hyps.adapters.hub_store import HubStore, batch_key, batched_inputs
 from hyps.adapters.links import Buffer, Heard, LinkEvent, Links, Lost, Opened, Taken
 from hyps.adapters.plan_files import read_piece
 from hyps.adapters.planner import Planner
-from hyps.carrying import Above, AnswerToken, Carrier, Incoming, Kind, Peer, TensorToken
+from hyps.carrying import Above, AnswerToken, Carrier, Incoming, Kind, Peer, TensorToken, ToldToken
 from hyps.core.manager_events import (
     Added,
     AnswerTaken,
     Cancelled,
+    Disconnect,
     Dropped,
     LinkLost,
     ManagerEvent,
@@ -217,6 +218,8 @@ class Manager:
         if self._is_told_to_leave and not self._state.is_leaving:
             logger.info("leaving after %d accepted requests", len(self._state.queue))
             self._handle(ToldToLeave())
+        if self._carrier.deaf:
+            self._cut_off_the_deaf()
         if time.monotonic() >= self._state.wake_at_s:
             self._handle(Ticked())
         reply = self._planner.poll()
@@ -226,6 +229,14 @@ class Manager:
             self.metrics.tell(self.report())
         if self.tracing is not None:
             self.tracing.flush()
+
+    def _cut_off_the_deaf(self) -> None:
+        links, self._carrier.deaf = dict.fromkeys(self._carrier.deaf), []
+        for link in links:
+            if link in self._carrier.peers:
+                reason = "it asks and asks, and takes no answer"
+                self._carrier.do(Disconnect(link, reason))
+                self._handle(LinkLost(link, reason))
 
     # What comes.
 
@@ -277,10 +288,11 @@ class Manager:
             self._handle(TensorTaken(event.link, event.token.work, event.token.epoch, event.token.tensor))
         elif isinstance(event.token, AnswerToken):
             self._handle(AnswerTaken(event.token.request))
+        elif isinstance(event.token, ToldToken):
+            self._carrier.note_taken(event.link, event.token)
 
     def _on_lost(self, event: Lost) -> None:
-        if self.tracing is not None:
-            self.tracing.lose(event.link)
+        self._carrier.forget(event.link)
         peer = self._carrier.peers.pop(event.link, None)
         if peer is not None:
             if peer.device:
