@@ -3,8 +3,8 @@
 import pytest
 from click.testing import CliRunner
 
-from hyps_compiler.rehearsal import main, rehearse
-from hyps_compiler.rehearsal_options import FAULTS, draw_options
+from hyps_compiler.rehearsal.command import main, rehearse
+from hyps_compiler.rehearsal.options import FAULTS, draw_options
 
 _SEEDS = 130
 _MANY_SEEDS = 5_000

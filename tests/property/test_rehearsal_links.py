@@ -2,8 +2,8 @@
 
 import pytest
 
-from hyps_compiler.rehearsal_story import Story
-from hyps_compiler.rehearsal_talk import rehearse_talk
+from hyps_compiler.rehearsal.story import Story
+from hyps_compiler.rehearsal.talk import rehearse_talk
 
 _SEEDS = 150
 _MANY_SEEDS = 20_000
