@@ -1,145 +1,26 @@
 """A manager and its workers as users start them: processes, sockets, signals, and what happens when one is killed."""
 
-import contextlib
 import os
-import queue
 import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from msgspec.structs import replace
 from onnx import save
 
 import hyps
 from hyps.errors import HypsError
-from hyps.formats.plan import Plan, Variant
 from hyps_compiler import compile as compile_model
 from hyps_models.convnet import ConvNet
 from loop_fixtures import looping
-from plan_fixtures import mlp, sharded, write_plan_file
+from plan_fixtures import mlp, sharded
+from process_fixtures import WAIT_S, Cluster, Load, Process, check_same, cluster_of, place, sharded_plan
+
+__all__ = ["cluster_of"]
 
 pytestmark = pytest.mark.network
-
-WAIT_S = 20.0
-COMMANDS = {
-    "hyps-worker": "from hyps.cli import worker as run",
-    "hyps-manager": "from hyps.cli_manager import manager as run",
-}
-
-
-class Process:
-    """A command that runs, and the lines that it says."""
-
-    def __init__(self, command: str, *args: object) -> None:
-        code = f"{COMMANDS[command]}; run(prog_name='{command}')"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        self.said: list[str] = []
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self._lines.put(line)
-        self._lines.put(None)
-
-    def hear(self, words: str) -> str:
-        """Wait for a line with `words`, and return it."""
-        end_s = time.monotonic() + WAIT_S
-        while True:
-            line = self._lines.get(timeout=max(0.01, end_s - time.monotonic()))
-            assert line is not None, f"it ended with {self.process.wait(WAIT_S)} and said {self.said}"
-            self.said.append(line)
-            if words in line:
-                return line
-
-    def end(self) -> int:
-        """Wait for the end; return the exit status."""
-        status = self.process.wait(WAIT_S)
-        self._reader.join(WAIT_S)
-        while (line := self._lines.get(timeout=WAIT_S)) is not None:
-            self.said.append(line)
-        return status
-
-    def stop(self) -> None:
-        """Kill it if it still runs."""
-        self.process.kill()
-        self.process.wait(WAIT_S)
-        self._reader.join(WAIT_S)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-
-
-class Cluster:
-    """A manager on a port of the system's choice, and workers that are started one by one."""
-
-    def __init__(self, folder: Path, plan: Path, *options: object) -> None:
-        self._stack = contextlib.ExitStack()
-        self.folder, self.plan = folder, plan
-        self.manager = self._start("hyps-manager", plan, "--bind", "tcp://127.0.0.1:0", *options)
-        self.address = self.manager.hear("serving at").split()[2].rstrip(":")
-
-    def worker(self, device: str, *options: object, plan: Path | None = None) -> Process:
-        """Start a worker with a cache of its own."""
-        cache = ("--cache", self.folder / f"cache-{device}")
-        found = () if plan is None else (plan,)
-        means = ("--manager", self.address, "--device", device, "--threads", 1)
-        return self._start("hyps-worker", *found, *means, *cache, *options)
-
-    def joined(self, device: str, *options: object, plan: Path | None = None) -> Process:
-        """Start a worker and wait until it has joined."""
-        process = self.worker(device, *options, plan=plan)
-        process.hear("joined the manager")
-        return process
-
-    def close(self) -> None:
-        self._stack.close()
-
-    def _start(self, command: str, *args: object) -> Process:
-        process = Process(command, *args)
-        self._stack.callback(process.stop)
-        return process
-
-
-@pytest.fixture
-def cluster_of(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
-    made: list[Cluster] = []
-
-    def make(plan: Path, *options: object) -> Cluster:
-        made.append(Cluster(tmp_path, plan, *options))
-        return made[-1]
-
-    yield make
-    for cluster in made:
-        cluster.close()
-
-
-def place(folder: Path, plan: Plan, **placement: str) -> Path:
-    """Write the plan with one placement."""
-    write_plan_file(folder, replace(plan, variants=(Variant(name="placed", placement=placement),)))
-    return folder
-
-
-def sharded_plan(folder: Path) -> Path:
-    """Return the folder of a plan with H-partitions on `a` and `b` at the same time."""
-    placement = {"first": "a", "fc0": "a", "fc1": "b", "fc2": "b", "last": "b"}
-    return place(folder, sharded(width=24).write(folder), **placement)
-
-
-def check_same(remote: Any, local: Any, feeds: dict[str, Any]) -> None:
-    answers, expected = remote.run(None, feeds), local.run(None, feeds)
-    for answer, value in zip(answers, expected, strict=True):
-        np.testing.assert_array_equal(answer, value)
 
 
 @pytest.fixture(scope="module")
@@ -215,38 +96,11 @@ def test_a_killed_worker_is_replaced_under_load_and_no_answer_is_wrong_or_lost(
     cluster = cluster_of(plan)
     cluster.joined("a")
     victim = cluster.joined("b")
-    good = [0, 0]
-    stopped = threading.Event()
-    failures: list[BaseException] = []
-
-    def ask(index: int) -> None:
-        try:
-            with hyps.InferenceSession(cluster.address) as remote, hyps.InferenceSession(plan, threads=1) as local:
-                while not stopped.is_set():
-                    check_same(remote, local, sharded(width=24).feeds(seed=good[index], batch=1 + index))
-                    good[index] += 1
-        except BaseException as error:  # told to the test's own thread
-            failures.append(error)
-
-    threads = [threading.Thread(target=ask, args=(index,)) for index in range(2)]
-    for thread in threads:
-        thread.start()
-    _until(lambda: min(good) > 20 or bool(failures))
-    os.kill(victim.process.pid, signal.SIGKILL)
-    cluster.joined("b")
-    before = list(good)
-    _until(lambda: min(now - then for now, then in zip(good, before, strict=True)) > 20 or bool(failures))
-    stopped.set()
-    for thread in threads:
-        thread.join(WAIT_S)
-    assert not failures
-
-
-def _until(holds: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < end_s, "it took too long"
-        time.sleep(0.02)
+    with Load(cluster.address, plan) as load:
+        load.await_more()
+        os.kill(victim.process.pid, signal.SIGKILL)
+        cluster.joined("b")
+        load.await_more()
 
 
 def test_a_manager_that_comes_back_is_found_again(tmp_path: Path, cluster_of: Callable[..., Cluster]) -> None:
