@@ -55,7 +55,7 @@ from hyps.core.node_events import (
 from hyps.core.node_life import NodeLife
 from hyps.core.node_state import NodeState
 from hyps.core.residency import task_of
-from hyps.errors import DeadlineError, HypsError, PeerError, PlanError, printable
+from hyps.errors import DeadlineError, HypsError, InternalError, PeerError, PlanError, printable
 from hyps.formats.messages import Failed, MachineFacts, TensorHeader
 from hyps.formats.node_messages import (
     HUB,
@@ -396,6 +396,8 @@ class Node:
             case Heard():
                 try:
                     self._on_heard(event)
+                except InternalError:
+                    raise  # what was to be done is not known any more: a new process can go on, this one cannot
                 except HypsError as error:
                     if event.link == self._control and not self._is_joined:
                         raise
@@ -457,6 +459,7 @@ class Node:
     def _on_neighbour(self, event: NeighbourLost | NeighbourBack) -> None:
         if isinstance(event, NeighbourLost):
             self._unsent.pop(event.device, None)
+            self._sent = {number: sent for number, sent in self._sent.items() if sent.step.device != event.device}
         self._handle(event)
         if isinstance(event, NeighbourBack) and self._neighbours.link_to(event.device) is not None:
             for step in self._unsent.pop(event.device, []):
@@ -521,15 +524,23 @@ class Node:
         """Tell the machine what happened and do what it says; `came` are the tensors that the event is about.
 
         What happens while that is done is told afterwards.
+
+        Raises:
+            InternalError: the event cannot happen, or what the machine says cannot be done.
         """
         self._happened.append((event, came or {}))
         if len(self._happened) > 1:
             return
-        while self._happened:
-            event, self._came = self._happened[0]
-            for step in self._state.handle(time.monotonic(), event):
-                self._do(step)
-            self._happened.popleft()
+        try:
+            while self._happened:
+                event, self._came = self._happened[0]
+                for step in self._state.handle(time.monotonic(), event):
+                    self._do(step)
+                self._happened.popleft()
+        except InternalError:
+            raise
+        except HypsError as error:
+            raise InternalError(f"what was to be done cannot be: {error.message}") from error
 
     def _do(self, step: NodeInstruction) -> None:
         match step:
@@ -562,7 +573,8 @@ class Node:
         held = self._store.get((step.request, step.epoch), {})
         given = {name: held[name] for name in partition.inputs}
         key = (step.partition, self._digests[step.partition])
-        self._executor.run(step.run, key, partition.outputs, lambda: _arrays(given, self._plan))
+        plan = self._plan  # another thread reads it, perhaps when there is a new one
+        self._executor.run(step.run, key, partition.outputs, lambda: _arrays(given, plan))
 
     def _load(self, step: Load) -> None:
         key = (step.partition, step.digest)

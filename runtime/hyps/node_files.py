@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyps.adapters.executor import Done, Executor, Key
-from hyps.adapters.file_cache import Download, FileCache, Want
+from hyps.adapters.file_cache import Download, FileCache, Want, partition_digest
 from hyps.adapters.links import Buffer
 from hyps.adapters.plan_files import check_cpu
 from hyps.core.node_events import NotObtained, Obtained
@@ -68,6 +68,8 @@ class NodeFiles:
 
     def keep_only(self, partitions: Sequence[Partition]) -> None:
         """Let go of the files of all other partitions."""
+        keys = {(partition.id, partition_digest(partition)) for partition in partitions}
+        self.folders = {key: folder for key, folder in self.folders.items() if key in keys}
         self._executor.do(None, lambda: self._cache.keep_only(partitions))
 
     def obtain(self, key: Key, plan: Plan, partition: Partition) -> None:

@@ -56,8 +56,9 @@ def test_a_node_that_fetches_and_fetches_is_cut_off(tmp_path: Path, monkeypatch:
         facts = MachineFacts(None, 1, 1e9)
         join = Join(NODE_PROTOCOL_VERSION, "local", "", facts, "cpu")
         digest = manager.state.plan.partitions[0].sha256
-        for told in (join, *(Fetch(digest, 0, 2**20) for _ in range(1000))):
-            links.send(link, [encode_node_message(told)])
+        links.send(link, [encode_node_message(join)])
+        for _ in range(1000):
+            links.send(link, [encode_node_message(Fetch(digest, 0, 2**20))])
         while not isinstance(event := links.receive(10.0), Lost):
             assert event is not None, "it was not cut off"
 

@@ -14,6 +14,8 @@ from hyps.adapters.frames import to_frames
 from hyps.adapters.links import Links, Lost
 from hyps.adapters.memory_links import MemoryLinks, MemoryNetwork
 from hyps.adapters.zmq_links import ZmqLinks
+from hyps.core.node_events import NodeInstruction
+from hyps.errors import InternalError
 from hyps.formats.messages import TensorHeader
 from hyps.formats.node_messages import (
     NODE_PROTOCOL_VERSION,
@@ -263,6 +265,21 @@ def test_nothing_is_left_of_retired_requests(cluster_for: Callable[[Dataflow], C
     manager.until(lambda: not node.node._runs and not node.node._sent)
     assert not node.node._store
     assert not node.node._ran
+
+
+def test_a_node_that_does_not_know_what_to_do_any_more_ends_and_does_not_linger(
+    cluster_for: Callable[[Dataflow], Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = cluster_for(mlp(4, 4))
+    (node,) = cluster.join("a")
+
+    def fail(_now_s: float, _event: object) -> list[NodeInstruction]:
+        raise InternalError("what cannot happen has happened")
+
+    monkeypatch.setattr(node.node._state, "handle", fail)
+    cluster.manager.say("a", Retire(((1, 1),)))
+    node.join()
+    assert isinstance(node.error, InternalError)
 
 
 def test_strangers_are_not_heard(cluster_for: Callable[[Dataflow], Cluster]) -> None:

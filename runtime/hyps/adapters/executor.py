@@ -114,11 +114,14 @@ class Executor:
 
         def work() -> None:
             start_s = time.monotonic()
-            error = None
+            error: HypsError | None = None
             try:
                 self._sessions[key] = self._opener.open(path, mode, optimization)
             except HypsError as refusal:
                 error = refusal
+            except Exception as broken:  # were nobody told, the partition would be on its way for ever
+                logger.exception("a session broke off")
+                error = InternalError(f"{type(broken).__name__}: {broken}")
             self._tell(Opened(key, error, start_s, time.monotonic()))
 
         if mode is Mode.MAPPED and not self._is_held_down:

@@ -233,10 +233,14 @@ class Download:
         self._files: dict[str, _File] = {}
         """By their digests: two of one digest are fetched once and copied."""
         self._paths: dict[str, list[str]] = {}
-        with _writing(folder):
-            self._open(partition.file, partition.sha256, None)
-            for ref in partition.weights:
-                self._open(ref.path, ref.sha256, ref.nbytes)
+        try:
+            with _writing(folder):
+                self._open(partition.file, partition.sha256, None)
+                for ref in partition.weights:
+                    self._open(ref.path, ref.sha256, ref.nbytes)
+        except OutputError:
+            self.abandon()
+            raise
 
     @property
     def partition(self) -> Partition:

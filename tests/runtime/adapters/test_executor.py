@@ -12,7 +12,7 @@ from onnx import save
 
 from hyps.adapters.executor import Completion, Done, Executor, Opened, Ran, Stuck
 from hyps.adapters.sessions import Mode, Sessions
-from hyps.errors import DeadlineError, ExecutionError, HypsError, PlanError
+from hyps.errors import DeadlineError, ExecutionError, HypsError, InternalError, PlanError
 from loop_fixtures import looping
 from plan_fixtures import mlp
 
@@ -75,6 +75,21 @@ def test_what_onnxruntime_refuses_is_told(rig: Rig, path: Path, tmp_path: Path) 
     assert rig.open(path) is None
     assert isinstance(rig.run(1, {"t0": np.ones((1, 5), np.float32)}, "t1"), ExecutionError)
     assert "t1" in rig.run(2, ones(), "t1")
+
+
+def test_whatever_opening_a_session_fails_of_is_told(
+    rig: Rig, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("no more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sessions, "open", fail)
+        error = rig.open(path)
+    assert isinstance(error, InternalError)
+    assert "MemoryError" in error.message
+    assert "broke off" in caplog.text
+    assert rig.open(path) is None, "the thread goes on"
 
 
 def test_a_failure_to_bring_the_feeds_is_told_and_the_thread_goes_on(rig: Rig, path: Path) -> None:

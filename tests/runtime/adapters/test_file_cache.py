@@ -138,6 +138,18 @@ def test_a_file_in_the_way_of_a_folder_is_refused(source: Source) -> None:
         cache.begin(source.plan, bad)
 
 
+def test_a_fetch_that_cannot_begin_leaves_nothing_open(source: Source) -> None:
+    part = source.plan.partitions[0]
+    doubled = replace(part, weights=(replace(part.weights[0], path=part.file),))
+    before = len(os.listdir("/proc/self/fd"))
+    with FileCache(source.root) as cache:
+        for _ in range(5):
+            with pytest.raises(OutputError, match="cannot be written"):
+                cache.begin(source.plan, doubled)
+    assert source.left_over() == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_pieces_that_were_not_asked_for_are_ignored(source: Source) -> None:
     part = source.plan.partitions[0]
     with FileCache(source.root) as cache:
