@@ -10,12 +10,12 @@ from hyps.adapters.file_cache import FileCache
 from hyps.adapters.host import cache_folder, host_id, private_folder
 from hyps.adapters.planner import ChildPlanner
 from hyps.adapters.signals import leaving_on_signals
+from hyps.adapters.tokens import read_token
 from hyps.adapters.zmq_links import ZmqLinks
 from hyps.below import BelowOptions
 from hyps.core.manager_options import ManagerOptions
 from hyps.group import Group, GroupOptions
 from hyps.joining import Joining, listen_for_nodes
-from hyps.managing import read_token
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,13 @@ from hyps.adapters.links import Links
 from hyps.adapters.plan_files import read_plan
 from hyps.adapters.sessions import Sessions
 from hyps.adapters.signals import leaving_on_signals
+from hyps.adapters.tokens import read_token
 from hyps.adapters.zmq_links import ZmqLinks
 from hyps.errors import UsageError, printable
 from hyps.formats.plan import Plan
 from hyps.node import Node, NodeOptions
 
 _ANY = ("tcp://0.0.0.0:", "tcp://*:", "tcp://[::]:")
-_MAX_TOKEN_NBYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def join(joining: Joining, options: NodeOptions, on_notice: Callable[[str], None
     """
     look_up(options.manager).connectable(options.manager)  # refused before anything slow is done
     plan = None if joining.plan is None else read_plan(joining.plan)
-    token = "" if joining.token_file is None else _token(joining.token_file)
+    token = "" if joining.token_file is None else read_token(joining.token_file)
     cache = FileCache(
         cache_folder() if joining.cache is None else Path(joining.cache),
         joining.cache_nbytes,
@@ -103,15 +103,3 @@ def _safe_bind(manager: str, allow_remote: bool) -> str | None:
     if not own or not (allow_remote or is_loopback(own)):
         return None
     return tcp_address(own, 0)
-
-
-def _token(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            token = file.read(_MAX_TOKEN_NBYTES + 1).strip()
-    except (OSError, ValueError) as error:
-        text = f"the token file `{printable(path)}` cannot be read: {printable(str(error))}"
-        raise UsageError(text, "give the file that the manager's operator gave you with `--token-file`") from error
-    if not token or len(token) > _MAX_TOKEN_NBYTES:
-        raise UsageError(f"the token file `{printable(path)}` holds no token", "ask the manager's operator for it")
-    return token

@@ -11,6 +11,7 @@ from hyps.adapters.hub_store import batched_inputs
 from hyps.adapters.plan_files import check_files, read_plan
 from hyps.adapters.planner import ChildPlanner
 from hyps.adapters.signals import leaving_on_signals
+from hyps.adapters.tokens import read_token
 from hyps.adapters.zmq_links import ZmqLinks
 from hyps.core.manager_options import ALL_TENSORS, ManagerOptions
 from hyps.core.manager_state import ManagerState
@@ -23,7 +24,6 @@ from hyps.tracing import Tracing
 logger = logging.getLogger(__name__)
 
 _LINGER_S = 2.0
-_MAX_TOKEN_NBYTES = 4096
 _MESSAGE_FACTOR = 4
 """A message may have so many times the bytes of the largest tensor."""
 
@@ -90,24 +90,6 @@ def serve(
             is_whole = manager.run()
         links.close(linger_s=_LINGER_S if is_whole else 0.0)
     return is_whole
-
-
-def read_token(path: str) -> str:
-    """Return the token that a file holds, without the white space around it.
-
-    Raises:
-        UsageError: there is no such file, or no word of at most 4096 characters in it.
-    """
-    shown = printable(path)
-    try:
-        with open(path, encoding="utf-8") as file:
-            token = file.read(_MAX_TOKEN_NBYTES + 1).strip()
-    except (OSError, ValueError) as error:
-        text = f"the token file `{shown}` cannot be read: {printable(str(error))}"
-        raise UsageError(text, "write a long random word into a file, for the manager and its workers") from error
-    if not token or len(token) > _MAX_TOKEN_NBYTES:
-        raise UsageError(f"the token file `{shown}` holds no token", "write one long random word into it")
-    return token
 
 
 def _check(plan: Plan, options: ManagerOptions) -> None:

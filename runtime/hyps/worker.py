@@ -6,7 +6,6 @@ import itertools
 import logging
 import math
 import queue
-import signal
 import statistics
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from hyps.adapters.frames import Buffer, check_frames, from_frames, to_frames
 from hyps.adapters.plan_files import read_plan
+from hyps.adapters.signals import leaving_on_signals
 from hyps.adapters.transport import MAX_PARTS, Delivery, Server, ZmqServer
 from hyps.core.admission import Admission, ServiceState, Verdict
 from hyps.engine import Engine, Options, Outcome, Request, open_engine
@@ -429,7 +429,7 @@ def serve(
         engine = open_engine(folder, dataclasses.replace(options, reserved_nbytes=bounds.reserved_nbytes), plan)
         admission = Admission(MAX_REQUESTS, bounds.queue_nbytes)
         service = Service(engine, server, admission, device, bounds.max_nbytes)
-        with _leaving_on_signals(service):
+        with leaving_on_signals(service.leave):
             with _metrics_of(service, metrics_address, allow_remote):  # which wakes the server, so that it ends before
                 on_ready(engine, server.address)
                 is_whole = service.run()
@@ -454,17 +454,6 @@ def _metrics_of(service: Service, address: str, allow_remote: bool) -> Iterator[
         logger.info("metrics at %s", metrics.url)
         service.metrics = metrics
         yield
-
-
-@contextlib.contextmanager
-def _leaving_on_signals(service: Service) -> Iterator[None]:
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: service.leave()) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _fixed_nbytes(plan: Plan, tensor: NamedTensor) -> int | None:

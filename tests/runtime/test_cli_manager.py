@@ -6,8 +6,6 @@ import pytest
 from click.testing import CliRunner
 
 from hyps.cli_manager import manager
-from hyps.errors import UsageError
-from hyps.managing import read_token
 from plan_fixtures import cnn, mlp
 
 
@@ -53,12 +51,3 @@ def test_models_with_a_dynamic_first_dimension_can_be_batched(tmp_path: Path) ->
     mlp(4, 4).write(tmp_path / "plan")
     result = CliRunner().invoke(manager, [str(tmp_path / "plan"), "--batch", "4", "--bind", "nonsense"])
     assert "is no address" in result.stderr
-
-
-def test_a_token_is_one_word_without_the_space_around_it(tmp_path: Path) -> None:
-    path = tmp_path / "token"
-    path.write_text("  secret \n")
-    assert read_token(str(path)) == "secret"
-    path.write_text(" \n")
-    with pytest.raises(UsageError, match="holds no token"):
-        read_token(str(path))
