@@ -15,7 +15,7 @@ from hyps.adapters.zmq_links import ZmqLinks
 from hyps.below import BelowOptions
 from hyps.core.manager_options import ManagerOptions
 from hyps.group import Group, GroupOptions
-from hyps.joining import Joining, listen_for_nodes
+from hyps.joining import STRANGER_NBYTES, Joining, listen_for_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def serve_group(
     )
     root = cache_folder() if joining.cache is None else Path(joining.cache)
     with contextlib.ExitStack() as stack:
-        links = stack.enter_context(ZmqLinks())
+        links = stack.enter_context(ZmqLinks(stranger_nbytes=STRANGER_NBYTES))
         cache = stack.enter_context(FileCache(root, joining.cache_nbytes))
         folder = stack.enter_context(private_folder())
         endpoints = listen_for_nodes(links, joining, grouping.manager, folder)

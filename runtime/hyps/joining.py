@@ -21,6 +21,9 @@ from hyps.node import Node, NodeOptions
 
 _ANY = ("tcp://0.0.0.0:", "tcp://*:", "tcp://[::]:")
 
+STRANGER_NBYTES = 256 * 1024
+"""Of a message of somebody who has not shown that it may send to us: it only has to say who it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Joining:
@@ -59,7 +62,7 @@ def join(joining: Joining, options: NodeOptions, on_notice: Callable[[str], None
         None if joining.plan is None else Path(joining.plan),
     )
     with contextlib.ExitStack() as stack:
-        links = stack.enter_context(ZmqLinks())
+        links = stack.enter_context(ZmqLinks(stranger_nbytes=STRANGER_NBYTES))
         stack.enter_context(cache)
         folder = stack.enter_context(private_folder())
         endpoints = listen_for_nodes(links, joining, options.manager, folder)

@@ -401,6 +401,7 @@ class Manager:
         logger.info("device `%s` joins", peer.device, extra={"device": peer.device})
         self._handle(NodeJoined(link, join))
         if link in self._state.network.members:
+            self._links.admit(link)
             self._carrier.echoes.begin(link, join.device, time.monotonic())
         if self.tracing is not None and self._state.network.members.by_link(link) is not None:
             self.tracing.join(join.device)

@@ -235,6 +235,8 @@ class Neighbours:
             self._send_away(link)
             return
         source.is_known = is_right
+        if is_right:
+            self.links.admit(link)
 
     def _send_away(self, link: int) -> None:
         self._sources.pop(link, None)

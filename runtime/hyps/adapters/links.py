@@ -85,6 +85,9 @@ class Links(Protocol):
             UsageError: no frames, or more than `MAX_FRAMES`.
         """
 
+    def admit(self, link: int) -> None:
+        """Take messages of any size that is taken at all from a peer that came to us and has shown who it is."""
+
     def backlog_nbytes(self, link: int) -> int:
         """Return the bytes that were sent and not taken yet: what a slow peer makes us keep."""
 

@@ -69,6 +69,9 @@ class MemoryLinks:
             if token is not None:
                 self._inbox.put(Taken(link, token))
 
+    def admit(self, link: int) -> None:
+        """See `Links`; messages here have any size."""
+
     def backlog_nbytes(self, link: int) -> int:
         """See `Links`; everything is taken at once."""
         return 0

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self, assert_never
 
@@ -114,6 +114,7 @@ class ZmqLinks:
         frame_nbytes: int = 2**34,
         message_nbytes: int = 2**35,
         assembled_nbytes: int = 2**36,
+        stranger_nbytes: int | None = None,
         silence_s: float = 10.0,
         broken_s: float = 3.0,
         arena_nbytes: int = ARENA_NBYTES,
@@ -124,7 +125,10 @@ class ZmqLinks:
         Args:
             frame_nbytes: the most that one frame of a peer's message may have.
             message_nbytes: the most that one message may have.
-            assembled_nbytes: of all messages that are coming in pieces at one time, from all peers together.
+            assembled_nbytes: of all messages that are coming in pieces at one time, from all peers together; who sent
+                most of them is given up where there is more.
+            stranger_nbytes: the most that a message may have of a peer that came to us and was not admitted; None: no
+                less than that of others.
             silence_s: how long a peer may say nothing when something is wanted of it.
             broken_s: how long a connection that broke may take to come back.
             arena_nbytes: of the memory that is shared with each peer on ipc://, in each direction; 0: none.
@@ -132,6 +136,8 @@ class ZmqLinks:
         """
         self._arena_nbytes = arena_nbytes
         self._limits = Limits(frame_nbytes, message_nbytes, silence_s=silence_s, broken_s=broken_s)
+        least = message_nbytes if stranger_nbytes is None else min(stranger_nbytes, message_nbytes)
+        self._stranger_limits = replace(self._limits, frame_nbytes=min(least, frame_nbytes), message_nbytes=least)
         self._assembled_nbytes, self._assembling_nbytes = assembled_nbytes, 0
         self._security = security
         self._context: zmq.Context[Any] = zmq.Context()
@@ -209,6 +215,12 @@ class ZmqLinks:
         there.backlog_nbytes += outgoing.nbytes
         if there.number not in self._blocked:
             self._transmit(there)
+
+    def admit(self, link: int) -> None:
+        """See `Links`."""
+        there = self._links.get(link)
+        if there is not None:
+            there.talk.limits = self._limits
 
     def backlog_nbytes(self, link: int) -> int:
         """See `Links`."""
@@ -366,8 +378,7 @@ class ZmqLinks:
         except PeerError as error:
             if link is None:
                 return
-            self._say_gone(link, error.message)
-            self._lose(link, error.message)
+            self._give_up(link, error.message)
 
     def _on_packet(
         self, port: _Port, route: bytes, link: _Link | None, packet: packets.Packet, parts: list[Any]
@@ -421,13 +432,15 @@ class ZmqLinks:
             self._begin(link, step)
         assembly = link.assemblies[step.lane]
         frames = assembly.frames
+        if not step.is_whole:
+            self._make_room(link, assembly, sum(map(len, chunks)))
         for place, chunk in zip(step.chunks, chunks, strict=True):
             size = frames[place.frame]
             if isinstance(size, int):
                 if place.stop == size:  # all of it at once: the reader gets the packet's own memory
                     frames[place.frame] = chunk
                     continue
-                frames[place.frame] = self._pool.take(size)
+                frames[place.frame] = self._memory(size)
             frames[place.frame][place.start : place.stop] = chunk
         if step.is_whole:
             self._assembling_nbytes -= assembly.nbytes
@@ -440,14 +453,30 @@ class ZmqLinks:
 
     def _begin(self, link: _Link, step: Step) -> None:
         assert step.begins is not None
-        nbytes = 0 if step.is_whole else sum(step.begins)
-        if self._assembling_nbytes + nbytes > self._assembled_nbytes:
-            raise PeerError("too much comes in pieces at one time", code="E_TOO_LARGE")
-        self._assembling_nbytes += nbytes
         frames: list[Any] = list(step.begins)
         for index, offset in step.places:
             frames[index] = link.shared.view(offset, step.begins[index])
-        link.assemblies[step.lane] = _Assembly(frames, nbytes)
+        link.assemblies[step.lane] = _Assembly(frames, 0)
+
+    def _make_room(self, link: _Link, assembly: _Assembly, nbytes: int) -> None:
+        """Count bytes of a message that is not whole; beyond the bound, who has most of such is given up, no other."""
+        assembly.nbytes += nbytes
+        self._assembling_nbytes += nbytes
+        while self._assembling_nbytes > self._assembled_nbytes:
+            worst = max(self._links.values(), key=_assembling_nbytes)
+            if worst is link:
+                raise PeerError("too much comes in pieces at one time", code="E_TOO_LARGE")
+            self._give_up(worst, "too much comes in pieces at one time")
+
+    def _memory(self, nbytes: int) -> memoryview:
+        try:
+            return self._pool.take(nbytes)
+        except MemoryError as error:
+            raise PeerError(f"there is no memory for a frame of {nbytes} bytes", code="E_TOO_LARGE") from error
+
+    def _give_up(self, link: _Link, reason: str) -> None:
+        self._say_gone(link, reason)
+        self._lose(link, reason)
 
     # What links tell each other by themselves.
 
@@ -474,7 +503,7 @@ class ZmqLinks:
             if (port, route) in self._routes or len(self._links) >= _MAX_LINKS:
                 self._say(port, route, Gone(b"", "no more links are taken here"))
                 return
-            talk = Conversation(self._limits, token=secrets.token_bytes(16))
+            talk = Conversation(self._stranger_limits, token=secrets.token_bytes(16))
             link = self._add_link(port, talk, came_to_us=True)
             self._tokens[talk.token] = link
         self._routes.pop((link.port, link.route), None)
@@ -680,7 +709,7 @@ class ZmqLinks:
         del self._links[link.number]
         self._stale.pop(link.number, None)
         self._blocked.pop(link.number, None)
-        self._assembling_nbytes -= sum(assembly.nbytes for assembly in link.assemblies.values())
+        self._assembling_nbytes -= _assembling_nbytes(link)
         link.assemblies.clear()
         link.outgoing.clear()
         link.backlog_nbytes = 0
@@ -691,6 +720,10 @@ class ZmqLinks:
         else:
             self._drop_port(link.port, linger_ms)
         link.talk.end()
+
+
+def _assembling_nbytes(link: _Link) -> int:
+    return sum(assembly.nbytes for assembly in link.assemblies.values())
 
 
 def _kept(frame: Buffer) -> Buffer:
