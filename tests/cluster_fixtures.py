@@ -14,6 +14,8 @@ from hyps.core.manager_events import (
     Cancelled,
     Disconnect,
     Drop,
+    Emit,
+    Ended,
     Fail,
     Keep,
     Leave,
@@ -23,6 +25,7 @@ from hyps.core.manager_events import (
     Merge,
     NodeJoined,
     NodeTold,
+    PassOn,
     Reject,
     Send,
     Store,
@@ -356,7 +359,9 @@ class ToyCluster:
                 assert (client, name) not in self.failures or step.code == "E_BUSY"
                 self.failures[client, name] = step
             case Ask():
-                self.questions.append(step)
+                self.ask(step)
+            case Emit() | PassOn() | Ended():
+                self.tell_above(step)
             case Reject(link):
                 self.rejected.append(step)
                 self.nodes.pop(link)
@@ -365,6 +370,12 @@ class ToyCluster:
                 self.nodes.pop(link, None)
             case Leave():
                 self.has_left = True
+
+    def ask(self, step: Ask) -> None:
+        self.questions.append(step)
+
+    def tell_above(self, step: Emit | PassOn | Ended) -> None:
+        raise AssertionError("nobody is above")
 
     def _deliver(self, link: int, work: int, epoch: int, course: int, tensor: str, value: str) -> None:
         if link in self.nodes:
@@ -397,8 +408,8 @@ def _know_each_other(source: ToyNode, target: ToyNode) -> bool:
 
 
 def rows_of(value: str) -> int:
-    """Return how many requests a value is made of."""
-    return max(str(leaf).count("|") + 1 for leaf in _LEAF.findall(value))
+    """Return how many requests a value is made of; an empty one has no bytes."""
+    return max((str(leaf).count("|") + 1 for leaf in _LEAF.findall(value)), default=1) if value else 0
 
 
 def _row(value: str, row: int) -> str:

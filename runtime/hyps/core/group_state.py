@@ -81,7 +81,7 @@ class _Path:
 
     partitions: tuple[str, ...]
     reads: frozenset[str]
-    """Tensors that come from elsewhere."""
+    """Tensors that its partitions read: also one that is made here may come, which the hub above has already."""
     targets: Mapping[str, tuple[str, ...]]
     """The devices that want a tensor."""
 
@@ -379,7 +379,8 @@ class GroupState:
             self._early_nbytes += nbytes
             request.inputs[tensor] = nbytes
             return [keep]
-        if tensor not in request.path.reads or request.state is RelayState.OVER:
+        is_known = tensor not in request.path.reads or tensor in request.emitted
+        if is_known or request.state is RelayState.OVER:
             return []
         request.inputs[tensor] = nbytes
         if request.state is not RelayState.GIVEN:
@@ -444,7 +445,7 @@ class GroupState:
 
     def _on_made(self, _now_s: float, event: Made) -> list[GroupInstruction]:
         request = self._by_below.get(event.below)
-        if request is None or request.path is None or event.tensor in request.emitted:
+        if request is None or request.path is None or event.tensor in request.emitted or event.tensor in request.inputs:
             return []
         devices = request.path.targets.get(event.tensor, ())
         if not devices:
@@ -572,7 +573,7 @@ def _path_of(course: Course, event: SetUp) -> _Path:
     made = {name for task in tasks for name in task.outputs}
     return _Path(
         partitions=course.partitions,
-        reads=frozenset(name for task in tasks for name in task.inputs if name not in made),
+        reads=frozenset(name for task in tasks for name in task.inputs),
         targets={
             route.tensor: tuple(dict.fromkeys(route.devices))
             for route in course.routes

@@ -55,6 +55,9 @@ class Relays:
             devices += course.whole.wakes
         for device in dict.fromkeys(devices):
             desk.send(work, course, event.tensor, device)
+        work.awaited.discard(event.tensor)  # who brings it has it
+        if not work.awaited:
+            desk.finish(work)
 
     def drop(self, event: Dropped) -> None:
         """End a request without a word."""
