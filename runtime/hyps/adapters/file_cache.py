@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -55,7 +56,10 @@ class Want:
 
 
 class FileCache:
-    """The files of partitions, by what is in them; `close` lets others remove what was used."""
+    """The files of partitions, by what is in them; `close` lets others remove what was used.
+
+    One thread at a time may look, fetch and let go; another one may `close` meanwhile.
+    """
 
     def __init__(self, root: Path, limit_nbytes: int | None = None, plan_folder: Path | None = None) -> None:
         """Look in `plan_folder` first, then in the folder `root`, which is made when something is to be stored.
@@ -64,7 +68,10 @@ class FileCache:
         """
         self._root, self._limit_nbytes, self._plan_folder = root, limit_nbytes, plan_folder
         self._locks: dict[str, int] = {}
-        """Descriptors of the folders that are in use, by their names."""
+        """Descriptors of the folders that are in use, by their names; whoever takes one out closes it."""
+        self._is_closed = False
+        self._guard = threading.Lock()
+        """Of these two."""
 
     def __enter__(self) -> Self:
         return self
@@ -73,16 +80,20 @@ class FileCache:
         self.close()
 
     def close(self) -> None:
-        """Let other processes remove what this one used."""
-        for descriptor in self._locks.values():
-            os.close(descriptor)
-        self._locks.clear()
+        """Let other processes remove what this one used; nothing more is used after that."""
+        with self._guard:
+            self._is_closed = True
+        self._let_go_but(frozenset())
 
     def keep_only(self, partitions: Iterable[Partition]) -> None:
         """Let go of all that other partitions used: it may be removed when room is needed."""
-        names = {partition_digest(partition) for partition in partitions}
-        for name in [name for name in self._locks if name not in names]:
-            os.close(self._locks.pop(name))
+        self._let_go_but(frozenset(partition_digest(partition) for partition in partitions))
+
+    def _let_go_but(self, names: frozenset[str]) -> None:
+        with self._guard:
+            descriptors = [self._locks.pop(name) for name in [*self._locks] if name not in names]
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     def find(self, plan: Plan, partition: Partition) -> Path | None:
         """Return the folder in which the partition's files lie, compared with their digests; None: there is none.
@@ -157,9 +168,10 @@ class FileCache:
         return final
 
     def _use(self, name: str) -> bool:
-        """Lock a folder of the cache against removal; return whether it is there."""
-        if name in self._locks:
-            return True
+        """Lock a folder of the cache against removal; return whether it is there, and the cache is open."""
+        with self._guard:
+            if name in self._locks:
+                return True
         try:
             descriptor = os.open(self._root / name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
@@ -168,12 +180,17 @@ class FileCache:
         if not (self._root / name).is_dir():  # it was removed while we waited
             os.close(descriptor)
             return False
-        self._locks[name] = descriptor
-        return True
+        with self._guard:
+            if not self._is_closed:
+                self._locks[name] = descriptor
+                return True
+        os.close(descriptor)
+        return False
 
     def _remove(self, name: str) -> bool:
         """Remove a folder unless another process uses it; return whether it is gone."""
-        own = self._locks.pop(name, None)
+        with self._guard:
+            own = self._locks.pop(name, None)
         if own is not None:
             os.close(own)
         aside = self._root / f"{_TEMPORARY}{secrets.token_hex(8)}"

@@ -2,6 +2,10 @@
 
 import fcntl
 import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -209,6 +213,28 @@ def test_what_is_no_longer_used_may_be_removed(tmp_path: Path) -> None:
         cache.keep_only(source.plan.partitions[1:])
         source.fetch(cache, 1)
         assert not first.exists()
+
+
+def test_one_thread_closes_what_another_lets_go(tmp_path: Path) -> None:
+    source = Source(tmp_path, *[4] * 13)
+    filled = FileCache(source.root)
+    for index in range(len(source.plan.partitions)):
+        source.fetch(filled, index)
+    for _ in range(10):
+        cache = FileCache(source.root)
+        parts = source.plan.partitions
+        assert None not in [cache.find(source.plan, part) for part in parts]
+        start = threading.Barrier(3)
+        jobs: list[Callable[[], None]] = [cache.close, cache.close, partial(cache.keep_only, parts[:1])]
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            for ended in [pool.submit(_together, start, job) for job in jobs]:
+                ended.result(20)  # a descriptor that is closed twice is an OSError
+        assert cache.find(source.plan, parts[0]) is None, "a closed cache takes hold of nothing more"
+
+
+def _together(start: threading.Barrier, job: Callable[[], None]) -> None:
+    start.wait(20)
+    job()
 
 
 def test_what_a_dead_process_left_is_removed_and_what_a_live_one_fetches_is_not(source: Source) -> None:
