@@ -82,8 +82,8 @@ class _Replacing:
         self.has_groups = question.allow_replicas and self.aim == "throughput"
         self.machines = range(1, len(problem.machines))
         self.held = _held(question)
-        self.judge = Judge(problem, OBJECTIVES[self.aim], self.held)
-        self.rows = RowSearch(problem, self.held)
+        self.judge = Judge(problem, OBJECTIVES[self.aim], self.held, problem.alone)
+        self.rows = RowSearch(problem, self.held, problem.alone)
         self.proof: _Proof | None = None
 
     def run(self, start_s: float) -> tuple[Judged, float, _Proof | None]:

@@ -31,7 +31,15 @@ class Judged:
 class Judge:
     """Tells what placements of one problem cost, and remembers what it told."""
 
-    def __init__(self, problem: Problem, objective: Objective, held: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        objective: Objective,
+        held: Sequence[Sequence[int]],
+        alone: frozenset[int] = frozenset(),
+    ) -> None:
+        self.alone = alone
+        """Machines that are never one of several that run a task."""
         self.problem = problem
         self.objective = objective
         self.held = [dict(key for task in tasks for key in problem.tasks[task].weights) for tasks in held]
@@ -44,7 +52,8 @@ class Judge:
             assignment = assignment_of(placement)
             told = estimate(self.problem, assignment)
             is_cut_off = math.isinf(told.latency_s)
-            is_broken = is_cut_off or bool(violations(self.problem, told, assignment))
+            is_split = any(len(machines) > 1 and not self.alone.isdisjoint(machines) for machines in placement)
+            is_broken = is_cut_off or is_split or bool(violations(self.problem, told, assignment))
             score = math.inf if is_broken else self.objective.score(told)
             self._seen[placement] = Judged(placement, score, self.moved_bytes(placement), told, reason)
         return self._seen[placement]

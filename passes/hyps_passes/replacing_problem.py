@@ -20,6 +20,9 @@ HUB_MACHINE = 0
 class HubProblem(Problem):
     """A problem whose tensors go straight to where they are used, or over the hub, never over another device."""
 
+    alone: frozenset[int] = frozenset()
+    """Machines that are never one of several that run a task."""
+
     @cached_property
     def paths(self) -> dict[tuple[int, int], tuple[int, ...]]:
         """The channel between each two machines that have one, else those over the hub."""
@@ -75,6 +78,7 @@ def pose(question: Question) -> Posed:
         import_s=free,
         entry=HUB_MACHINE,
         limits=Limits(deadline_s=question.deadline_s),
+        alone=frozenset(number for number, device in enumerate(question.devices, start=1) if device.is_group),
     )
     return Posed(problem, (*_guesses(times), *links.assumptions()))
 

@@ -32,13 +32,15 @@ class Rows:
 class RowSearch:
     """Searches consecutive stages of one problem."""
 
-    def __init__(self, problem: Problem, held: Sequence[Sequence[int]]) -> None:
+    def __init__(self, problem: Problem, held: Sequence[Sequence[int]], alone: frozenset[int] = frozenset()) -> None:
         """Prepare to search.
 
         Args:
             problem: tasks, machines, channels.
             held: by machine, the tasks whose weights it has.
+            alone: machines that are never one of several that run a task.
         """
+        self.alone = alone
         self.problem = problem
         self.costs = CutCosts(problem)
         self.cuts = len(problem.tasks) + 1
@@ -49,7 +51,12 @@ class RowSearch:
 
     def best(self, machines: Sequence[int], aim: Aim, *, has_groups: bool, keep_within: float) -> Rows | None:
         """Return the best stages over some of the machines, or None where they cannot hold them."""
-        groups = groups_of(len(machines), has_groups=has_groups)
+        lonely = {place for place, machine in enumerate(machines) if machine in self.alone}
+        groups = [
+            group
+            for group in groups_of(len(machines), has_groups=has_groups)
+            if len(group) == 1 or lonely.isdisjoint(group)
+        ]
         table = self._table(machines, groups, aim)
         best = best_row(table)
         if best is None:

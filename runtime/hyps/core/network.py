@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from hyps.core.course_book import CourseBook, CourseState, CourseTrigger, LiveCourse, endpoints_for
 from hyps.core.courses import Flow, Pair
 from hyps.core.manager_events import Ask, ManagerInstruction, Reject, Tell
@@ -94,7 +96,7 @@ class Network:
             )
         if beat.setup > node.setup_number:
             return False  # of a manager before us
-        is_changed = self._note_unreachable(now_s, node, beat)
+        is_changed = self._note_unreachable(now_s, node, beat) | self._note_facts(now_s, node, beat)
         if (beat.setup, beat.loaded, beat.refused) == (before.setup, before.loaded, before.refused):
             return is_changed
         node.loaded = frozenset(beat.loaded)
@@ -193,6 +195,15 @@ class Network:
                 self._break_between(node, other)
                 is_new = True
         return is_new
+
+    def _note_facts(self, now_s: float, node: Node, beat: Beat) -> bool:
+        """Take what a group can do since nodes have joined or left it."""
+        facts, most = beat.facts, beat.max_requests or node.join.max_requests
+        if not node.join.is_group or facts is None or (facts, most) == (node.join.facts, node.join.max_requests):
+            return False
+        node.join = replace(node.join, facts=facts, max_requests=most)
+        self.placer.reconsider(node, now_s)
+        return True
 
     def _break_between(self, source: Node, target: Node) -> None:
         cause = f"`{printable(source.device, 60)}` does not reach `{printable(target.device, 60)}`"

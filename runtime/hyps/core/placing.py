@@ -86,6 +86,8 @@ class Placer:
         """When to ask for the same nodes again."""
         self._considered: set[int] = set()
         """Links of nodes that were there at the latest search."""
+        self._altered: dict[int, float] = {}
+        """Links of groups that can do something else than at the latest search, and since when."""
         self._last_gain_s = float("-inf")
         self._slow_since_s: float | None = None
         self._accepted_s: dict[tuple[str, str], float] = {}
@@ -107,6 +109,13 @@ class Placer:
         self._refused.pop(node.link, None)
         self.links.forget(node.device)
         self._considered.discard(node.link)
+        self._altered.pop(node.link, None)
+
+    def reconsider(self, node: Node, now_s: float) -> None:
+        """A group can do something else than before."""
+        self._refused.pop(node.link, None)
+        self._failed = None
+        self._altered[node.link] = now_s
 
     def placements(self, target: Target, members: Members) -> list[dict[str, str]]:
         """Return the target's courses on the devices that are there; empty: it is not possible."""
@@ -115,7 +124,10 @@ class Placer:
             node = members.by_device(device)
             return node is not None and node.is_staying and part not in self._refused.get(node.link, ())
 
-        return spread(target.placement, target.replicas, can_run)
+        replicas = {
+            part: _without_groups(target.placement[part], names, members) for part, names in target.replicas.items()
+        }
+        return spread(target.placement, replicas, can_run)
 
     def decide(
         self, now_s: float, members: Members, *, is_ready: bool, closed: Iterable[Pair]
@@ -246,6 +258,8 @@ class Placer:
             is_new = node.link not in self._considered and node.device not in used
             if is_new and node.is_staying and node.joined_s <= settled_s:
                 return f"`{printable(node.device)}` has joined"
+            if self._altered.get(node.link, now_s) < settled_s:
+                return f"`{printable(node.device)}` has other devices than before"
         slow = self._slow_part()
         if slow is None:
             self._slow_since_s = None
@@ -274,6 +288,7 @@ class Placer:
     def _look_at(self, members: Members) -> None:
         """Note what is known now, so that it calls for no further search."""
         self._considered = {node.link for node in members}
+        self._altered.clear()
         for part, device in self.target.placement.items() if self.target is not None else ():
             measured = self._timings.measured_s(part, device)
             if measured is not None:
@@ -342,7 +357,18 @@ class Placer:
             base_bytes=node.base_nbytes,
             macs_per_s=max(0.0, facts.macs_per_s),
             refused=tuple(sorted(self._refused.get(node.link, ()))),
+            is_group=node.join.is_group,
         )
+
+
+def _without_groups(first: str, others: Sequence[str], members: Members) -> tuple[str, ...]:
+    """Return which devices share a partition with the `first`: a group has one to itself, or no part of it."""
+
+    def is_group(device: str) -> bool:
+        node = members.by_device(device)
+        return node is not None and node.join.is_group
+
+    return () if is_group(first) else tuple(name for name in others if not is_group(name))
 
 
 def _links_of(members: Members) -> frozenset[int]:

@@ -72,6 +72,9 @@ class DeviceFacts(Struct, frozen=True, kw_only=True):
     """The largest part of the model's weights that it may hold."""
     refused: tuple[str, ...] = ()
     """Partitions that it cannot load."""
+    is_group: bool = False
+    """Whether it has devices below it: it is never one of several that run a partition, since it would be given other
+    partitions from request to request."""
     active_w: Annotated[float, Meta(ge=0)] = 0.0
     idle_w: Annotated[float, Meta(ge=0)] = 0.0
     joules_per_byte: Annotated[float, Meta(ge=0)] = 0.0
