@@ -84,6 +84,9 @@ _MOST_EVENTS = 64
 _ALONE_S = 5.0
 """A group without nodes leaves the manager above after so long."""
 
+_NOTICE_S = 1.0
+"""After which somebody is told that the manager above is not there."""
+
 _REPORT_BEATS = 4
 _LINGER_S = 2.0
 
@@ -165,6 +168,7 @@ class Group:
         self._told_to_leave = 0
         self._was_told = False
         self._is_over = False
+        self._is_noticed = False
 
     def leave(self) -> None:
         """Finish what there is and go; told twice, stop at once. For any thread or signal handler."""
@@ -234,6 +238,9 @@ class Group:
             self._upstream.say(Goodbye())
             self._upstream.end()
             self._lose_manager()
+        if not self._is_noticed and self._upstream.waited_s > _NOTICE_S:
+            self._is_noticed = True
+            self._on_notice(f"waiting for the manager at {self._options.manager}")
         if stands != self._stands:
             self._stands = stands
             self._handle(stands)

@@ -55,6 +55,11 @@ class Upstream:
         self.link, self.is_joined, self.is_wanted = 0, False, False
         self.next_s = math.inf
 
+    @property
+    def waited_s(self) -> float:
+        """For how long the manager has been looked for that never was there."""
+        return time.monotonic() - self._wanted_s if self.is_wanted and not self._was_joined else 0.0
+
     def on_opened(self) -> None:
         """The manager is there."""
         self.say(self._joining())

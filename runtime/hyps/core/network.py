@@ -231,6 +231,8 @@ class Network:
                 self._sort_ready()
 
     def _overdue_part(self, node: Node) -> str | None:
+        if node.join.is_group:
+            return None  # it looks after its own, and would be cut off just before it does
         options, macs_per_s = self._options, node.join.facts.macs_per_s
         for item in node.beat.running:
             since_s = node.running_since_s[item.request, item.epoch, item.partition]
