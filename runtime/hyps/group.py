@@ -170,6 +170,11 @@ class Group:
         self._is_over = False
         self._is_noticed = False
 
+    @property
+    def held_nbytes(self) -> int:
+        """The bytes of the tensors that are stored; those on links not counted."""
+        return sum(len(frame) for held in self._store.values() for _, frame in held.values())
+
     def leave(self) -> None:
         """Finish what there is and go; told twice, stop at once. For any thread or signal handler."""
         self._told_to_leave += 1
