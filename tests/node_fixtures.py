@@ -88,10 +88,12 @@ class ScriptedManager:
                     pass
                 case _:
                     pass
+        self.links.flush()
 
     def say(self, device: str, message: FromManager, *frames: Any) -> None:
         """Send a message to a node."""
         self.links.send(self.members[device].link, [encode_node_message(message), *frames])
+        self.links.flush()
 
     def set_up(self, placement: Mapping[str, str], *, via_hub: bool = False, course: int = 1) -> None:
         """Place each partition on a device, and wait until all have it loaded."""

@@ -111,6 +111,10 @@ _DUPLICATE_S = 4.0
 _BEGUN_S = 0.02
 """What a work item may take before it is told that it has begun: a message for each would cost more than short ones."""
 
+_SHORT_S = 0.02
+_HELD_BACK_S = 0.004
+"""How long it is not told of a short work item that it is done: most are told with others, or with their tensors."""
+
 _LINGER_S = 2.0
 
 
@@ -206,6 +210,10 @@ class Node:
         """Work items of which it was not told that they have begun, and when to; the oldest first."""
         self._ran: dict[tuple[int, int, str], tuple[float, float]] = {}
         """When a run began and ended, until it is told."""
+        self._held_back: list[Finished] = []
+        self._held_back_until_s = math.inf
+        self._is_saying = False
+        """Whether something else goes to the manager in this turn of the loop."""
         self._sent: dict[int, _Sent] = {}
         self._unsent: dict[str, list[Send]] = {}
         """What waits for a link to a device that is not open yet."""
@@ -230,6 +238,7 @@ class Node:
         try:
             while not self._is_over and self._told_to_leave < 2:
                 event = self._links.receive(self._timeout_s())
+                self._is_saying = False
                 if event is not None:
                     self._on_link(event)
                 self._take_completions()
@@ -245,7 +254,8 @@ class Node:
 
     def _timeout_s(self) -> float:
         now_s = time.monotonic()
-        due_s = min(self._join_due_s, self._neighbours.next_s, next(iter(self._begun.values()), math.inf))
+        begun_s = next(iter(self._begun.values()), math.inf)
+        due_s = min(self._join_due_s, self._neighbours.next_s, begun_s, self._held_back_until_s)
         if self._is_joined:
             due_s = min(due_s, self._state.next_tick_s)
         return max(0.0, min(_POLL_S, due_s - now_s))
@@ -261,6 +271,8 @@ class Node:
             self._handle(Ticked())
         if self._begun:
             self._tell_what_runs(now_s)
+        if now_s >= self._held_back_until_s:
+            self._speak()
         if now_s >= self._neighbours.next_s:
             self._neighbours.on_time(now_s)
         if now_s >= self._join_due_s:
@@ -310,6 +322,7 @@ class Node:
         self._unsent.clear()
         self._sent.clear()
         self._begun.clear()
+        self._held_back, self._held_back_until_s = [], math.inf
         self._pause()
 
     def _on_refused(self, failed: Failed) -> None:
@@ -467,6 +480,7 @@ class Node:
 
     def _say(self, message: FromNode, frames: Sequence[Buffer] = ()) -> None:
         """Tell the manager; what nobody hears is told anew when it is back, or is over."""
+        self._speak()
         if self._control:
             is_urgent = not frames
             self._links.send(self._control, [encode_node_message(message), *frames], is_urgent=is_urgent)
@@ -507,6 +521,8 @@ class Node:
             makers = [name for name, partition in self._partitions.items() if step.tensor in partition.outputs]
             self._say(ItemFailed(step.request, step.epoch, makers[0], error.code, error.message, error.hint))
             return
+        if step.device == HUB:
+            self._speak()
         message = Tensor(step.request, step.epoch, step.course, headers[0])
         behind_nbytes = self._links.backlog_nbytes(link)
         self._sent[step.sending] = _Sent(step, headers[0].nbytes, behind_nbytes, time.monotonic())
@@ -605,7 +621,10 @@ class Node:
                 times = self._ran.pop((message.request, message.epoch, message.partition), None)
                 if times is not None and isinstance(message, Finished):
                     self._records.note_computed(message.request, message.partition, message.waited_s, *times)
-                self._say(message)
+                if isinstance(message, Finished) and message.run_s < _SHORT_S:
+                    self._hold_back(message)
+                else:
+                    self._say(message)
             case _:
                 self._say(message)
 
@@ -616,6 +635,22 @@ class Node:
                 return
             del self._begun[key]
             self._say(Started(*key))
+
+    def _hold_back(self, message: Finished) -> None:
+        """Say it with whatever else there is to say, now or a little later."""
+        if self._is_saying:
+            self._say(message)
+            return
+        if not self._held_back:
+            self._held_back_until_s = time.monotonic() + _HELD_BACK_S
+        self._held_back.append(message)
+
+    def _speak(self) -> None:
+        """Say what was held back, since something is said now."""
+        self._is_saying = True
+        done, self._held_back, self._held_back_until_s = self._held_back, [], math.inf
+        for message in done:
+            self._say(message)
 
     def _filled(self, beat: Beat) -> Beat:
         """Add what the state machine cannot know; what is running is as the thread that computes tells."""

@@ -77,6 +77,7 @@ class Links(Protocol):
     ) -> None:
         """Send a message, without waiting; large buffers are not copied and must not change until `Taken`.
 
+        It is on its way when `receive` is called next, at the latest: small ones that are sent until then go together.
         What is sent to a lost link is dropped: its `Lost` tells. With a `token`, `Taken` tells when it has arrived.
         An urgent message overtakes those that are not, which a large tensor on a slow link may hold up for long;
         urgent ones keep their order, and the others theirs.
@@ -93,6 +94,9 @@ class Links(Protocol):
 
     def receive(self, timeout_s: float) -> LinkEvent | None:
         """Return what happened next, or None after `timeout_s` or a `wake`."""
+
+    def flush(self) -> None:
+        """Do not keep back what was sent, where `receive` may not be called again soon."""
 
     def close_link(self, link: int) -> None:
         """Drop a link without an event; the peer hears `Lost`."""

@@ -83,6 +83,9 @@ class MemoryLinks:
         except queue.Empty:
             return None
 
+    def flush(self) -> None:
+        """See `Links`; nothing is ever kept back."""
+
     def close_link(self, link: int) -> None:
         """See `Links`."""
         with self._network.lock:

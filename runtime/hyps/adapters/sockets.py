@@ -89,24 +89,40 @@ def connect(made: "zmq.Socket[Any]", address: str) -> None:
 
 
 class WakePipe:
-    """Ends a wait from any thread or signal handler."""
+    """Ends a wait from any thread or signal handler; costs a system call only where somebody waits.
+
+    Who waits says so with `begin_wait`, then waits for `read_fd` and whatever else, and says `end_wait`.
+    """
 
     def __init__(self) -> None:
         self.read_fd, self._write_fd = os.pipe()
         os.set_blocking(self.read_fd, False)
         os.set_blocking(self._write_fd, False)
+        self._is_wanted = self._is_waiting = False
 
     def wake(self) -> None:
-        """Make `read_fd` readable; harmless after `close`."""
-        if self._write_fd >= 0:
+        """End the wait there is, or else the next one; harmless after `close`."""
+        self._is_wanted = True  # before one looks who waits, as who waits says so before it looks here: one sees it
+        if self._is_waiting and self._write_fd >= 0:
             with contextlib.suppress(BlockingIOError):
                 os.write(self._write_fd, b"\0")
 
-    def drain(self) -> None:
-        """Make `read_fd` wait again."""
-        with contextlib.suppress(BlockingIOError):
-            while len(os.read(self.read_fd, 4096)) == 4096:
-                pass
+    def begin_wait(self) -> bool:
+        """Note that a wait begins; return whether it is not to be one."""
+        self._is_waiting = True
+        return self._is_wanted
+
+    def end_wait(self, *, is_readable: bool) -> bool:
+        """Note that the wait is over, and whether `read_fd` was; return whether somebody wanted it to end."""
+        self._is_waiting = False
+        if is_readable:
+            with contextlib.suppress(BlockingIOError):
+                while len(os.read(self.read_fd, 4096)) == 4096:
+                    pass
+        if not self._is_wanted:
+            return False
+        self._is_wanted = False  # never when it was not seen: what is wanted in between would be lost
+        return True
 
     def close(self) -> None:
         """Give the descriptors back."""

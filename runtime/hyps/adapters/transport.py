@@ -177,6 +177,7 @@ class ZmqClient:
             if self._link is None:
                 self._link = self._links.connect(self._address)
         self._links.send(self._link, parts)
+        self._links.flush()
 
     def receive(self, timeout_s: float) -> Sequence[Buffer] | None:
         """See `Client`."""

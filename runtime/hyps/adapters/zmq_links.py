@@ -1,35 +1,33 @@
 """Links over ZeroMQ: what `core.conversation` decides is carried out here, on sockets and on the bytes of messages.
 
-One socket per address that is listened to, one per connection that we make, and one thread for all of them. Small
-messages go as they are, large ones in pieces that are put together in one buffer, on which the reader's arrays lie.
+Small messages that are sent while one thing is done after another go together, large ones in pieces that are put
+together in one buffer, on which the reader's arrays lie.
 """
 
 import itertools
-import math
 import secrets
 import time
 from collections import deque
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, assert_never
 
 import zmq
 
 from hyps.adapters.buffer_pool import BufferPool
+from hyps.adapters.link_messages import Inbox, Outbox
 from hyps.adapters.links import MAX_FRAMES, Buffer, Heard, LinkEvent, Lost, Opened, Taken
 from hyps.adapters.shared_memory import SharedFrames
-from hyps.adapters.sockets import Security, WakePipe, bind, connect, make_dealer, make_router, watch
-from hyps.core.conversation import Conversation, Limits, Packet, Place, Step
+from hyps.adapters.sockets import Security
+from hyps.adapters.zmq_ports import Port, Ports, Socket
+from hyps.core.conversation import Conversation, Limits, Place, Step
 from hyps.errors import PeerError, UsageError, printable
 from hyps.formats import packets
-from hyps.formats.packets import LINK_VERSION, MAX_INLINE_NBYTES, Data, Gone, Open, decode_packet, encode_packet
+from hyps.formats.packets import LINK_VERSION, Data, Gone, Open, decode_packet, encode_packet
 
 ARENA_NBYTES = 256 * 2**20
 """Of the memory that a peer on the same machine may put frames into; taken of the system as it is used."""
-
-_COPY_NBYTES = 32 * 1024
-"""Smaller frames are copied when they are sent: their buffers may change at once."""
 
 _TICK_S = 0.1
 _TRIM_S = 5.0
@@ -42,67 +40,42 @@ _LATE_ACK_NBYTES = 64 * 1024
 _RETRY_S = 0.002
 """When a socket that names its peers is asked again for one whose queue was full."""
 
-_READ_PACKETS = 64
-"""Of one socket, before the others have their turn."""
+_READ_PACKETS = 16
+"""Of one socket, before what they say is done and the others have their turn."""
 
 _PROBES_S = (0.02, 0.3)
 """When peers are spoken to after a connection of one of them broke: which, one learns only by speaking."""
 
-_ZERO_COPY_NBYTES = 65536
-"""From here on copying costs more than being told when a buffer is free again."""
-
-_MORE = zmq.NOBLOCK | zmq.SNDMORE
 _FAREWELL_MS = 200
 _MAX_LINKS = 4096
-_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-
-
-@dataclass(slots=True, eq=False)
-class _Port:
-    """A socket, and the one that tells of its connections."""
-
-    socket: "zmq.Socket[Any]"
-    monitor: "zmq.Socket[Any]"
-    link: "_Link | None"
-    """The one link of a socket that connects; None: a socket that is connected to."""
-    is_local: bool
-    """Whether peers are on the same machine, by the kind of address."""
-    is_full: bool = False
-    """Whether it is to be watched for room."""
-
-
-@dataclass(slots=True, eq=False)
-class _Outgoing:
-    frames: list[Buffer]
-    nbytes: int
-    token: Hashable | None
-
-
-@dataclass(slots=True, eq=False)
-class _Assembly:
-    """The frames of a message that is coming, as far as they are here."""
-
-    frames: list[Any]
-    nbytes: int
 
 
 @dataclass(slots=True, eq=False)
 class _Link:
     number: int
-    port: _Port
+    port: Port["_Link"]
     talk: Conversation
     shared: SharedFrames
+    outbox: Outbox
+    inbox: Inbox
     came_to_us: bool
     route: bytes = b""
     """How the socket calls the peer, where it came to us; empty: its connection is gone."""
     is_confirmed: bool = False
     """Whether `Opened` was told."""
     born_s: float = 0.0
-    told_s: float = 0.0
-    """When the peer was told last what was heard."""
-    outgoing: dict[int, _Outgoing] = field(default_factory=dict)
-    assemblies: dict[int, _Assembly] = field(default_factory=dict)
-    backlog_nbytes: int = 0
+    heard_s: float = 0.0
+    """When the first came of what the peer was not told to have been heard."""
+
+    @property
+    def needs_time(self) -> bool:
+        """Whether time alone can change something."""
+        return (
+            self.talk.place is not Place.OPEN
+            or not self.is_confirmed
+            or self.talk.is_waiting
+            or self.shared.is_trimmable
+        )
 
 
 class ZmqLinks:
@@ -138,21 +111,13 @@ class ZmqLinks:
         self._limits = Limits(frame_nbytes, message_nbytes, silence_s=silence_s, broken_s=broken_s)
         least = message_nbytes if stranger_nbytes is None else min(stranger_nbytes, message_nbytes)
         self._stranger_limits = replace(self._limits, frame_nbytes=min(least, frame_nbytes), message_nbytes=least)
-        self._assembled_nbytes, self._assembling_nbytes = assembled_nbytes, 0
-        self._security = security
-        self._context: zmq.Context[Any] = zmq.Context()
-        self._pipe = WakePipe()
-        self._poller = zmq.Poller()
-        self._poller.register(self._pipe.read_fd, zmq.POLLIN)
+        self._assembled_nbytes = assembled_nbytes
+        self._ports: Ports[_Link] = Ports(security)
         self._numbers = itertools.count(1)
-        self._ports: dict[zmq.Socket[Any], _Port] = {}
-        """By their sockets."""
-        self._monitors: dict[zmq.Socket[Any], _Port] = {}
-        """By their monitors."""
         self._links: dict[int, _Link] = {}
         self._tokens: dict[bytes, _Link] = {}
         """Of those that came to us."""
-        self._routes: dict[tuple[_Port, bytes], _Link] = {}
+        self._routes: dict[tuple[Port[_Link], bytes], _Link] = {}
         self._events: deque[LinkEvent] = deque()
         self._stale: dict[int, _Link] = {}
         """Links whose peers are to be told what was heard, or sent what waits."""
@@ -160,10 +125,8 @@ class ZmqLinks:
         """Links whose sockets were full."""
         self._pool = BufferPool()
         self._probes: list[float] = []
-        self._undrained: set[zmq.Socket[Any]] = set()
+        self._undrained: set[Socket] = set()
         """Sockets that may have more without another wait."""
-        self._is_busy = False
-        """Whether time alone can change a link."""
         self._is_acked_late = False
         """Whether what was heard is told a little later, in the hope that something goes that way anyhow."""
         self._next_tick_s = self._next_trim_s = 0.0
@@ -173,26 +136,12 @@ class ZmqLinks:
 
     def listen(self, address: str, *, allow_remote: bool = False) -> str:
         """See `Links`."""
-        socket = make_router(self._context, self._security)
-        try:
-            bound = bind(socket, address, allow_remote=allow_remote)
-        except Exception:
-            socket.close()
-            raise
-        self._add_port(socket, zmq.EVENT_DISCONNECTED, is_local=bound.startswith("ipc:"))
-        return bound
+        return self._ports.listen(address, allow_remote=allow_remote)
 
     def connect(self, address: str) -> int:
         """See `Links`."""
-        socket = make_dealer(self._context, self._security)
-        port = self._add_port(socket, _EVENTS, is_local=address.startswith("ipc:"))
-        try:
-            connect(socket, address)
-        except Exception:
-            self._drop_port(port)
-            raise
-        link = self._add_link(port, Conversation(self._limits), came_to_us=False)
-        port.link = link
+        port = self._ports.connect(address)
+        link = port.link = self._add_link(port, Conversation(self._limits), came_to_us=False)
         return link.number
 
     def send(
@@ -204,16 +153,10 @@ class ZmqLinks:
         there = self._links.get(link)
         if there is None:
             return
-        kept = [_kept(frame) for frame in frames]
-        sizes = [len(frame) for frame in kept]
-        now_s = time.monotonic()
-        places = there.shared.lodge(kept, now_s)
-        number = there.talk.send(now_s, sizes, places, lane=1 if is_urgent else 0)
-        outgoing = _Outgoing(kept, sum(sizes), token)
-        self._is_busy = True
-        there.outgoing[number] = outgoing
-        there.backlog_nbytes += outgoing.nbytes
-        if there.number not in self._blocked:
+        can_go = there.outbox.put(time.monotonic(), frames, token, is_urgent=is_urgent)
+        if not can_go:
+            self._stale[link] = there
+        elif link not in self._blocked:
             self._transmit(there)
 
     def admit(self, link: int) -> None:
@@ -225,7 +168,7 @@ class ZmqLinks:
     def backlog_nbytes(self, link: int) -> int:
         """See `Links`."""
         there = self._links.get(link)
-        return 0 if there is None else there.backlog_nbytes
+        return 0 if there is None else there.outbox.backlog_nbytes
 
     def receive(self, timeout_s: float) -> LinkEvent | None:
         """See `Links`."""
@@ -245,11 +188,21 @@ class ZmqLinks:
                 return events.popleft()
             self._answer(is_idle=True)
             alarm_s = now_s + _LATE_ACK_S if self._is_acked_late else self._alarm_s(now_s)
-            is_woken, ready = self._wait(min(deadline_s, alarm_s) - now_s)
+            done = self._ports.wait(min(deadline_s, alarm_s) - now_s)
+            ready = done.sockets
+            for port in done.roomy:
+                self._on_room(port)
             if self._is_acked_late and not ready:
                 self._answer(is_idle=True, is_late=True)
-            if is_woken or (not ready and time.monotonic() >= deadline_s):
+            if done.is_woken:
+                self._undrained.update(ready)  # read at the next call
+            if done.is_woken or (not ready and time.monotonic() >= deadline_s):
                 return None
+
+    @property
+    def assembling_nbytes(self) -> int:
+        """That have come of all messages which are not whole."""
+        return sum(link.inbox.nbytes for link in self._links.values())
 
     def is_open(self, link: int) -> bool:
         """Return whether the link has a connection at the moment, as far as `receive` has seen."""
@@ -257,35 +210,34 @@ class ZmqLinks:
         return there is not None and there.talk.place is Place.OPEN
 
     def flush(self) -> None:
-        """Tell peers what was heard, where `receive` may not be called again soon."""
+        """See `Links`; also tells peers what was heard."""
         self._answer(is_idle=True, is_late=True)
 
     def close_link(self, link: int) -> None:
         """See `Links`."""
         there = self._links.get(link)
         if there is not None:
+            if link not in self._blocked:
+                self._transmit(there)
             self._say_gone(there, "the peer left")
             self._drop_link(there, linger_ms=_FAREWELL_MS)
         self._events = deque(event for event in self._events if event.link != link)
 
     def wake(self) -> None:
         """See `Links`."""
-        self._pipe.wake()
+        self._ports.wake()
 
     def close(self, linger_s: float = 0.0) -> None:
         """See `Links`."""
         if self._is_closed:
             return
         deadline_s = time.monotonic() + linger_s
-        while time.monotonic() < deadline_s and any(link.outgoing for link in self._links.values()):
+        while time.monotonic() < deadline_s and any(link.outbox for link in self._links.values()):
             self.receive(min(_TICK_S, max(0.0, deadline_s - time.monotonic())))
         self._is_closed = True
         for number in list(self._links):
             self.close_link(number)
-        for port in list(self._ports.values()):
-            self._drop_port(port, linger_ms=_FAREWELL_MS)
-        self._context.term()
-        self._pipe.close()
+        self._ports.close(_FAREWELL_MS)
         self._events.clear()
 
     def __enter__(self) -> Self:
@@ -298,27 +250,12 @@ class ZmqLinks:
 
     # Waiting.
 
-    def _wait(self, timeout_s: float) -> tuple[bool, list[Any]]:
-        """Wait for sockets; return whether a `wake` came, and the sockets."""
-        ready = dict(self._poller.poll(math.ceil(max(0.0, timeout_s) * 1000)))
-        is_woken = ready.pop(self._pipe.read_fd, 0) != 0
-        if is_woken:
-            self._pipe.drain()
-        for socket, flags in ready.items():
-            port = self._ports.get(socket)
-            if flags & zmq.POLLOUT and port is not None:
-                self._on_room(port)
-        return is_woken, list(ready)
-
     def _alarm_s(self, now_s: float) -> float:
         if self._blocked and any(link.came_to_us for link in self._blocked.values()):
             return now_s + _RETRY_S
         if self._probes:
             return self._probes[0]
-        is_busy = any(
-            link.talk.place is Place.BROKEN or not link.is_confirmed or link.talk.is_waiting or link.shared.is_trimmable
-            for link in self._links.values()
-        )
+        is_busy = self._pool.is_stale or any(link.needs_time for link in self._links.values())
         return self._next_tick_s if is_busy else now_s + 3600.0
 
     def _tick(self, now_s: float) -> None:
@@ -326,7 +263,6 @@ class ZmqLinks:
         if now_s > self._next_trim_s:
             self._next_trim_s = now_s + _TRIM_S
             self._pool.trim()
-        self._is_busy = self._pool.is_stale
         for link in list(self._links.values()):
             reason = link.talk.on_tick(now_s)
             if reason:
@@ -336,35 +272,29 @@ class ZmqLinks:
             else:
                 self._stale[link.number] = link
                 link.shared.trim(now_s)
-                self._is_busy |= (
-                    link.talk.place is not Place.OPEN
-                    or not link.is_confirmed
-                    or link.talk.is_waiting
-                    or link.shared.is_trimmable
-                )
 
     # What comes.
 
-    def _read(self, socket: "zmq.Socket[Any]") -> None:
-        port = self._ports.get(socket)
+    def _read(self, socket: Socket) -> None:
+        port = self._ports.of(socket)
         if port is None:
-            port = self._monitors.get(socket)
+            self._undrained.discard(socket)
+            port = self._ports.watched_by(socket)
             if port is not None:
                 self._read_monitor(port)
             return
         self._undrained.add(socket)
         for _ in range(_READ_PACKETS):
-            if self._events or socket.closed:
+            if socket.closed:
                 return
             try:
                 parts = socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 self._undrained.discard(socket)
                 return
-            self._is_busy = True
             self._on_parts(port, parts)
 
-    def _on_parts(self, port: _Port, parts: list[Any]) -> None:
+    def _on_parts(self, port: Port[_Link], parts: list[Any]) -> None:
         route = b"" if port.link is not None else parts.pop(0).bytes
         if not parts:
             return
@@ -381,7 +311,7 @@ class ZmqLinks:
             self._give_up(link, error.message)
 
     def _on_packet(
-        self, port: _Port, route: bytes, link: _Link | None, packet: packets.Packet, parts: list[Any]
+        self, port: Port[_Link], route: bytes, link: _Link | None, packet: packets.Packet, parts: list[Any]
     ) -> None:
         match packet:
             case Data() | packets.Heard():
@@ -414,65 +344,34 @@ class ZmqLinks:
         is_gap = isinstance(packet, packets.Heard) and packet.is_gap
         self._on_taken(link, link.talk.on_heard(now_s, packet.heard, packet.granted, is_gap=is_gap))
         if isinstance(packet, Data):
+            if not link.talk.wants_ack:
+                link.heard_s = now_s
             chunks = packet.inline or [part.buffer for part in parts[1:]]
             step = link.talk.on_data(now_s, packet, [len(chunk) for chunk in chunks])
             if step is not None:
-                self._on_step(link, step, chunks)
+                self._on_step(link, step, packet.counts, chunks)
         self._stale[link.number] = link
 
     def _on_taken(self, link: _Link, numbers: list[int]) -> None:
-        for number in numbers:
-            outgoing = link.outgoing.pop(number)
-            link.backlog_nbytes -= outgoing.nbytes
-            if outgoing.token is not None:
-                self._events.append(Taken(link.number, outgoing.token))
+        for token in link.outbox.taken(numbers):
+            self._events.append(Taken(link.number, token))
 
-    def _on_step(self, link: _Link, step: Step, chunks: Sequence[Buffer]) -> None:
-        if step.begins is not None:
-            self._begin(link, step)
-        assembly = link.assemblies[step.lane]
-        frames = assembly.frames
+    def _on_step(self, link: _Link, step: Step, counts: tuple[int, ...], chunks: Sequence[Buffer]) -> None:
         if not step.is_whole:
-            self._make_room(link, assembly, sum(map(len, chunks)))
-        for place, chunk in zip(step.chunks, chunks, strict=True):
-            size = frames[place.frame]
-            if isinstance(size, int):
-                if place.stop == size:  # all of it at once: the reader gets the packet's own memory
-                    frames[place.frame] = chunk
-                    continue
-                frames[place.frame] = self._memory(size)
-            frames[place.frame][place.start : place.stop] = chunk
-        if step.is_whole:
-            self._assembling_nbytes -= assembly.nbytes
-            del link.assemblies[step.lane]
-            whole = [b"" if isinstance(frame, int) else frame for frame in frames]
+            self._make_room(link, sum(map(len, chunks)))
+        for frames in link.inbox.take(step, counts, chunks):
             if step.is_internal:
-                self._tell(link, link.shared.on_message(packets.decode_internal(bytes(whole[0]))))
+                self._tell(link, link.shared.on_message(packets.decode_internal(bytes(frames[0]))))
             else:
-                self._events.append(Heard(link.number, whole))
+                self._events.append(Heard(link.number, frames))
 
-    def _begin(self, link: _Link, step: Step) -> None:
-        assert step.begins is not None
-        frames: list[Any] = list(step.begins)
-        for index, offset in step.places:
-            frames[index] = link.shared.view(offset, step.begins[index])
-        link.assemblies[step.lane] = _Assembly(frames, 0)
-
-    def _make_room(self, link: _Link, assembly: _Assembly, nbytes: int) -> None:
-        """Count bytes of a message that is not whole; beyond the bound, who has most of such is given up, no other."""
-        assembly.nbytes += nbytes
-        self._assembling_nbytes += nbytes
-        while self._assembling_nbytes > self._assembled_nbytes:
-            worst = max(self._links.values(), key=_assembling_nbytes)
+    def _make_room(self, link: _Link, nbytes: int) -> None:
+        """See to it that more can come in pieces; beyond the bound, who has most of such is given up, and no other."""
+        while self.assembling_nbytes + nbytes > self._assembled_nbytes:
+            worst = max(self._links.values(), key=lambda other: other.inbox.nbytes + nbytes * (other is link))
             if worst is link:
                 raise PeerError("too much comes in pieces at one time", code="E_TOO_LARGE")
             self._give_up(worst, "too much comes in pieces at one time")
-
-    def _memory(self, nbytes: int) -> memoryview:
-        try:
-            return self._pool.take(nbytes)
-        except MemoryError as error:
-            raise PeerError(f"there is no memory for a frame of {nbytes} bytes", code="E_TOO_LARGE") from error
 
     def _give_up(self, link: _Link, reason: str) -> None:
         self._say_gone(link, reason)
@@ -483,14 +382,12 @@ class ZmqLinks:
     def _tell(self, link: _Link, message: packets.Internal | None) -> None:
         if message is None:
             return
-        encoded = encode_packet(message)
-        number = link.talk.send(time.monotonic(), [len(encoded)], lane=1, is_internal=True)
-        link.outgoing[number] = _Outgoing([encoded], 0, None)
+        link.outbox.tell(time.monotonic(), encode_packet(message))
         self._stale[link.number] = link
 
     # Connections.
 
-    def _on_open(self, port: _Port, route: bytes, link: _Link | None, packet: Open) -> None:
+    def _on_open(self, port: Port[_Link], route: bytes, link: _Link | None, packet: Open) -> None:
         """A peer that came says who it is: a new link, or the next connection of one."""
         if packet.version != LINK_VERSION:
             reason = f"this side speaks version {LINK_VERSION} of the link's protocol and the other {packet.version}"
@@ -535,13 +432,12 @@ class ZmqLinks:
             self._events.append(Opened(link.number, link.came_to_us))
             self._tell(link, link.shared.offer())
 
-    def _read_monitor(self, port: _Port) -> None:
+    def _read_monitor(self, port: Port[_Link]) -> None:
         while not port.monitor.closed:
             try:
                 event = port.monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._is_busy = True
             kind, now_s = int.from_bytes(event[0][:2], "little"), time.monotonic()
             link = port.link
             if link is None:
@@ -583,7 +479,7 @@ class ZmqLinks:
             talk = link.talk
             if talk.wants_ack and talk.place is Place.OPEN:
                 is_much = is_idle and talk.untold_nbytes > _LATE_ACK_NBYTES
-                if is_late or is_much or talk.must_ack or time.monotonic() - link.told_s > _LATE_ACK_S:
+                if is_late or is_much or talk.must_ack or time.monotonic() - link.heard_s > _LATE_ACK_S:
                     self._acknowledge(link)
                 else:
                     self._is_acked_late |= is_idle
@@ -592,41 +488,15 @@ class ZmqLinks:
 
     def _transmit(self, link: _Link) -> None:
         """Put on the wire what the conversation allows."""
-        talk = link.talk
-        while (packet := talk.next_packet()) is not None:
-            if not self._put(link, self._envelope(link, packet)):
-                return
-            link.told_s = time.monotonic()
-            talk.sent(link.told_s)
-
-    def _envelope(self, link: _Link, packet: Packet) -> list[Buffer]:
-        talk = link.talk
-        chunks: list[Buffer] = []
-        if packet.chunks:
-            frames = link.outgoing[packet.message].frames
-            for place in packet.chunks:
-                frame = frames[place.frame]
-                is_all = place.start == 0 and place.stop == len(frame)
-                chunks.append(frame if is_all else memoryview(frame)[place.start : place.stop])
-        is_inline = packet.nbytes <= MAX_INLINE_NBYTES
-        data = Data(
-            talk.token,
-            packet.sequence,
-            talk.heard,
-            talk.granted,
-            packet.lane,
-            packet.sizes,
-            packet.places,
-            packet.is_internal,
-            tuple([bytes(chunk) for chunk in chunks]) if is_inline else (),
-        )
-        return [encode_packet(data)] if is_inline else [encode_packet(data), *chunks]
+        talk, now_s = link.talk, time.monotonic()
+        link.outbox.flush(now_s)
+        while (packet := talk.next_packet()) is not None and self._put(link, link.outbox.envelope(packet)):
+            talk.sent(now_s)
 
     def _acknowledge(self, link: _Link) -> None:
         talk = link.talk
         if self._put(link, [encode_packet(packets.Heard(talk.token, talk.heard, talk.granted, talk.is_gap))]):
             talk.told()
-            link.told_s = time.monotonic()
 
     def _put(self, link: _Link, parts: list[Buffer]) -> bool:
         """Return whether the socket took a packet; if not, it is tried again when there is room."""
@@ -635,16 +505,7 @@ class ZmqLinks:
                 return False
             parts.insert(0, link.route)
         try:
-            send, last = link.port.socket.send, parts.pop()
-            for part in parts:
-                send(part, _MORE, copy=len(part) < _ZERO_COPY_NBYTES)
-            send(last, zmq.NOBLOCK, copy=len(last) < _ZERO_COPY_NBYTES)
-        except zmq.Again:
-            self._blocked[link.number] = link
-            if not link.came_to_us and not link.port.is_full:
-                link.port.is_full = True
-                self._poller.modify(link.port.socket, zmq.POLLIN | zmq.POLLOUT)
-            return False
+            is_taken = self._ports.put(link.port, parts)
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
@@ -652,16 +513,16 @@ class ZmqLinks:
             link.route = b""
             link.talk.break_off(time.monotonic())
             return False
-        return True
+        if not is_taken:
+            self._blocked[link.number] = link
+        return is_taken
 
-    def _on_room(self, port: _Port) -> None:
-        port.is_full = False
-        self._poller.modify(port.socket, zmq.POLLIN)
+    def _on_room(self, port: Port[_Link]) -> None:
         if port.link is not None:
             self._blocked.pop(port.link.number, None)
             self._stale[port.link.number] = port.link
 
-    def _say(self, port: _Port, route: bytes, packet: packets.Packet) -> None:
+    def _say(self, port: Port[_Link], route: bytes, packet: packets.Packet) -> None:
         """Say something that may be lost."""
         parts: list[Buffer] = [encode_packet(packet)]
         if port.link is None:
@@ -678,25 +539,11 @@ class ZmqLinks:
 
     # Links and sockets, coming and going.
 
-    def _add_port(self, socket: "zmq.Socket[Any]", events: int, *, is_local: bool) -> _Port:
-        port = _Port(socket, watch(socket, events), None, is_local)
-        self._ports[socket] = self._monitors[port.monitor] = port
-        self._poller.register(socket, zmq.POLLIN)
-        self._poller.register(port.monitor, zmq.POLLIN)
-        return port
-
-    def _drop_port(self, port: _Port, linger_ms: int = 0) -> None:
-        del self._ports[port.socket], self._monitors[port.monitor]
-        self._undrained.discard(port.socket)
-        self._poller.unregister(port.socket)
-        self._poller.unregister(port.monitor)
-        port.socket.disable_monitor()
-        port.monitor.close(linger=0)
-        port.socket.close(linger=linger_ms)
-
-    def _add_link(self, port: _Port, talk: Conversation, *, came_to_us: bool) -> _Link:
+    def _add_link(self, port: Port[_Link], talk: Conversation, *, came_to_us: bool) -> _Link:
         shared = SharedFrames(self._arena_nbytes if port.is_local else 0)
-        link = _Link(next(self._numbers), port, talk, shared, came_to_us, born_s=time.monotonic())
+        outbox, inbox = Outbox(talk, shared), Inbox(shared, self._pool)
+        number, born_s = next(self._numbers), time.monotonic()
+        link = _Link(number, port, talk, shared, outbox, inbox, came_to_us, born_s=born_s)
         self._links[link.number] = link
         return link
 
@@ -709,28 +556,13 @@ class ZmqLinks:
         del self._links[link.number]
         self._stale.pop(link.number, None)
         self._blocked.pop(link.number, None)
-        self._assembling_nbytes -= _assembling_nbytes(link)
-        link.assemblies.clear()
-        link.outgoing.clear()
-        link.backlog_nbytes = 0
+        link.inbox.clear()
+        link.outbox.clear()
         link.shared.close()
         if link.came_to_us:
             self._tokens.pop(link.talk.token, None)
             self._routes.pop((link.port, link.route), None)
         else:
-            self._drop_port(link.port, linger_ms)
+            self._undrained.discard(link.port.socket)
+            self._ports.drop(link.port, linger_ms)
         link.talk.end()
-
-
-def _assembling_nbytes(link: _Link) -> int:
-    return sum(assembly.nbytes for assembly in link.assemblies.values())
-
-
-def _kept(frame: Buffer) -> Buffer:
-    """Return a frame as bytes in a row; a small one as a copy."""
-    if isinstance(frame, bytes):
-        return frame
-    view = memoryview(frame)
-    if view.nbytes <= _COPY_NBYTES:
-        return view.tobytes()
-    return view if view.ndim == 1 and view.format == "B" else view.cast("B")

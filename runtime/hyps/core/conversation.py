@@ -254,6 +254,11 @@ class Conversation:
         return bool(self._flying or self._incoming or self._next or self._queues[0] or self._queues[1])
 
     @property
+    def is_clear(self) -> bool:
+        """Whether what goes in lane 1 from now on overtakes nothing of lane 0."""
+        return not self._queues[0]
+
+    @property
     def is_idle(self) -> bool:
         """Whether all that was sent has been taken."""
         return not (self._flying or self._next or self._queues[0] or self._queues[1])

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from hyps.errors import PeerError, printable
 
-LINK_VERSION = 1
+LINK_VERSION = 2
 """Rises only when an older peer would go wrong; new fields come at the end, with defaults."""
 
 MAX_FRAMES = 4100
@@ -72,6 +72,8 @@ class Data(Struct, frozen=True, array_like=True, tag=2):
     """With the first packet of a message: it is between the links themselves."""
     inline: Annotated[tuple[Bytes, ...], Meta(max_length=MAX_CHUNKS)] = ()
     """The bytes themselves where they are few: none follow then."""
+    counts: Annotated[tuple[Annotated[int, Meta(ge=1, le=MAX_CHUNKS)], ...], Meta(max_length=MAX_CHUNKS)] = ()
+    """With the first packet of a bundle: how many frames each of the small messages has that go as one."""
 
 
 class Heard(Struct, frozen=True, array_like=True, tag=3):

@@ -1,5 +1,8 @@
 """Sockets as they were measured to be right, and addresses as they are allowed."""
 
+import queue
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,16 +93,48 @@ def test_an_ipc_socket_is_for_its_owner_and_taken_once(made: Callable[..., Socke
     assert caught.value.code == "E_ADDRESS_IN_USE"
 
 
-def test_a_pipe_wakes_until_it_is_drained_and_never_blocks() -> None:
+def test_a_pipe_ends_the_wait_there_is_or_the_next_and_no_other() -> None:
     pipe = WakePipe()
     poller = zmq.Poller()
     poller.register(pipe.read_fd, zmq.POLLIN)
-    assert not poller.poll(0)
+    pipe.wake()
+    assert not poller.poll(0), "nobody waits: no system call"
+    assert pipe.begin_wait()
+    assert pipe.end_wait(is_readable=False)
+    assert not pipe.begin_wait()
     for _ in range(100_000):
         pipe.wake()
     assert poller.poll(0)
-    pipe.drain()
+    assert pipe.end_wait(is_readable=True)
     assert not poller.poll(0)
+    assert not pipe.begin_wait()
+    assert not pipe.end_wait(is_readable=False)
     pipe.close()
     pipe.close()
     pipe.wake()
+
+
+def test_no_wake_is_lost_however_it_meets_a_wait() -> None:
+    pipe, done = WakePipe(), queue.SimpleQueue[int]()
+    told: list[int] = []
+    poller = zmq.Poller()
+    poller.register(pipe.read_fd, zmq.POLLIN)
+
+    def work() -> None:
+        for number in range(20_000):
+            done.put(number)
+            pipe.wake()
+            if number % 7 == 0:
+                time.sleep(0)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while len(told) < 20_000:
+        is_wanted = pipe.begin_wait()
+        is_readable = bool(poller.poll(0 if is_wanted else 10_000))
+        assert pipe.end_wait(is_readable=is_readable) or is_readable, "waited in vain"
+        while not done.empty():
+            told.append(done.get())
+    thread.join()
+    pipe.close()
+    assert told == list(range(20_000))

@@ -327,10 +327,10 @@ def test_a_sender_killed_within_a_message_leaves_nothing() -> None:
         wait_for(server, Opened)
         while proxy.nbytes < 5_000_000:
             assert server.receive(0.01) is None
-        assert 1_000_000 < server._assembling_nbytes < 10**8
+        assert 1_000_000 < server.assembling_nbytes < 10**8
         process.kill()
         wait_for(server, Lost)
-        assert server._assembling_nbytes == 0
+        assert server.assembling_nbytes == 0
         process.communicate(timeout=WAIT_S)
 
 
@@ -410,6 +410,9 @@ class Stranger:
 HOSTILE: dict[str, Callable[[bytes], list[bytes]]] = {
     "a frame too large": lambda token: [encode_packet(Data(token, 1, 0, 0, 0, (2**33,))), b"x"],
     "a message too large": lambda token: [encode_packet(Data(token, 1, 0, 0, 0, (2**25,) * 100)), b"x"],
+    "a bundle of other frames": lambda token: [
+        encode_packet(Data(token, 1, 0, 0, 0, (1, 1), (), False, (b"a", b"b"), (1, 2)))
+    ],
     "no message": lambda token: [encode_packet(Data(token, 1, 0, 0)), b"x"],
     "no bytes": lambda token: [encode_packet(Data(token, 1, 0, 0, 0, (5,)))],
     "too many bytes": lambda token: [encode_packet(Data(token, 1, 0, 0, 0, (5,))), b"123456"],
@@ -592,3 +595,70 @@ def test_descriptors_and_threads_come_back(tmp_path: Path) -> None:
     for _ in range(5):
         use()
     assert state() == before
+
+
+def test_small_messages_go_together_and_arrive_apart_in_their_order() -> None:
+    with ZmqLinks() as one, ZmqLinks() as other:
+        link = joined(one, other)
+        sent = [[bytes([index]) * size, b"", b"end"] for index, size in enumerate((0, 1, 500, 3000, 7000, 40_000, 9))]
+        for index, frames in enumerate(sent):
+            one.send(link, frames, token=index)
+        assert one.backlog_nbytes(link) == sum(len(frame) for frames in sent for frame in frames)
+        heard, taken = collect(one, other, len(sent))
+    assert heard == sent
+    assert taken == list(range(len(sent)))
+
+
+def test_what_is_small_overtakes_nothing_of_its_lane() -> None:
+    with ZmqLinks() as one, ZmqLinks() as other:
+        link = joined(one, other)
+        sent = [[bytes(5_000_000)], [b"a"], [b"b"], [bytes(2_000_000)], [b"c"]]
+        for index, frames in enumerate(sent):
+            one.send(link, frames, token=index)
+        heard, _ = collect(one, other, len(sent))
+    assert heard == sent
+
+
+def test_many_small_messages_take_few_packets(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ZmqLinks() as one, ZmqLinks() as other:
+        link = joined(one, other)
+        packets: list[int] = []
+        put = one._ports.put
+
+        def note(port: Any, parts: list[Any]) -> bool:
+            packets.append(len(parts))
+            return put(port, parts)
+
+        monkeypatch.setattr(one._ports, "put", note)
+        for index in range(50):
+            one.send(link, [b"x" * 100], token=index)
+        heard, _ = collect(one, other, 50)
+    assert len(heard) == 50
+    assert len(packets) <= 3
+
+
+def joined(one: ZmqLinks, other: ZmqLinks) -> int:
+    """Let one end in this thread connect to another, and return its link."""
+    link = one.connect(other.listen("tcp://127.0.0.1:0"))
+    deadline_s = time.monotonic() + WAIT_S
+    while not one.is_open(link):
+        assert time.monotonic() < deadline_s
+        one.receive(0.001)
+        other.receive(0.001)
+    return link
+
+
+def collect(one: ZmqLinks, other: ZmqLinks, count: int) -> tuple[list[list[bytes]], list[Any]]:
+    """Return so many messages that come to `other`, and the tokens of those that `one` knows to be taken."""
+    heard: list[list[bytes]] = []
+    taken: list[Any] = []
+    deadline_s = time.monotonic() + WAIT_S
+    while len(heard) < count or len(taken) < count:
+        assert time.monotonic() < deadline_s
+        event = one.receive(0.001)
+        if isinstance(event, Taken):
+            taken.append(event.token)
+        event = other.receive(0.001)
+        if isinstance(event, Heard):
+            heard.append([bytes(frame) for frame in event.frames])
+    return heard, taken
