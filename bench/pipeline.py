@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -42,12 +42,12 @@ PUBLISHED = {("resnet50", 8): "DEFER: 1.53"}
 WHOLE, ONE = "unsplit", "one worker"
 
 _HYPSC = Path(sys.executable).with_name("hypsc")
-_WINDOWS = 5
+_WINDOWS = 10
 _FILL = 0.3
 """The part of a turn that is left out, while the pipeline fills."""
-_ROUND_TRIPS = 30
+_ROUND_TRIPS = 24
 """A turn takes as long as one worker takes for so many requests, divided by the workers, within these seconds."""
-_SHORTEST_S, _LONGEST_S = 10.0, 40.0
+_SHORTEST_S, _LONGEST_S = 10.0, 30.0
 
 
 @dataclass(slots=True)
@@ -59,6 +59,8 @@ class Variant:
     rates: list[float] = field(default_factory=list)
     """Answers per second in a part of a turn each."""
     latencies_s: list[float] = field(default_factory=list)
+    runs_s: list[dict[str, float]] = field(default_factory=list)
+    """Of each turn: mean seconds that partitions took."""
 
     @property
     def plan(self) -> Plan:
@@ -112,7 +114,8 @@ def layout(count: int) -> Layout:
 def divide(model: Path, counts: Sequence[int], folder: Path) -> dict[str, Variant]:
     """Return the variants, compiled as users compile."""
     profile = folder / "profile.json"
-    hypsc("profile", model, "-o", profile, "--threads", 1)
+    with testbed.build(layout(1)) as devices:  # where nothing that runs beside takes the core away
+        hypsc("profile", model, "-o", profile, "--threads", 1, run=devices[MANAGER].run)
     hypsc("compile", model, "-o", folder / "plan-1", "--no-verify")
     move_plan(folder / "plan-1", lambda _: "w1")
     variants = {ONE: Variant(folder / "plan-1", ("w1",))}
@@ -128,13 +131,13 @@ def divide(model: Path, counts: Sequence[int], folder: Path) -> dict[str, Varian
     return variants
 
 
-def hypsc(*words: object) -> None:
-    """Run `hypsc`.
+def hypsc(*words: object, run: Callable[..., "subprocess.CompletedProcess[str]"] = subprocess.run) -> None:
+    """Run `hypsc`, here or, with a device's `run`, there.
 
     Raises:
         RuntimeError: it failed.
     """
-    done = subprocess.run([_HYPSC, *map(str, words), "-q"], capture_output=True, text=True, check=False)
+    done = run([_HYPSC, *map(str, words), "-q"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"`hypsc {words[0]}` failed: {done.stderr}")
 
@@ -149,6 +152,7 @@ def take_turn(
     with fleet(variant.folder, used, devices, folder) as made:
         asked = ask(made, question, warm_up=2, in_flight=2 * count + 1, seconds=seconds)
     variant.latencies_s += asked.latencies_s
+    variant.runs_s += asked.runs_s
     variant.rates += rates_of(asked.done_s, seconds)
 
 
@@ -164,14 +168,16 @@ def figures(variant: Variant) -> dict[str, Any]:
     """Return the raw numbers of a variant, and what its plan predicts."""
     plan = variant.plan
     told = plan.variants[0]
-    busy_s: dict[str, float] = {}
+    predicted_s, busy_s = dict.fromkeys(told.placement.values(), 0.0), dict.fromkeys(told.placement.values(), 0.0)
     for partition, device in told.placement.items():
-        busy_s[device] = busy_s.get(device, 0.0) + told.prediction.partition_s.get(partition, 0.0)
+        predicted_s[device] += told.prediction.partition_s.get(partition, 0.0)
+        busy_s[device] += statistics.fmean(runs.get(partition, 0.0) for runs in variant.runs_s)
     return {
         "workers": len(variant.names),
         "used": len(set(told.placement.values())),
         "partitions": len(plan.partitions),
         "predicted_rps": told.prediction.throughput_rps,
+        "predicted_s": predicted_s,
         "busy_s": busy_s,
         "rates": variant.rates,
         "latencies_s": variant.latencies_s,
@@ -184,22 +190,38 @@ def show(results: Mapping[str, Mapping[str, Any]]) -> str:
     for model, told in results.items():
         unsplit_rps = 1 / statistics.median(told["unsplit_s"])
         one_rps = statistics.median(told["variants"][ONE]["rates"])
-        rows.append((model, WHOLE, "", f"{unsplit_rps:.2f}", "", f"{unsplit_rps / one_rps:.2f}", "", "", ""))
+        rows.append((model, WHOLE, "", f"{unsplit_rps:.2f}", "", "", f"{unsplit_rps / one_rps:.2f}", "", "", ""))
         for name, variant in told["variants"].items():
             rows.append(line(model, name, variant, one_rps))
-    headers = ("model", "variant", "n", "rps", "bound: sum/busiest", "speed-up", "of N x balance", "least", "published")
-    return table(rows, headers, "llrrrrrrl", 140)
+    headers = (
+        "model",
+        "variant",
+        "n",
+        "rps",
+        "predicted bound",
+        "bound",
+        "speed-up",
+        "of the bound",
+        "least",
+        "published",
+    )
+    return table(rows, headers, "llrrrrrrrl", 140)
 
 
 def line(model: str, name: str, variant: Mapping[str, Any], one_rps: float) -> tuple[object, ...]:
     """Return a line of the table: the speed-up over one worker, beside what its stages' balance allows."""
-    rates, busy_s = variant["rates"], list(variant["busy_s"].values())
+    rates, bound = variant["rates"], balance(variant["busy_s"])
     gain = statistics.median(rates) / one_rps
-    bound = sum(busy_s) / max(busy_s) if max(busy_s) else 1.0
     share = f"{gain / bound:.2f}" if variant["workers"] > 1 else ""
     published = PUBLISHED.get((model, variant["workers"]), "")
-    speeds = (f"{statistics.median(rates):.2f}", f"{bound:.2f}", f"{gain:.2f}", share, f"{min(rates) / one_rps:.2f}")
-    return (model, name, len(rates), *speeds, published)
+    bounds = (f"{balance(variant['predicted_s']):.2f}", f"{bound:.2f}")
+    speeds = (f"{gain:.2f}", share, f"{min(rates) / one_rps:.2f}")
+    return (model, name, len(rates), f"{statistics.median(rates):.2f}", *bounds, *speeds, published)
+
+
+def balance(busy_s: Mapping[str, float]) -> float:
+    """Return what a pipeline of devices that are so busy with each request can win: the sum over the busiest."""
+    return sum(busy_s.values()) / max(busy_s.values()) if any(busy_s.values()) else 1.0
 
 
 if __name__ == "__main__":

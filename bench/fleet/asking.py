@@ -47,7 +47,7 @@ class Asked(Struct, frozen=True, kw_only=True):
 
     latencies_s: list[float]
     runs_s: list[dict[str, float]] = []
-    """Of each request: seconds that each partition took."""
+    """Of each request: seconds that each partition took; of requests made at once one entry, the means."""
     done_s: list[float] = []
     """Moments at which answers came that were asked for at once, from the start."""
     largest_gap: float = 0.0
@@ -107,8 +107,11 @@ def one_by_one(asker: Asker) -> Asked:
 
 def flood(asker: Asker) -> Asked:
     """Keep several requests on their way for a while, each from a client of its own."""
-    job, start_s = asker.job, time.perf_counter()
+    job = asker.job
     askers = [asker, *(Asker(job) for _ in range(job.in_flight - 1))]
+    with observe(job.address) as observer:
+        before = _totals_s(observer)
+    start_s = time.perf_counter()
     latencies_s: list[float] = []
     done_s: list[float] = []
     failures: list[BaseException] = []
@@ -130,7 +133,11 @@ def flood(asker: Asker) -> Asked:
         thread.join()
     if failures:
         raise failures[0]
-    return Asked(latencies_s=latencies_s, done_s=sorted(done_s), largest_gap=max(one.largest_gap for one in askers))
+    with observe(job.address) as observer:
+        after = _totals_s(observer)
+    mean_s = {name: (total_s - before.get(name, 0.0)) / max(1, len(done_s)) for name, total_s in after.items()}
+    gap = max(one.largest_gap for one in askers)
+    return Asked(latencies_s=latencies_s, runs_s=[mean_s], done_s=sorted(done_s), largest_gap=gap)
 
 
 def _totals_s(observer: Observer) -> dict[str, float]:
