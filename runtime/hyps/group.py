@@ -53,6 +53,7 @@ from hyps.formats.node_messages import (
     Drain,
     Echo,
     Echoed,
+    Finished,
     Goodbye,
     Greet,
     GroupReport,
@@ -62,6 +63,7 @@ from hyps.formats.node_messages import (
     Piece,
     Retire,
     Setup,
+    Spans,
     Tensor,
     decode_from_manager,
     decode_from_node,
@@ -391,6 +393,7 @@ class Group:
     def _on_joined(self, message: Joined) -> None:
         if self._upstream.on_joined(message):
             self._on_notice(f"joined the manager at {self._options.manager} as `{self._options.device}`")
+            self._records.wants_spans = message.wants_spans
             self._handle(ManagerFound(message.beat_s))
 
     def _on_failed(self, message: Failed) -> None:
@@ -533,12 +536,20 @@ class Group:
         if isinstance(message, Beat):
             told = filled(message, self._below.state, self._state.above)
             sendings = self._records.take_sendings()
+            spans = self._records.take_spans()
+            if spans:
+                self._upstream.say(Spans(tuple(spans)))
             self._upstream.say(msgspec.structs.replace(told, sendings=sendings, clock_s=time.monotonic()))
             self._beats += 1
             if self._beats % _REPORT_BEATS == 1:
                 report = msgspec.structs.replace(self._below.manager.report(), device=self._options.device)
                 self._upstream.say(GroupReport(), [encode_report(report)])
             return
+        if isinstance(message, Finished):  # of a node whose clock is another one: it has ended just now, here
+            now_s = time.monotonic()
+            self._records.note_computed(
+                message.request, message.partition, message.waited_s, now_s - message.run_s, now_s
+            )
         self._upstream.say(message)
 
     # The manager below.

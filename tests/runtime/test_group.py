@@ -1,5 +1,7 @@
 """Groups with real managers above, nodes below and neighbours, over links in memory and over sockets."""
 
+import dataclasses
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +28,7 @@ from hyps.formats.plan import Prediction, Variant
 from hyps.formats.replanning import Answer, Question
 from hyps.group import Group, GroupOptions
 from hyps.node import NodeOptions
+from hyps.tracing import Tracing
 from manager_fixtures import WAIT_S, RunningManager, ScriptedClient, ScriptedPlanner
 from node_fixtures import RunningNode
 from plan_fixtures import cnn, write_plan_file
@@ -93,13 +96,14 @@ class Tree:
     def close(self) -> None:
         self._stack.close()
 
-    def start(self, token: str = "", **placement: str) -> RunningManager:
+    def start(self, token: str = "", *, wants_spans: bool = False, **placement: str) -> RunningManager:
         plan = self.flow.write(self._folder / "plan")
         first = Variant(name="first", placement=placement)
         write_plan_file(self._folder / "plan", replace(plan, variants=(first,), entry="client"))
         links = self._make_links()
         self.endpoint = links.listen(self._address("manager"))
-        return self._stack.enter_context(RunningManager(links, self._folder / "plan", OPTIONS, token=token))
+        options = dataclasses.replace(OPTIONS, wants_spans=wants_spans)
+        return self._stack.enter_context(RunningManager(links, self._folder / "plan", options, token=token))
 
     def group(self, device: str, above: str = "", token: str = "") -> tuple[RunningGroup, str]:
         """Start a group; return it and where its nodes come."""
@@ -190,6 +194,26 @@ def test_a_group_below_a_group_answers_too_and_all_leave_in_order(tree: Tree) ->
         group.join()
         assert group.is_whole
     assert node.error is None
+
+
+def test_who_watches_above_sees_the_group_s_devices_and_what_they_compute(tree: Tree, tmp_path: Path) -> None:
+    manager = tree.start(stem="g", body="g", head="g", wants_spans=True)
+    tracing = manager.manager.tracing = Tracing(tmp_path / "trace.json", manager.state.plan)
+    _group, below = tree.group("g")
+    for device in ("x", "y"):
+        tree.node(device, below)
+    tree.check(tree.client())
+
+    def devices_below() -> list[str]:
+        (node,) = manager.manager.report().nodes
+        return [] if node.group is None else [told.device for told in node.group.nodes if told.items_done]
+
+    until(lambda: devices_below() == ["x", "y"])
+    manager.leave()
+    tracing.close()
+    events = json.loads((tmp_path / "trace.json").read_text())
+    computed = {event["name"] for event in events if event["ph"] == "X" and event.get("cat") == "compute"}
+    assert computed >= {"stem", "body", "head"}
 
 
 def test_a_group_without_workers_is_not_there_until_one_comes(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
