@@ -457,14 +457,22 @@ class Manager:
         self._carrier.incoming = Incoming()
 
     def _on_fetch(self, link: int, message: Fetch) -> None:
-        """Give a node a piece of a file of its own partitions."""
+        """Give a node a piece of a file of its own partitions, or tell it which piece it does not get: it waits."""
+        try:
+            self._require_own(link, message.sha256)
+            data, total = read_piece(*self._files[message.sha256], message.offset, message.nbytes)
+        except HypsError as error:
+            logger.debug("gave no piece of a file: %s", error.message)
+            self._carrier.tell_node(link, _failed(message.sha256, error))
+            return
+        self._carrier.tell_node(link, Piece(message.sha256, message.offset, total), [data])
+
+    def _require_own(self, link: int, sha256: str) -> None:
         node = self._state.network.members.by_link(link)
         plan = None if node is None or node.setup is None else node.setup.plan
         parts = () if plan is None else plan.partitions
-        if not any(message.sha256 in _files_of(part) for part in parts):
-            raise PeerError(f"the file {message.sha256[:12]} is none of the node's", code="E_DENIED")
-        data, total = read_piece(*self._files[message.sha256], message.offset, message.nbytes)
-        self._carrier.tell_node(link, Piece(message.sha256, message.offset, total), [data])
+        if not any(sha256 in _files_of(part) for part in parts):
+            raise PeerError(f"the file {printable(sha256[:12])} is none of the node's", code="E_DENIED")
 
     # What is to be done.
 

@@ -67,10 +67,19 @@ class NodeFiles:
         """What comes back of an earlier one is over."""
 
     def keep_only(self, partitions: Sequence[Partition]) -> None:
-        """Let go of the files of all other partitions."""
+        """Let go of the files of all other partitions, and give up what is under way to get them.
+
+        The manager gives a node nothing of partitions that are not its own any more: to wait for such a piece would
+        keep all that stands behind it waiting for ever.
+        """
         keys = {(partition.id, partition_digest(partition)) for partition in partitions}
         self.folders = {key: folder for key, folder in self.folders.items() if key in keys}
+        self._cases = {key: case for key, case in self._cases.items() if key in keys}
+        self._queue = deque(key for key in self._queue if key in keys)
+        if self._now is not None and self._now not in keys:
+            self._end()
         self._executor.do(None, lambda: self._cache.keep_only(partitions))
+        self._begin_next()
 
     def obtain(self, key: Key, plan: Plan, partition: Partition) -> None:
         """Get a partition's files; `tell` is told when they are here, or why not."""

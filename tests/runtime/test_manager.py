@@ -347,9 +347,10 @@ def test_a_node_gets_no_files_but_its_own(cluster: Cluster) -> None:
     manager = cluster.start(mlp(8, 4), {"v0": "a"})
     stranger = Stranger(cluster)
     assert isinstance(stranger.ask(join_message()), Joined)
-    answer = stranger.ask(Fetch(manager.state.plan.partitions[0].sha256, 0, 100))
+    digest = manager.state.plan.partitions[0].sha256
+    answer = stranger.ask(Fetch(digest, 0, 100))
     assert isinstance(answer, Failed)
-    assert answer.code == "E_DENIED"
+    assert (answer.request, answer.code) == (digest, "E_DENIED"), "who waits for a piece hears which one does not come"
     answer = stranger.ask(Tensor(1, 1, 1, TensorHeader("t1", "float32", (1, 4), 12)), (bytes(12),))
     assert isinstance(answer, Failed)
     assert answer.code == "E_PROTOCOL"
