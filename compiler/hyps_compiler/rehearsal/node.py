@@ -167,10 +167,10 @@ class VirtualNode(Process):
         )
 
     def spare_nbytes(self) -> int | None:
-        """Return what its memory has left beside its process, kept sessions and tensors; None: it has no limit."""
+        """Return what its memory has left beside its process, open sessions and tensors; None: it has no limit."""
         if self.memory_bytes is None:
             return None
-        opened = {partition for partition, _ in self._executor.opened} & self.state.residency.kept
+        opened = {partition for partition, _ in self._executor.opened}
         weights = sum(part.weight_bytes for part in self._whole_plan.partitions if part.id in opened)
         return self.memory_bytes - BASE_NBYTES - weights - self.held_nbytes()
 

@@ -126,9 +126,8 @@ class World:
             held = process.held_nbytes()
             require(held == process.state.held_nbytes, lambda: f"{process.name} stores {held} bytes unaccounted for")
             spare = process.spare_nbytes()
-            if spare is not None and spare < 0:  # it may be for one request alone, and for what it shall forget
-                live = [key for key in process.store if self.manager.state.leases.get(*key) is not None]
-                require(len(live) <= 1, f"{process.name} has {spare} bytes left with {live}")
+            if spare is not None and spare < 0:  # it may be for one request alone
+                require(len(process.store) <= 1, lambda: f"{process.name} has {spare} bytes left, {[*process.store]}")
         elif isinstance(process, VirtualManager):
             process.state.check_invariants()
             held = process.held_nbytes()

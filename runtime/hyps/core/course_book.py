@@ -7,7 +7,7 @@ from enum import Enum
 from hyps.core.courses import Flow, Pair, WholeCourse, lay_course
 from hyps.core.manager_options import NewSecret
 from hyps.core.membership import UNBOUNDED_NBYTES, Members, Node
-from hyps.core.residency import Residency, decide_residency, live_activations
+from hyps.core.residency import Residency, live_activations, residency_for_many, tensor_room_nbytes
 from hyps.core.timings import Timings
 from hyps.errors import InfeasibleError, InternalError
 from hyps.formats.node_messages import Neighbour, Setup
@@ -106,8 +106,11 @@ class LiveCourse:
         """Return whether one more piece of work may begin, of so many times the bytes that the plan tells of."""
         if self.in_flight >= self.window:
             return False
-        nbytes = self.whole.device_nbytes
-        return all(node.has_room(int(nbytes[device] * scale)) for device, node in self.nodes.items())
+        return all(node.has_room(self.nbytes_on(device, scale)) for device, node in self.nodes.items())
+
+    def nbytes_on(self, device: str, scale: float) -> int:
+        """Return the bytes that a piece of work has at most on a device."""
+        return int(self.whole.device_nbytes[device] * scale)
 
 
 class CourseBook:
@@ -199,7 +202,7 @@ class CourseBook:
         """Return whether a node can keep what it has loaded and all that the placements give it as well."""
         ids = {*self.partitions_on(node)}
         ids.update(part for placement in placements for part, device in placement.items() if device == node.device)
-        residency, _ = self._residency(node, ids)
+        residency = self._residency(node, ids)
         return residency is not None and len(residency.kept) == len(ids)
 
     def expect(self, course: LiveCourse) -> None:
@@ -264,27 +267,26 @@ class CourseBook:
 
     def _bound_tensors(self, node: Node, ids: Collection[str]) -> None:
         """Note how many bytes of tensors a node has room for beside its partitions; one request is always taken."""
-        residency, live_nbytes = self._residency(node, set(ids))
+        residency = self._residency(node, set(ids))
         if residency is None:
             node.buffer_nbytes = 0
-        elif residency.spare_nbytes is not None:
-            node.buffer_nbytes = residency.spare_nbytes + live_nbytes
-        else:
-            node.buffer_nbytes = UNBOUNDED_NBYTES
+            return
+        room_nbytes = tensor_room_nbytes([task for task in self._flow.tasks if task.id in ids], residency)
+        node.buffer_nbytes = UNBOUNDED_NBYTES if room_nbytes is None else max(0, room_nbytes)
 
-    def _residency(self, node: Node, ids: set[str]) -> tuple[Residency | None, int]:
-        """Return what a node keeps loaded of these, None: one is too large; and the bytes of one request there."""
+    def _residency(self, node: Node, ids: set[str]) -> Residency | None:
+        """Return what a node keeps loaded of these, as it decides itself; None: one is too large."""
         flow = self._flow
         tasks = [task for task in flow.tasks if task.id in ids]
         made = [name for task in tasks for name in task.outputs]
         inputs = [name for task in tasks for name in task.inputs if name not in made]
         outputs = [name for name in made if name in flow.outputs or not ids.issuperset(flow.readers.get(name, ()))]
         live = live_activations(tasks, inputs, outputs, flow.nbytes)
+        crossing_nbytes = flow.total_nbytes((*inputs, *outputs))
         try:
-            residency = decide_residency(tasks, live, node.join.facts.memory_bytes, node.base_nbytes)
+            return residency_for_many(tasks, live, crossing_nbytes, node.join.facts.memory_bytes, node.base_nbytes)
         except InfeasibleError:
-            return None, 0
-        return residency, max(live.values(), default=0)
+            return None
 
 
 def endpoints_for(source: Node, target: Node) -> tuple[str, ...]:

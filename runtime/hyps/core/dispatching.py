@@ -153,7 +153,7 @@ class Dispatcher:
         return Work(number, tuple(requests), rows, scale)
 
     def _course_for(self, work: Work) -> LiveCourse | None:
-        course = self.network.best_course(work.scale)
+        course = self.network.best_course(work.scale) or self._course_made_free(work.scale)
         if course is None or work.within is not None:
             return course  # what is relayed was let in above
         nbytes = int(course.whole.hub_nbytes * work.scale)
@@ -161,6 +161,13 @@ class Dispatcher:
             nbytes += sum(request.nbytes for request in work.requests)
         is_alone = not len(self.leases) and not self.open_answers and not work.is_merged
         return course if work.epoch or self.hub.has_room(nbytes) or is_alone else None
+
+    def _course_made_free(self, scale: float) -> LiveCourse | None:
+        """Return a course that has room once its nodes hear which requests are over; they hear of it now."""
+        waiting = [node for node in self.network.members if node.ended]
+        for node in waiting:
+            self.retire_on(node)
+        return self.network.best_course(scale) if waiting else None
 
     def _begin(self, work: Work, course: LiveCourse) -> None:
         self.again.pop(work.number, None)
@@ -251,8 +258,8 @@ class Dispatcher:
         for part in work.started:
             self.network.lives[part].end_run()
         course = self.leases.end(work)
-        for node in course.nodes.values():
-            node.end_work(work.number, work.epoch)
+        for device, node in course.nodes.items():
+            node.end_work(work.number, work.epoch, course.nbytes_on(device, work.scale))
             if is_urgent or len(node.ended) >= _RETIRED_AT_ONCE:
                 self.retire_on(node)
         if self.network.end_work(course):
@@ -269,9 +276,9 @@ class Dispatcher:
 
     def retire_on(self, node: Node) -> None:
         """Tell a node which requests are over, where it does not know yet."""
-        if node.ended and node.link in self.network.members:
-            self.steps.append(Tell(node.link, Retire(tuple(node.ended))))
-        node.ended = []
+        ended = node.take_ended()
+        if ended and node.link in self.network.members:
+            self.steps.append(Tell(node.link, Retire(ended)))
 
     def lose(self, work: Work, cause: str) -> None:
         """An attempt is lost: the work waits for another one, unless there were too many."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hyps.core.node_events import Load, NodeInstruction, Obtain, SetUp, Share, Unload
-from hyps.core.residency import Residency, Task, decide_residency, live_activations
+from hyps.core.residency import Residency, Task, live_activations, residency_for_many
 from hyps.errors import InternalError, printable
 from hyps.formats.quantities import format_nbytes
 
@@ -121,6 +121,8 @@ class Holdings:
         """Take the most bytes the process may have, and what it has without any partition."""
         self._budget_nbytes, self._base_nbytes = budget_nbytes, base_nbytes
         self._held: dict[str, Holding] = {}
+        self._run_nbytes: dict[str, int] = {}
+        """What a run of each partition takes beside its weights and inputs."""
         self._loading: Holding | None = None
         self._in_turn: Holding | None = None
         """The one that is loaded, or being loaded, without being kept."""
@@ -255,6 +257,22 @@ class Holdings:
         self._in_turn = held
         return steps + self._load(held)
 
+    def fits_beside_turn(self, partition: str, held_nbytes: int) -> bool:
+        """Return whether a partition can run, with so many bytes of tensors here, while the one in turn is loaded."""
+        limit_nbytes, turn = self.residency.limit_nbytes, self._in_turn
+        if limit_nbytes is None or turn is None or turn.id == partition:
+            return True
+        running = sum(held.runs * self._run_nbytes.get(held.id, 0) for held in self._held.values())
+        own = self._run_nbytes.get(partition, 0)
+        return self.weight_nbytes() + held_nbytes + running + own <= limit_nbytes
+
+    def make_way(self, held_nbytes: int, partition: str = "") -> list[NodeInstruction]:
+        """Return what to do where the one in turn takes the memory that tensors need, or a partition that is to run."""
+        turn = self._in_turn
+        if turn is None or turn.state is not _State.LOADED or self.fits_beside_turn(partition, held_nbytes):
+            return []
+        return self._unload(turn)
+
     def weight_nbytes(self) -> int:
         """Return the bytes of the weights that are in memory."""
         return sum(held.share.task.weight_nbytes for held in self._held.values() if held.state in _IN_MEMORY)
@@ -276,12 +294,11 @@ class Holdings:
         tasks = [task for task in tasks if task.id not in too_large]
         live = live_activations(tasks, event.inputs, event.outputs, event.nbytes)
         crossing = sum(event.nbytes.get(name, 0) for name in (*event.inputs, *event.outputs))
-        budget, base = self._budget_nbytes, self._base_nbytes
-        if budget is not None:
-            # Room for the tensors of requests that wait, where there is some.
-            need = max((task.weight_nbytes + task.scratch_nbytes + live[task.id] for task in tasks), default=0)
-            base += max(0, min(crossing, budget - base - need))
-        self.residency = decide_residency(tasks, live, budget, base)
+        budget = self._budget_nbytes
+        self.residency = residency_for_many(tasks, live, crossing, budget, self._base_nbytes)
+        self._run_nbytes = {
+            task.id: task.scratch_nbytes + sum(event.nbytes.get(name, 0) for name in task.outputs) for task in tasks
+        }
         for held in self._held.values():
             held.is_kept = held.id in self.residency.kept
         return too_large

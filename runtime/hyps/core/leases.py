@@ -89,7 +89,7 @@ class Leases:
         course.in_flight += 1
         for device, node in course.nodes.items():
             node.in_flight += 1
-            node.in_flight_nbytes += int(course.whole.device_nbytes[device] * work.scale)
+            node.in_flight_nbytes += course.nbytes_on(device, work.scale)
         for part, seconds in needed.items():
             course.nodes[course.whole.placement[part]].backlog_s += seconds
 
@@ -112,7 +112,7 @@ class Leases:
         course.in_flight -= 1
         for device, node in course.nodes.items():
             node.in_flight -= 1
-            node.in_flight_nbytes -= int(course.whole.device_nbytes[device] * work.scale)
+            node.in_flight_nbytes -= course.nbytes_on(device, work.scale)
             if not node.in_flight:
                 node.backlog_s = 0.0  # what is left of adding and subtracting
         work.course = None

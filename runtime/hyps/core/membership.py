@@ -129,6 +129,8 @@ class Node:
     """Expected to be computed there for what is in flight."""
     ended: list[tuple[int, int]] = field(default_factory=list)
     """Requests, with their epochs, that it has not been told the end of."""
+    ended_nbytes: int = 0
+    """Of their tensors: it may still store them."""
     unreachable_since_s: dict[str, float] = field(default_factory=dict)
     """Devices that it should send to and cannot reach."""
     watch: NodeWatch = field(default_factory=NodeWatch)
@@ -170,8 +172,13 @@ class Node:
 
     def has_room(self, nbytes: int) -> bool:
         """Return whether one more request's tensors fit; one alone always does."""
-        here = self.in_flight_nbytes + self.stale_nbytes
-        return here + nbytes <= self.buffer_nbytes or not (self.in_flight or self.stale)
+        here = self.in_flight_nbytes + self.ended_nbytes + self.stale_nbytes
+        return here + nbytes <= self.buffer_nbytes or not (self.in_flight or self.ended or self.stale)
+
+    def take_ended(self) -> tuple[tuple[int, int], ...]:
+        """Return what it is now told the end of: what is sent after that finds nothing of it."""
+        ended, self.ended, self.ended_nbytes = tuple(self.ended), [], 0
+        return ended
 
     def note_sent(self, sending: Sending, nbytes: int) -> None:
         """A tensor is on its way to it."""
@@ -182,9 +189,10 @@ class Node:
         self.sending.pop(sending, None)
         self.stale_nbytes -= self.stale.pop(sending, 0)
 
-    def end_work(self, number: int, epoch: int) -> None:
-        """Work is over: what is still on its way for it is in the way of other work."""
+    def end_work(self, number: int, epoch: int, nbytes: int) -> None:
+        """Work of so many bytes is over: what is here or on its way for it is in the way of other work."""
         self.ended.append((number, epoch))
+        self.ended_nbytes += nbytes
         for sending in [sending for sending in self.sending if sending[:2] == (number, epoch)]:
             nbytes = self.stale[sending] = self.sending.pop(sending)
             self.stale_nbytes += nbytes
@@ -245,5 +253,7 @@ class Members:
                 raise InternalError(f"node `{node.device}` is not known by its name")
             if node.stale_nbytes != sum(node.stale.values()):
                 raise InternalError(f"what is on its way to node `{node.device}` is miscounted")
+            if node.ended_nbytes and not node.ended:
+                raise InternalError(f"node `{node.device}` has {node.ended_nbytes} bytes of nothing")
             if node.in_flight == 0 and (node.in_flight_nbytes or abs(node.backlog_s) > 1e-6):
                 raise InternalError(f"node `{node.device}` is idle with {node.in_flight_nbytes} bytes in flight")

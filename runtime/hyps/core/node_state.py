@@ -475,14 +475,18 @@ class NodeState:
     def _next_work(self, now_s: float) -> list[NodeInstruction]:
         steps = self._fail_what_waits_in_vain()
         while len(self._runs) < self._max_executing and not self._holdings.is_loading_in_turn:
-            item = self._queue.take()
+            item = self._queue.take(self._held_nbytes)
             if item is None:
                 break
+            steps += self._holdings.make_way(self._held_nbytes, item[1])
             steps += self._execute(now_s, self._requests[item[0]], item[1])
         if not self._is_settled:
             steps += self._holdings.load_kept()
         if not self._is_settled or self._queue.waiting_partitions():
             steps += self._queue.load_next(bool(self._runs))
+        turn = self._holdings.in_turn
+        if turn is not None and not self._queue.is_waiting_for(turn.id):
+            steps += self._holdings.make_way(self._held_nbytes)
         return steps
 
     def _fail_what_waits_in_vain(self) -> list[NodeInstruction]:
@@ -576,8 +580,8 @@ class NodeState:
 
 _ORDER: dict[type, int] = {
     Keep: 0,
-    Execute: 1,
-    Unload: 2,
+    Unload: 1,
+    Execute: 2,
     Load: 3,
     Obtain: 4,
     Send: 5,
@@ -585,7 +589,8 @@ _ORDER: dict[type, int] = {
     Tell: 7,
     Leave: 8,
 }
-"""What is stored can be computed with and sent; computing comes first, so that sending does not delay it."""
+"""What is stored can be computed with and sent; computing comes before what would delay it, and behind what makes room
+for it."""
 
 
 def _rank(step: NodeInstruction) -> int:

@@ -1,7 +1,7 @@
 """Which partitions stay loaded under a memory budget, and which are loaded and released."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hyps.errors import InfeasibleError, printable
 from hyps.formats.plan import Partition, Plan
@@ -72,6 +72,40 @@ def decide_residency(
             best = kept
     assert best is not None, "keeping nothing fits, or the largest partition would have been refused"
     return Residency(best, available - _total(weights, best) - _transient_need(tasks, best, running), available)
+
+
+def residency_for_many(
+    tasks: Sequence[Task],
+    live_nbytes: Mapping[str, int],
+    crossing_nbytes: int,
+    budget_nbytes: int | None,
+    base_nbytes: int,
+) -> Residency:
+    """Return what `decide_residency` does, with room for a further request's `crossing_nbytes` where there is some.
+
+    These are the tensors that come from and go to other processes: a node has them here while another request runs.
+
+    Raises:
+        InfeasibleError: see `decide_residency`.
+    """
+    if budget_nbytes is None:
+        return decide_residency(tasks, live_nbytes, budget_nbytes, base_nbytes)
+    need = max((task.weight_nbytes + task.scratch_nbytes + live_nbytes[task.id] for task in tasks), default=0)
+    further = max(0, min(crossing_nbytes, budget_nbytes - base_nbytes - need))
+    decided = decide_residency(tasks, live_nbytes, budget_nbytes, base_nbytes + further)
+    return replace(decided, limit_nbytes=budget_nbytes - base_nbytes)
+
+
+def tensor_room_nbytes(tasks: Sequence[Task], residency: Residency) -> int | None:
+    """Return the bytes that tensors may have at any time, whichever partition runs and is in memory for its turn.
+
+    None: no budget. Less than what one request needs where it only fits while nothing but its own turn is in memory.
+    """
+    if residency.limit_nbytes is None:
+        return None
+    kept = sum(task.weight_nbytes for task in tasks if task.id in residency.kept)
+    turn = max((task.weight_nbytes for task in tasks if task.id not in residency.kept), default=0)
+    return residency.limit_nbytes - kept - turn - max((task.scratch_nbytes for task in tasks), default=0)
 
 
 def live_activations(

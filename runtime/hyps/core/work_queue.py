@@ -61,6 +61,10 @@ class WorkQueue:
         self._items.difference_update((number, partition) for number in numbers)
         return numbers
 
+    def is_waiting_for(self, partition: str) -> bool:
+        """Return whether an item waits for a partition that is not kept, or not loaded."""
+        return partition in self._waiting
+
     def waiting_partitions(self) -> list[str]:
         """Return the partitions that are not kept or not loaded, and have items."""
         return list(self._waiting)
@@ -83,21 +87,36 @@ class WorkQueue:
         self.sort_anew()
         self._newest, self._horizon = 0, None
 
-    def take(self) -> tuple[int, str] | None:
-        """Take the next item of a loaded partition, unless those that wait to be loaded come first."""
+    def take(self, held_nbytes: int) -> tuple[int, str] | None:
+        """Take the next item of a loaded partition, unless those that wait to be loaded come first.
+
+        What does not fit beside the partition in turn and `held_nbytes` of tensors waits until that has run.
+        """
         while self._of_kept and (self._of_kept[0][0], self._of_kept[0][2]) not in self._items:
             heapq.heappop(self._of_kept)
-        best = self._of_kept[0] if self._of_kept else None
+        best = self._of_kept[0] if self._of_kept and self._may_go(self._of_kept[0][0]) else None
         turn = self._holdings.in_turn
-        if turn is not None and turn.is_runnable and turn.id in self._waiting:
-            of_turn = (min(self._waiting[turn.id]), turn.index, turn.id)
-            best = of_turn if best is None else min(best, of_turn)
-        if best is None or not self._may_go(best[0]):
+        if turn is not None and turn.is_runnable:
+            if best is not None and turn.runs and not self._holdings.fits_beside_turn(best[2], held_nbytes):
+                best = None
+            best = self._of_turn(turn, best, held_nbytes)
+        if best is None:
             return None
         if self._of_kept and best == self._of_kept[0]:
             heapq.heappop(self._of_kept)
         self.discard(best[0], best[2])
         return best[0], best[2]
+
+    def _of_turn(
+        self, turn: Holding, best: tuple[int, int, str] | None, held_nbytes: int
+    ) -> tuple[int, int, str] | None:
+        """Return the next item of the partition in turn, or the `best` of the others where that comes first."""
+        waiting = self._waiting.get(turn.id)
+        if not waiting or not self._may_go(min(waiting)):
+            return best
+        own = (min(waiting), turn.index, turn.id)
+        is_first = best is None or own < best or not self._holdings.fits_beside_turn(best[2], held_nbytes)
+        return own if is_first else best
 
     def load_next(self, is_running: bool) -> list[NodeInstruction]:
         """Return what to do to have the next partition loaded for its turn, once nothing goes before it.

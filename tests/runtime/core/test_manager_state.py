@@ -496,6 +496,21 @@ def test_a_devices_buffer_bounds_what_is_under_way() -> None:
     assert len(cluster.manager.leases) == 2, "of two tensors each"
 
 
+def test_what_a_device_has_not_been_told_the_end_of_takes_its_room() -> None:
+    cluster = ToyCluster(chain(), ALONE)
+    small = cluster.join("d0", memory=BASE_NBYTES + 5 * NBYTES)
+    cluster.join("d1")
+    cluster.join("d2")
+    cluster.run()
+    keys = submit_all(cluster, 20)
+    while cluster.step():
+        assert len(small.tensors) <= 2, "it stores what it was not told to forget"
+    check_answers(cluster, keys)
+    cluster.tick()
+    cluster.run()
+    assert not small.tensors
+
+
 def test_what_is_on_its_way_to_a_slow_node_bounds_what_is_sent_there_although_nobody_wants_it() -> None:
     cluster = ToyCluster(chain(), ALONE)
     nodes = [cluster.join("d0", memory=BASE_NBYTES + 10 * NBYTES), cluster.join("d1"), cluster.join("d2")]
