@@ -142,7 +142,7 @@ def run(soak: Soak, seconds: float, kills: bool) -> None:
     for member in soak.clients:
         member.start()
     soak.start_s = time.monotonic()
-    troubles = disturbances(soak, kills)
+    troubles = disturbances(soak, seconds if kills else 0.0)
     while soak.at_s < seconds and not soak.problems:
         time.sleep(1.0)
         next(troubles)
@@ -151,8 +151,8 @@ def run(soak: Soak, seconds: float, kills: bool) -> None:
         revive(soak)
 
 
-def disturbances(soak: Soak, kills: bool) -> Iterator[None]:
-    """Stop a client now and then, and kill workers in turn; each step looks what is due."""
+def disturbances(soak: Soak, kills_until_s: float) -> Iterator[None]:
+    """Stop a client now and then, and kill workers in turn while they can come back; each step looks what is due."""
     slow = next(member for member in soak.clients if member.name.startswith("slow"))
     victims = itertools.cycle(soak.workers)
     kill_s, stop_s = _KILL_EVERY_S, _STOP_EVERY_S
@@ -165,7 +165,7 @@ def disturbances(soak: Soak, kills: bool) -> Iterator[None]:
         if soak.at_s > resume_s and slow.process is not None:
             os.kill(slow.process.pid, signal.SIGCONT)
             resume_s = float("inf")
-        if kills and soak.at_s > kill_s:
+        if kill_s < soak.at_s < kills_until_s - _KILL_EVERY_S / 2:
             victim = next(victims)
             victim.kill()
             soak.kills += 1
