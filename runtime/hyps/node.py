@@ -182,7 +182,7 @@ class Node:
         self._links, self._options, self._on_notice = links, options, on_notice
         base_nbytes = opener.measure_base() + _SLACK_NBYTES
         self._facts = MachineFacts(options.memory_bytes, opener.threads, macs_per_s(opener))
-        self._state = NodeState(options.memory_bytes, base_nbytes)
+        self._state = NodeState(options.memory_bytes, base_nbytes, bounds_tensors=True)
         self._completions: queue.SimpleQueue[Completion] = queue.SimpleQueue()
         self._executor = Executor(opener, options.timeout_s, self._on_completion)
         self._neighbours = Neighbours(links, options.device, self._on_neighbour)

@@ -115,6 +115,7 @@ class Holdings:
 
     Attributes:
         residency: what `place` decided last.
+        room_nbytes: what the budget leaves for tensors beside the partitions that are kept; None: no budget.
     """
 
     def __init__(self, budget_nbytes: int | None, base_nbytes: int) -> None:
@@ -127,6 +128,7 @@ class Holdings:
         self._in_turn: Holding | None = None
         """The one that is loaded, or being loaded, without being kept."""
         self.residency = Residency(frozenset(), None)
+        self.room_nbytes: int | None = None
 
     def __iter__(self) -> Iterator[Holding]:
         return iter(self._held.values())
@@ -301,6 +303,9 @@ class Holdings:
         }
         for held in self._held.values():
             held.is_kept = held.id in self.residency.kept
+        if budget is not None:
+            kept = sum(task.weight_nbytes for task in tasks if task.id in self.residency.kept)
+            self.room_nbytes = max(0, budget - self._base_nbytes - kept)
         return too_large
 
     def _too_large(self, tasks: list[Task], event: SetUp) -> dict[str, str]:

@@ -40,7 +40,7 @@ from hyps.core.node_life import NODE_TRANSITIONS, NodeLife, NodeTrigger
 from hyps.core.residency import Residency
 from hyps.core.work_queue import WorkQueue
 from hyps.core.worker_state import TaskState, Trigger
-from hyps.errors import InternalError
+from hyps.errors import InternalError, printable
 from hyps.formats.node_messages import Beat, Drain, Finished, ItemFailed, Running, Started
 
 EARLY_NBYTES = 64 * 2**20
@@ -51,6 +51,9 @@ EARLY_REQUESTS = 1024
 
 EARLY_S = 60.0
 """How long such tensors are stored."""
+
+MOST_REQUESTS = 16384
+"""That it has something of: no manager has so many under way, and another node could invent them."""
 
 REMEMBERED = 16384
 """Ended requests whose late tensors are told from those of new ones."""
@@ -84,7 +87,13 @@ class NodeState:
     """
 
     def __init__(
-        self, budget_nbytes: int | None = None, base_nbytes: int = 0, max_executing: int = 1, beat_s: float = 0.5
+        self,
+        budget_nbytes: int | None = None,
+        base_nbytes: int = 0,
+        max_executing: int = 1,
+        beat_s: float = 0.5,
+        *,
+        bounds_tensors: bool = False,
     ) -> None:
         """Take the node's means.
 
@@ -93,7 +102,10 @@ class NodeState:
             base_nbytes: what it has resident without any partition.
             max_executing: how many work items may run at once.
             beat_s: how often to tell how it is, until the manager says.
+            bounds_tensors: whether what would not fit the budget is sent back; else all who send are trusted to
+                send no more than fits.
         """
+        self._bounds_tensors = bounds_tensors
         self._holdings = Holdings(budget_nbytes, base_nbytes)
         self._max_executing, self._beat_s = max_executing, beat_s
         self.life = NodeLife.JOINING
@@ -271,12 +283,16 @@ class NodeState:
         return [Leave()]
 
     def _on_retired(self, _now_s: float, event: Retired) -> list[NodeInstruction]:
-        before = self._retired.pop(event.request, 0)
-        self._retired[event.request] = max(before, event.epoch)
+        return self._end(event.request, event.epoch)
+
+    def _end(self, number: int, epoch: int) -> list[NodeInstruction]:
+        """Forget a request up to an epoch, and take no more of it."""
+        before = self._retired.pop(number, 0)
+        self._retired[number] = max(before, epoch)
         if len(self._retired) > REMEMBERED:
             del self._retired[next(iter(self._retired))]
-        request = self._requests.get(event.request)
-        return self._drop(request) if request is not None and request.epoch <= event.epoch else []
+        request = self._requests.get(number)
+        return self._drop(request) if request is not None and request.epoch <= epoch else []
 
     def _on_ticked(self, now_s: float, _event: Ticked) -> list[NodeInstruction]:
         steps: list[NodeInstruction] = []
@@ -303,7 +319,25 @@ class NodeState:
             return steps
         if request.path is None:
             return steps + self._take_early(request, event)
+        if self._has_no_room(event.nbytes):
+            return steps + self._refuse(request, request.path, event.tensor)
         return steps + self._take(now_s, request, event.tensor, event.nbytes)
+
+    def _has_no_room(self, nbytes: int) -> bool:
+        """Return whether one more tensor would take the process over its budget; what belongs to one request may."""
+        room_nbytes = self._holdings.room_nbytes if self._bounds_tensors else None
+        is_over = room_nbytes is not None and self._held_nbytes + nbytes > room_nbytes
+        return len(self._requests) > (1 if is_over else MOST_REQUESTS)
+
+    def _refuse(self, request: NodeRequest, path: NodePath, tensor: str) -> list[NodeInstruction]:
+        """Have a request begin anew, here or elsewhere, for which there is no room: more came than was agreed on."""
+        consumers = path.consumers.get(tensor, ())
+        if not consumers:
+            return []
+        steps = self._end(request.number, request.epoch)
+        text = f"there is no room for `{printable(tensor, 60)}` beside {self._held_nbytes} bytes of other requests"
+        failed = ItemFailed(request.number, request.epoch, consumers[0], "E_MEMORY", text, "give it more memory")
+        return [*steps, Tell(failed)]
 
     def _begin(self, now_s: float, event: TensorHere) -> NodeRequest:
         request = NodeRequest(event.request, event.epoch, event.course, now_s)

@@ -47,6 +47,7 @@ from hyps.core.node_state import (
     EARLY_NBYTES,
     EARLY_REQUESTS,
     EARLY_S,
+    MOST_REQUESTS,
     REMEMBERED,
     NodeState,
 )
@@ -320,6 +321,41 @@ def test_what_waits_for_a_partition_that_cannot_be_had_fails() -> None:
     bench.finish_all()
     assert bench.told(ItemFailed) == [ItemFailed(1, 1, "p1", "E_MISSING", "no file", "place it on another device")]
     assert not bench.stored
+
+
+def test_more_than_there_is_room_for_is_sent_back_and_not_stored() -> None:
+    bench = Bench(NodeState(125, bounds_tensors=True))
+    bench.tell(ManagerFound(0.5), chain_setup(1, 100))
+    bench.finish_all()
+    for number in (1, 2, 3):
+        bench.tell(here(number))
+    failed = bench.told(ItemFailed)
+    assert [(told.request, told.code) for told in failed if isinstance(told, ItemFailed)] == [(3, "E_MEMORY")]
+    bench.tell(here(3))
+    assert len(bench.stored) == 2, "it was told already"
+    bench.finish_all()
+    bench.tell(here(3, epoch=2))
+    bench.finish_all()
+    assert bench.order() == ["1 p0", "2 p0", "3 p0"]
+
+
+def test_one_request_alone_is_taken_however_large_it_is() -> None:
+    bench = Bench(NodeState(125, bounds_tensors=True))
+    bench.tell(ManagerFound(0.5), chain_setup(1, 100))
+    bench.finish_all()
+    bench.tell(TensorHere(1, 1, 1, "t0", 1000))
+    bench.finish_all()
+    assert bench.order() == ["1 p0"]
+
+
+def test_requests_that_somebody_invents_are_bounded() -> None:
+    bench = bench_for(chain_setup(1, 100))
+    joint = Course(1, ("p0", "p1"), ())
+    tasks = (Task("p0", ("t0", "u"), ("t1",), 1), Task("p1", ("t1",), ("t2",), 1))
+    bench.tell(SetUp(2, tuple(Share(task, "") for task in tasks), (joint,), ("t0", "u"), ("t2",), {}))
+    for number in range(MOST_REQUESTS + 5):
+        bench.node.handle(1.0, TensorHere(number, 1, 1, "t0", 0))
+    assert len(bench.node) == MOST_REQUESTS
 
 
 def test_a_failed_run_is_told_and_its_inputs_are_forgotten() -> None:
