@@ -8,7 +8,9 @@ import testbed
 from fleet.plans import Model, layer_names, move_plan, read_model, write_plan
 from fleet.running import MANAGER, Choices, Question, ask, fleet, make_question, run_whole
 from hyps.formats.plan import decode_plan
+from pipeline import balance, rates_of
 from testbed import SWITCH, Layout, Machine, Wire
+from thesis import critical_s
 
 _MISSING = testbed.missing()
 needs_root = pytest.mark.skipif(bool(_MISSING), reason=_MISSING or "never")
@@ -35,6 +37,27 @@ def test_a_plan_is_cut_and_sliced_and_placed_as_told(model: Model, tmp_path: Pat
     assert plan.partitions[0].layers == (names[0],)
     assert decode_plan((tmp_path / "plan" / "plan.json").read_bytes()) == moved
     assert sorted(moved.variants[0].placement.values()).count("b") == 3
+
+
+def test_rates_are_those_of_the_full_pipeline() -> None:
+    filling, steady = [2.5, 2.9], [3.0 + 0.1 * index for index in range(71)]
+
+    assert rates_of([*filling, *steady, 10.4], 10.0) == pytest.approx([10.0] * 10)
+
+
+def test_a_pipeline_wins_as_much_as_its_busiest_device_allows() -> None:
+    assert balance({"a": 0.1, "b": 0.1, "c": 0.2}) == pytest.approx(2.0)
+    assert balance({"a": 0.0}) == 1.0
+
+
+def test_slices_on_several_devices_are_computed_side_by_side_and_all_else_in_turn(model: Model, tmp_path: Path) -> None:
+    plan = write_plan(model, tmp_path / "plan", lambda part: "a", slices=(layer_names(model)[-1], 2))
+    runs = {part.id: 0.25 if part.shard else 1.0 for part in plan.partitions}
+    others = sum(part.shard is None for part in plan.partitions)
+    apart = {part.id: "b" if part.shard and part.shard.index else "a" for part in plan.partitions}
+
+    assert critical_s(plan, plan.variants[0].placement, runs) == pytest.approx(others + 0.5)
+    assert critical_s(plan, apart, runs) == pytest.approx(others + 0.25)
 
 
 def test_unsplit_onnxruntime_is_timed_in_a_process_of_its_own(question: Question) -> None:
