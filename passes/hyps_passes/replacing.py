@@ -25,10 +25,11 @@ from hyps_passes.replacing_moves import bettered, listed, packed
 from hyps_passes.replacing_placement import Judge, Judged, Placement, assignment_of, placement_of
 from hyps_passes.replacing_problem import HubProblem, Posed, pose
 from hyps_passes.replacing_rows import RowSearch
-from hyps_passes.searches.group_dp import most_machines
+from hyps_passes.searches.group_dp import Row, most_machines
 
 _URGENT_S = 0.5
 """What runs now cannot go on, and requests wait: the first good placement will do."""
+_IN_TURNS = "devices load partitions in turn, for they do not fit all at once"
 _LEAST_SOLVING_S = 0.2
 """A mixed-integer program that has less time is not begun."""
 
@@ -96,6 +97,8 @@ class _Replacing:
             found += [judged for judged in self._built(found, end_s) if judged.score < math.inf]
         if found and not is_urgent:
             found += [judged for judged in self._solved(found, end_s) if judged.score < math.inf]
+        if not found:
+            found = [judged for judged in self._in_turns() if judged.score < math.inf]
         if not found:
             raise self._refusal()
         best = min(judged.score for judged in found)
@@ -171,15 +174,28 @@ class _Replacing:
                 placement = tuple((machine_of[task],) for task in range(len(self.problem.tasks)))
                 yield self.judge.judged(placement, "by mixed-integer program")
 
+    def _in_turns(self) -> Iterator[Judged]:
+        """Yield the stages that lack the least memory, where each partition fits alone: their devices load in turn."""
+        row = self._least_excess()
+        if row is None or row.value <= 0 or self.question.deadline_s is not None:
+            return
+        for (machine, *_), start, end in row.stages:
+            if any(self.rows.peak_bytes(machine, task, task + 1) > self._memory(machine) for task in range(start, end)):
+                return
+        placement = placement_of(len(self.problem.tasks), row.stages)
+        yield self.judge.unlimited(placement, f"{_IN_TURNS}: consecutive stages")
+
+    def _least_excess(self) -> Row | None:
+        most = most_machines(self.rows.cuts, has_groups=False)
+        return self.rows.least_excess(sorted(sorted(self.machines, key=lambda m: (-self._memory(m), m))[:most]))
+
     def _memory(self, machine: int) -> float:
         memory = self.problem.machines[machine].memory_bytes
         return math.inf if memory is None else memory
 
     def _refusal(self) -> InfeasibleError:
         """Return why nothing keeps the limits, and what would have to give."""
-        most = most_machines(self.rows.cuts, has_groups=False)
-        machines = sorted(sorted(self.machines, key=lambda m: (-self._memory(m), m))[:most])
-        row = self.rows.least_excess(machines)
+        row = self._least_excess()
         if row is None:
             return InfeasibleError(
                 "no placement was found that heeds what devices cannot load and may hold at most (`max_share`)",
@@ -190,9 +206,11 @@ class _Replacing:
         return self._deadline_refusal()
 
     def _memory_refusal(self, stages: Sequence[tuple[tuple[int, ...], int, int]]) -> InfeasibleError:
+        """Return why even in turns they do not run: what single partitions need, each more than its device has."""
         short = []
         for (machine, *_), start, end in stages:
-            told, needed = self.problem.machines[machine], self.rows.peak_bytes(machine, start, end)
+            told = self.problem.machines[machine]
+            needed = max(self.rows.peak_bytes(machine, task, task + 1) for task in range(start, end))
             if told.memory_bytes is not None and needed > told.memory_bytes:
                 shown = format_nbytes(math.ceil(needed * 1.005))
                 short.append(f"{shown} on `{printable(told.name, 40)}` (it has {format_nbytes(told.memory_bytes)})")

@@ -58,6 +58,12 @@ class Judge:
             self._seen[placement] = Judged(placement, score, self.moved_bytes(placement), told, reason)
         return self._seen[placement]
 
+    def unlimited(self, placement: Placement, reason: str) -> Judged:
+        """Return what a placement costs whose devices lack memory: what loading in turn takes is left out."""
+        told = estimate(self.problem, assignment_of(placement))
+        score = math.inf if math.isinf(told.latency_s) else self.objective.score(told)
+        return Judged(placement, score, self.moved_bytes(placement), told, reason)
+
     def moved_bytes(self, placement: Placement) -> int:
         """Return the bytes of the weights that machines need for a placement and do not hold."""
         needed: list[dict[int, int]] = [{} for _ in self.problem.machines]

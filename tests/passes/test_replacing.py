@@ -235,14 +235,25 @@ def test_shards_of_a_layer_stay_together_where_links_are_slow() -> None:
 # Refusals and what is assumed
 
 
-def test_too_little_memory_says_how_much_would_do() -> None:
-    question = chain(WORKS, {"a": 1, "b": 1}, memory_bytes=70 * 10**6)
+def test_devices_too_small_for_all_at_once_take_turns_with_the_least_beyond_their_memory() -> None:
+    question = chain(WORKS, {"a": 1, "b": 1}, memory_bytes=76 * 10**6)
 
-    with pytest.raises(InfeasibleError, match=r"it would take 80\.4 MB on `[ab]` \(it has 70\.0 MB\)") as refusal:
+    answer = place_again(question)
+
+    homes = list(answer.placement.values())
+    assert sorted({homes.count("a"), homes.count("b")}) == [3]
+    assert "in turn" in answer.reason
+    assert answer.prediction.lower_bound_s is None
+    enough = replace(question, devices=tuple(replace(d, memory_bytes=80_400_000) for d in question.devices))
+    assert "in turn" not in place_again(enough).reason
+
+
+def test_too_little_memory_for_one_partition_says_how_much_would_do() -> None:
+    question = chain(WORKS, {"a": 1, "b": 1}, memory_bytes=55 * 10**6)
+
+    with pytest.raises(InfeasibleError, match=r"it would take .* on `a` \(it has 55\.0 MB\)") as refusal:
         place_again(question)
 
-    enough = replace(question, devices=tuple(replace(d, memory_bytes=80_400_000) for d in question.devices))
-    assert place_again(enough).placement
     assert "--memory" in refusal.value.hint
 
 
