@@ -317,6 +317,7 @@ class Node:
             self._failures = 0
         self._is_joined = False
         self._files.give_up()
+        self._state.look_ahead(False)
         self._handle(ManagerLost())
         self._neighbours.drop_all()
         self._unsent.clear()
@@ -630,11 +631,15 @@ class Node:
 
     def _tell_what_runs(self, now_s: float) -> None:
         """Say what has begun and is not over soon; of the rest it is enough to say that it is done."""
+        running = self._running()
         for key, due_s in list(self._begun.items()):
             if now_s < due_s:
                 return
             del self._begun[key]
-            self._say(Started(*key))
+            if running is None or key == (running.request, running.epoch, running.partition):
+                self._say(Started(*key))
+            else:  # it was given to who computes, and computes something else
+                self._begun[key] = now_s + _BEGUN_S
 
     def _hold_back(self, message: Finished) -> None:
         """Say it with whatever else there is to say, now or a little later."""
@@ -654,21 +659,26 @@ class Node:
 
     def _filled(self, beat: Beat) -> Beat:
         """Add what the state machine cannot know; what is running is as the thread that computes tells."""
-        now = self._executor.running()
-        step = None if now is None else self._runs.get(now[0])
+        now = self._running()
         running = tuple(
-            item
-            if now is None or step is None or (item.request, item.partition) != (step.request, step.partition)
-            else Running(item.request, item.epoch, item.partition, now[1])
+            now
             for item in beat.running
+            if now is not None and (item.request, item.epoch, item.partition) == (now.request, now.epoch, now.partition)
         )
         return msgspec.structs.replace(
             beat,
             running=running,
+            waiting=beat.waiting + len(beat.running) - len(running),
             resident_nbytes=rss_nbytes() or 0,
             clock_s=time.monotonic(),
             sendings=self._records.take_sendings(),
         )
+
+    def _running(self) -> Running | None:
+        """Return what is computed, as the thread that computes tells."""
+        now = self._executor.running()
+        step = None if now is None else self._runs.get(now[0])
+        return None if now is None or step is None else Running(step.request, step.epoch, step.partition, now[1])
 
     # The other threads.
 
@@ -712,6 +722,7 @@ class Node:
             self._handle(ExecuteFailed(ran.run, error.code, error.message, error.hint))
             return
         self._ran[step.request, step.epoch, step.partition] = (ran.start_s, ran.end_s)
+        self._state.look_ahead(ran.end_s - ran.start_s < _SHORT_S)
         tensors = tuple((name, nbytes_of(value)) for name, value in ran.outcome.items())
         self._handle(Executed(ran.run, tensors, ran.end_s - ran.start_s), ran.outcome)
         self._ran.pop((step.request, step.epoch, step.partition), None)

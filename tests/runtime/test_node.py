@@ -282,6 +282,44 @@ def test_a_node_that_does_not_know_what_to_do_any_more_ends_and_does_not_linger(
     assert isinstance(node.error, InternalError)
 
 
+class Held:
+    """A session that does not begin before it may."""
+
+    def __init__(self, session: Any) -> None:
+        self.may_go, self._session = threading.Event(), session
+
+    def run(self, *args: Any) -> Any:
+        assert self.may_go.wait(WAIT_S)
+        return self._session.run(*args)
+
+
+def test_what_is_given_ahead_waits_and_is_not_said_to_run(cluster_for: Callable[[Dataflow], Cluster]) -> None:
+    cluster = cluster_for(mlp(4, 4))
+    manager = cluster.manager
+    (node,) = cluster.join("a")
+    placement = {"v0": "a"}
+    manager.set_up(placement)
+    feeds = cluster.flow.feeds(seed=1)
+    manager.feed(1, feeds, placement)
+    manager.answer(1)
+    sessions = node.node._executor._sessions
+    ((key, session),) = sessions.items()
+    held = Held(session)
+    sessions[key] = held
+    for request in (2, 3, 4):
+        manager.feed(request, feeds, placement)
+    manager.until(lambda: bool((beat := manager.members["a"].beat) and beat.running and beat.waiting == 2))
+    beat = manager.members["a"].beat
+    assert beat is not None
+    assert [item.request for item in beat.running] == [2]
+    assert len(node.node._runs) == 2, "one more than is computed"
+    manager.until(lambda: bool(manager.said(Started)))
+    assert [message.request for message in manager.said(Started)] == [2]
+    held.may_go.set()
+    for request in (2, 3, 4):
+        check_equal(manager.answer(request), cluster.whole(feeds))
+
+
 def test_strangers_are_not_heard(cluster_for: Callable[[Dataflow], Cluster]) -> None:
     cluster = cluster_for(mlp(4, 4, 4))
     manager = cluster.manager

@@ -108,6 +108,7 @@ class NodeState:
         self._bounds_tensors = bounds_tensors
         self._holdings = Holdings(budget_nbytes, base_nbytes)
         self._max_executing, self._beat_s = max_executing, beat_s
+        self._at_once = max_executing
         self.life = NodeLife.JOINING
         self._setup = 0
         self._paths: dict[int, NodePath] = {}
@@ -173,6 +174,10 @@ class NodeState:
         """When to tell the machine the time, if nothing happens before; infinite: it need not be told."""
         return math.inf if self.life in (NodeLife.JOINING, NodeLife.GONE) else self._told_s + self._beat_s
 
+    def look_ahead(self, is_wanted: bool) -> None:
+        """Have one more work item given to who computes, or not: with short ones it would wait for the next in vain."""
+        self._max_executing = self._at_once + is_wanted
+
     @property
     def held_nbytes(self) -> int:
         """The bytes of all tensors that are stored."""
@@ -194,7 +199,7 @@ class NodeState:
     def check_invariants(self) -> None:
         """Raise InternalError unless everything that must always hold does."""
         self._holdings.check_invariants()
-        _require(len(self._runs) <= self._max_executing, "too much is executing")
+        _require(len(self._runs) <= self._at_once + 1, "too much is executing")
         _require(not (self._runs and self._holdings.is_loading_in_turn), "something executes while a turn is prepared")
         held = sum(sum(request.held.values()) for request in self._requests.values())
         _require(held == self._held_nbytes, "the stored bytes are miscounted")

@@ -853,6 +853,10 @@ class LivingNode(RuleBasedStateMachine):
     def lose(self, device: str, is_back: bool) -> None:
         self.bench.tell(NeighbourBack(device) if is_back else NeighbourLost(device))
 
+    @rule(is_wanted=st.booleans())
+    def look_ahead(self, is_wanted: bool) -> None:
+        self.bench.node.look_ahead(is_wanted)
+
     @rule()
     def set_up_again(self) -> None:
         number = self.bench.node._setup + 1
