@@ -308,6 +308,7 @@ class ManagerState:
     def _on_ticked(self, _event: Ticked) -> None:
         self._fail_what_is_late()
         if self._desk.now_s - self._last_tick_s >= TICK_S:
+            self._forgive(self._desk.now_s - self._last_tick_s - 2 * TICK_S)
             self._last_tick_s = self._desk.now_s
             self._look_at_nodes()
             self._desk.steps += self.network.look(self._desk.now_s)
@@ -317,6 +318,12 @@ class ManagerState:
                 node.watch.tick(self._desk.now_s)
                 self._desk.retire_on(node)
         self._desk.dispatch()
+
+    def _forgive(self, held_up_s: float) -> None:
+        """Take nodes for as silent as they are known to be: while we were held up ourselves, we heard nobody."""
+        if 0 < held_up_s < math.inf:
+            for node in self.network.members:
+                node.heard_s = min(self._desk.now_s, node.heard_s + held_up_s)
 
     def _fail_what_is_late(self) -> None:
         while self._deadlines and self._deadlines[0][0] <= self._desk.now_s:

@@ -91,6 +91,8 @@ class Network:
         before = node.beat
         node.note_beat(now_s, beat)
         for sent in beat.sendings:
+            if sent.device != HUB and self.members.by_device(sent.device) is None:
+                continue  # it has gone, or there never was one of that name
             self.placer.links.add(
                 node.device, sent.device, sent.nbytes, sent.seconds, now_s, behind_nbytes=sent.behind_nbytes
             )

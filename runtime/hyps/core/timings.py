@@ -11,6 +11,9 @@ LEAST_RUNS = 20
 """Before what was measured counts as what a partition takes."""
 
 _REMEMBERED = 64
+_MOST_PAIRS = 4096
+"""Of a partition and a device, at least; of devices that have gone the oldest are forgotten beyond it."""
+
 _SMOOTHING = 0.2
 _GUESS_S = 0.01
 
@@ -28,9 +31,13 @@ class Timings:
 
     def __init__(self, plan: Plan) -> None:
         self._macs = {part.id: part.macs for part in plan.partitions}
+        self._most_pairs = max(_MOST_PAIRS, 64 * len(self._macs))
+        self._planned: frozenset[tuple[str, str]] = frozenset()
+        """What the plan itself tells of, which is not forgotten."""
         self._predicted: dict[tuple[str, str], float] = {}
         for variant in reversed(plan.variants):
             self.predict(variant.placement, variant.prediction.partition_s, variant.prediction.batch)
+        self._planned = frozenset(self._predicted)
         self._measured: dict[tuple[str, str], _Measured] = {}
 
     def predict(self, placement: Mapping[str, str], partition_s: Mapping[str, float], batch: int = 1) -> None:
@@ -38,12 +45,17 @@ class Timings:
         for part, seconds in partition_s.items():
             if part in placement:
                 self._predicted[part, placement[part]] = seconds / max(1, batch)
+        searched = [pair for pair in self._predicted if pair not in self._planned]
+        for pair in searched[: -self._most_pairs]:
+            del self._predicted[pair]
 
     def add(self, part: str, device: str, seconds: float, requests: int = 1) -> None:
         """A run has ended, of so many requests together."""
         measured = self._measured.get((part, device))
         if measured is None:
             measured = self._measured[part, device] = _Measured(seconds / requests)
+            if len(self._measured) > self._most_pairs:
+                del self._measured[next(iter(self._measured))]
         measured.mean_s += _SMOOTHING * (seconds / requests - measured.mean_s)
         measured.runs += 1
         measured.latest.append(seconds)

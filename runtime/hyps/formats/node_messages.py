@@ -63,7 +63,7 @@ class Joined(Struct, frozen=True, array_like=True, tag="joined"):
 
     version: int
     model: Name
-    beat_s: Seconds
+    beat_s: Annotated[float, Meta(ge=0.001, le=3600)]
     """How often it wants to hear `Beat`; silence of some beats is a loss."""
     wants_spans: bool = False
     """Whether the node shall trace what it does and tell `Spans`."""

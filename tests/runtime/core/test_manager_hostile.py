@@ -1,10 +1,11 @@
 """The manager's state machine among nodes that were let in and tell what is not true."""
 
 from cluster_fixtures import CHAIN, ToyCluster, ToyNode, plan_of
-from hyps.core.manager_events import NodeTold
+from hyps.core.manager_events import NodeTold, Ticked
 from hyps.core.manager_options import ManagerOptions
 from hyps.core.manager_view import report_of
-from hyps.formats.node_messages import Beat, Finished, Running
+from hyps.core.timings import Timings
+from hyps.formats.node_messages import Beat, Finished, Running, Sending
 from hyps.formats.status import decode_report, encode_report
 
 PLACED = {"p0": "d0", "p1": "d1", "p2": "d2"}
@@ -52,3 +53,35 @@ def test_a_node_that_says_for_ever_that_it_has_just_begun_is_cut_off() -> None:
         cluster.happen(NodeTold(nodes[0].link, beat))
         cluster.wait(0.25)
     assert cluster.disconnected == [nodes[0].link]
+
+
+def test_sendings_to_devices_that_there_are_not_are_not_remembered() -> None:
+    cluster, nodes = running()
+    told = tuple(Sending(f"invented{number}", 10**6, 0, 0.1) for number in range(100))
+    cluster.happen(NodeTold(nodes[0].link, loaded(nodes[0], sendings=(*told, Sending("d1", 10**6, 0, 0.1)))))
+    assert [(link.source, link.target) for link in cluster.manager.network.placer.links.statuses()] == [("d0", "d1")]
+
+
+def test_nodes_are_not_lost_because_the_manager_was_held_up() -> None:
+    cluster, nodes = running()
+    cluster.wait(0.5)
+    cluster.now_s += 30.0
+    cluster.happen(Ticked())
+    assert not cluster.disconnected
+    for node in nodes:
+        node.is_mute = True
+    cluster.wait(1.0)
+    assert not cluster.disconnected
+    cluster.wait(1.0)
+    assert len(cluster.disconnected) == 3
+
+
+def test_what_devices_took_that_come_and_go_is_forgotten_in_time() -> None:
+    timings = Timings(plan_of(CHAIN, PLACED, outputs=("y",), seconds={"p0": 0.5}))
+    for number in range(10_000):
+        timings.add("p0", f"device{number}", 0.1)
+        timings.predict({"p0": f"device{number}"}, {"p0": 0.2})
+    assert len(timings.timings()) < 10_000
+    assert timings.measured_s("p0", "device0") is None
+    assert timings.predicted_s("p0", "d0") == 0.5
+    assert timings.predicted_s("p0", "device9999") == 0.2
