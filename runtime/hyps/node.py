@@ -188,6 +188,8 @@ class Node:
         self._neighbours = Neighbours(links, options.device, self._on_neighbour)
         self._files = NodeFiles(cache, self._executor, self._say, self._handle)
         self._records = NodeRecords()
+        self._told_refusals: tuple[tuple[str, str], ...] = ()
+        """Partitions that cannot be loaded here, and why, as the log has it."""
         self._control = 0
         """The link to the manager; 0: none."""
         self._is_joined = False
@@ -611,6 +613,7 @@ class Node:
         message = step.message
         match message:
             case Beat():
+                self._log_refusals(message)
                 self._say(self._filled(message))
                 spans = self._records.take_spans()
                 if spans:
@@ -656,6 +659,14 @@ class Node:
         done, self._held_back, self._held_back_until_s = self._held_back, [], math.inf
         for message in done:
             self._say(message)
+
+    def _log_refusals(self, beat: Beat) -> None:
+        """Say once why a partition cannot be loaded here: only who looks after this device can mend that."""
+        for part, reason in beat.refused if beat.refused != self._told_refusals else ():
+            if (part, reason) not in self._told_refusals:
+                text = "cannot load partition `%s`: %s"
+                logger.warning(text, printable(part), printable(reason, 300), extra={"partition": part})
+        self._told_refusals = beat.refused
 
     def _filled(self, beat: Beat) -> Beat:
         """Add what the state machine cannot know; what is running is as the thread that computes tells."""

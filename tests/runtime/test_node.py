@@ -183,7 +183,9 @@ def test_files_are_fetched_once_and_found_in_the_cache_afterwards(cluster_for: C
     assert manager.fetched_nbytes == expected
 
 
-def test_altered_files_are_refused_and_said_so(cluster_for: Callable[[Dataflow], Cluster]) -> None:
+def test_altered_files_are_refused_and_said_so(
+    cluster_for: Callable[[Dataflow], Cluster], caplog: pytest.LogCaptureFixture
+) -> None:
     cluster = cluster_for(mlp(4, 4, 4))
     manager = cluster.manager
     manager.folder = cluster.folder / "plan"
@@ -196,6 +198,8 @@ def test_altered_files_are_refused_and_said_so(cluster_for: Callable[[Dataflow],
     assert beat.loaded == ("v0",)
     assert beat.refused[0][0] == "v1"
     assert "not the one" in beat.refused[0][1]
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [f"cannot load partition `v1`: {beat.refused[0][1]}"], "whoever looks at the node's log is told once"
     assert not list((cluster.folder / "cache-a").glob(".fetching-*"))
 
 

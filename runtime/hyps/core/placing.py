@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from hyps.core.courses import Flow, Pair, spread
 from hyps.core.link_estimates import LinkEstimates
@@ -20,6 +21,8 @@ from hyps.formats.replanning import (
     partition_facts,
     tensor_bytes_of,
 )
+
+_TOLD_REFUSALS = 3
 
 _BETTER = -1
 """The rank of a placement that was found because it is better than the plan's own."""
@@ -92,12 +95,12 @@ class Placer:
         self._slow_since_s: float | None = None
         self._accepted_s: dict[tuple[str, str], float] = {}
         """What partitions took when the placement was last looked at."""
-        self._refused: dict[int, set[str]] = {}
-        """Partitions that nodes cannot load, by link."""
+        self._refused: dict[int, dict[str, str]] = {}
+        """Partitions that nodes cannot load, and why, by link."""
 
-    def refuse(self, node: Node, parts: Iterable[str]) -> bool:
-        """Note partitions that a node cannot load; return whether that is new."""
-        known = self._refused.setdefault(node.link, set())
+    def refuse(self, node: Node, parts: Mapping[str, str]) -> bool:
+        """Note partitions that a node cannot load, and why; return whether that is new."""
+        known = self._refused.setdefault(node.link, {})
         before = len(known)
         known.update(parts)
         if len(known) > before:
@@ -158,7 +161,7 @@ class Placer:
         self.is_searching = False
         if isinstance(reply, Refusal):
             if not self._is_for_gain:
-                self.note = printable(reply.message, 1000)
+                self.note = "; ".join((printable(reply.message, 1000), *self._refusals(members)))
                 self._note_failure(now_s, is_final=reply.code == "E_INFEASIBLE")
             return None
         self._look_at(members)
@@ -235,7 +238,7 @@ class Placer:
             self.note = missing
             return None
         if self._options.is_fixed or self.missing:
-            self.note = "; ".join(text for text in (missing, self.missing) if text)
+            self.note = "; ".join(text for text in (missing, self.missing, *self._refusals(members)) if text)
             return None
         is_asked = self.is_searching and not self._is_for_gain
         if (self._asked if is_asked else self._failed) == nodes and (is_asked or now_s < self._retry_s):
@@ -323,6 +326,18 @@ class Placer:
         self._failed = self._asked
         pause_s = self._options.replan_pause_s + self._options.patience_s
         self._retry_s = float("inf") if is_final else now_s + pause_s
+
+    def _refusals(self, members: Members) -> list[str]:
+        """Return for the first devices that cannot load something one sentence that says why."""
+        refused = [(node.device, self._refused[node.link]) for node in members if self._refused.get(node.link)]
+        first = [
+            (device, *next(iter(parts.items())))
+            for device, parts in sorted(refused, key=itemgetter(0))[:_TOLD_REFUSALS]
+        ]
+        return [
+            f"`{printable(device, 60)}` cannot load `{printable(part, 60)}`: {printable(reason, 200)}"
+            for device, part, reason in first
+        ]
 
     def _missing(self, devices: frozenset[str]) -> str:
         wanted = self.variants[0]

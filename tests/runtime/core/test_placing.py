@@ -76,3 +76,16 @@ def test_an_answer_that_is_impossible_does_not_make_it_ask_at_once() -> None:
 
     assert bench.asked(2.5) is None
     assert bench.asked(60.0) is not None
+
+
+def test_why_nothing_can_be_placed_names_the_device_and_its_reason() -> None:
+    bench = _Bench()
+    bench.join(1, "a")
+    node = bench.members.by_link(1)
+    assert node is not None
+    number = bench.asked(1.0)
+    bench.placer.refuse(node, {"p": "no space left on the device"})
+
+    bench.refuse(number, 2.0, "E_INFEASIBLE")
+
+    assert bench.placer.note == "no; `a` cannot load `p`: no space left on the device"
