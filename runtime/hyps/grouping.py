@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hyps.adapters.addresses import look_up
 from hyps.adapters.file_cache import FileCache
 from hyps.adapters.host import cache_folder, host_id, private_folder
 from hyps.adapters.planner import ChildPlanner
@@ -48,6 +49,7 @@ def serve_group(
         UsageError: an address or a token file is none.
         PeerError: the manager above refuses the group, or the address is taken.
     """
+    look_up(grouping.manager).connectable(grouping.manager)  # which is connected to when there is a worker
     joining, upper = grouping.joining, grouping.joining.token_file
     options = GroupOptions(
         manager=grouping.manager,

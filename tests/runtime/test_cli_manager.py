@@ -33,6 +33,38 @@ def test_what_cannot_be_is_refused(plan: str, args: list[str], status: int, erro
     assert hint in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("args", "error", "hint"),
+    [
+        ([], "there is neither a plan nor a manager above", "`--manager ADDRESS`"),
+        (["--manager", "tcp://127.0.0.1:9"], "a group needs a name", "`--device NAME`"),
+        (["plan", "--manager", "tcp://127.0.0.1:9"], "a group gets its plan from the manager above", "leave the plan"),
+        (["plan", "--cache-size", "1GB"], "`--cache-size` is for groups", "instead of a plan"),
+        (
+            ["--manager", "tcp://127.0.0.1:9", "--device", "g", "--batch", "2"],
+            "`--batch` is the manager's above",
+            "there",
+        ),
+        (
+            ["--manager", "tcp://127.0.0.1:9", "--device", "g", "--bind", "nonsense"],
+            "`nonsense` is no address",
+            "tcp://",
+        ),
+        (["--manager", "nonsense", "--device", "g"], "`nonsense` is no address", "tcp://"),
+        (
+            ["--manager", "tcp://127.0.0.1:9", "--device", "g", "--upper-token-file", "gone"],
+            "the token file `gone` cannot be read",
+            "long random word",
+        ),
+    ],
+)
+def test_what_a_group_cannot_be_is_refused(args: list[str], error: str, hint: str) -> None:
+    result = CliRunner().invoke(manager, args)
+    assert result.exit_code == 2
+    assert error in result.stderr
+    assert hint in result.stderr
+
+
 def test_an_altered_file_is_refused_before_anybody_is_served(plan: str) -> None:
     path = Path(plan) / "partitions" / "stem.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
