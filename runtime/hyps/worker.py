@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, assert_never
 from hyps.adapters.frames import Buffer, check_frames, from_frames, to_frames
 from hyps.adapters.plan_files import read_plan
 from hyps.adapters.signals import leaving_on_signals
-from hyps.adapters.transport import MAX_PARTS, Delivery, Server, ZmqServer
+from hyps.adapters.transport import MAX_PARTS, Delivery, Departure, Server, ZmqServer
 from hyps.core.admission import Admission, ServiceState, Verdict
 from hyps.engine import Engine, Options, Outcome, Request, open_engine
 from hyps.errors import BusyError, DeadlineError, HypsError, InternalError, PeerError, printable
 from hyps.formats.messages import (
     MAX_HEADER_NBYTES,
     PROTOCOL_VERSION,
+    Accepted,
     AskStatus,
     Cancel,
     Done,
@@ -71,7 +72,17 @@ class _Job:
     name: str
     request: Request
     accepted_s: float
+    timeout_s: float
+    """From then; infinite: as long as it takes."""
     is_cancelled: bool = False
+    """Whether nobody waits for it any more."""
+    is_late: bool = False
+    """Whether that is because its time was over."""
+
+    @property
+    def due_s(self) -> float:
+        """When it must have ended."""
+        return self.accepted_s + self.timeout_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +160,13 @@ class Service:
             if self._stuck is not None:
                 self._give_up(self._stuck)
                 return False
-            delivery = self._server.receive(_POLL_S)
-            if delivery is not None:
-                self._on_delivery(delivery)
+            event = self._server.receive(self._poll_s())
+            if isinstance(event, Delivery):
+                self._on_delivery(event)
+            elif isinstance(event, Departure):
+                self._on_departure(event.peer)
             self._answer_ended()
+            self._fail_what_is_late()
             if self.metrics is not None and self.metrics.is_asked():
                 self.metrics.tell(self._report())
             if self._is_told_to_leave and self._admission.state is ServiceState.SERVING:
@@ -164,6 +178,29 @@ class Service:
         return not self._is_stopped
 
     # The thread of the server.
+
+    def _poll_s(self) -> float:
+        due_s = min((job.due_s for job in self._jobs.values()), default=math.inf)
+        return max(0.0, min(_POLL_S, due_s - time.monotonic()))
+
+    def _on_departure(self, peer: bytes) -> None:
+        """Give up what a client that is gone waits for; what is being computed goes on."""
+        for job in [job for job in self._jobs.values() if job.peer == peer]:
+            self._forget(job)
+
+    def _fail_what_is_late(self) -> None:
+        """Tell clients of requests that have no answer in the time given; what is being computed goes on."""
+        now_s = time.monotonic()
+        for job in [job for job in self._jobs.values() if job.due_s <= now_s]:
+            job.is_late = True
+            self._forget(job)
+            text = f"the request has no answer after {now_s - job.accepted_s:.3g} s, more than it was given"
+            self._say(job.peer, _failed(job.name, DeadlineError(text, "give it more time, or send fewer at once")))
+
+    def _forget(self, job: _Job) -> None:
+        """Nobody waits for a request any more: its client may use its name for another one."""
+        job.is_cancelled = True
+        del self._jobs[job.peer, job.name]
 
     def _on_delivery(self, delivery: Delivery) -> None:
         """Do what a peer asks; whatever it sends, the service and its other peers go on."""
@@ -185,7 +222,7 @@ class Service:
             case Cancel():
                 job = self._jobs.get((peer, message.request))
                 if job is not None:
-                    job.is_cancelled = True
+                    self._forget(job)
             case Heartbeat():
                 self._say(peer, message)
             case Probe():
@@ -226,6 +263,7 @@ class Service:
         if verdict is Verdict.ACCEPTED:
             self._watch.requests.accept(job.accepted_s)
             self._jobs[peer, message.request] = job
+            self._say(peer, Accepted(message.request))
             self._todo.put(job)
         else:
             self._watch.requests.refuse()
@@ -262,7 +300,8 @@ class Service:
 
     def _job(self, peer: bytes, message: Submit, frames: Sequence[Buffer]) -> _Job:
         request = Request(from_frames(message.tensors, frames), message.outputs or None)
-        return _Job(str(next(self._numbers)), peer, message.request, request, time.monotonic())
+        timeout_s = math.inf if message.timeout_s is None else message.timeout_s
+        return _Job(str(next(self._numbers)), peer, message.request, request, time.monotonic(), timeout_s)
 
     def _refusal(self, request: str, verdict: Verdict) -> Failed:
         if verdict is Verdict.LEAVING:
@@ -278,9 +317,9 @@ class Service:
             except queue.Empty:
                 return
             job = ended.job
-            del self._jobs[job.peer, job.name]
             self._count(ended)
             if not job.is_cancelled:
+                del self._jobs[job.peer, job.name]
                 self._answer(job, ended.outcome)
             self._admission.end(job.key, ended.seconds)
 
@@ -288,7 +327,9 @@ class Service:
         now_s, watch = time.monotonic(), self._watch
         latency_s = now_s - ended.job.accepted_s
         watch.work.finish(now_s, ended.seconds, max(0.0, latency_s - ended.seconds), 0)
-        if ended.job.is_cancelled:
+        if ended.job.is_late:
+            watch.requests.fail(now_s, DeadlineError.default_code)
+        elif ended.job.is_cancelled:
             watch.requests.cancel()
         elif isinstance(ended.outcome, HypsError):
             watch.requests.fail(now_s, ended.outcome.code)
@@ -318,8 +359,7 @@ class Service:
         late = DeadlineError("the request took longer than the worker's --timeout, and could not be ended", hint)
         again = BusyError("the worker starts anew", "send the request again", retry_after_s=_RESTART_S)
         for job in self._jobs.values():
-            if not job.is_cancelled:
-                self._say(job.peer, _failed(job.name, late if job is stuck else again))
+            self._say(job.peer, _failed(job.name, late if job is stuck else again))
 
     # The thread that computes, and the one that watches it.
 
@@ -332,11 +372,16 @@ class Service:
         while not is_last:
             jobs: list[_Job] = []
             is_last = not self._collect(jobs)
-            wanted = [job for job in jobs if not job.is_cancelled]
-            for job in jobs:
-                if job not in wanted:
-                    self._end(_Ended(job, {}, 0.0))
-            self._run_jobs(wanted)
+            # Side by side where partitions take turns in memory; else each is looked at when it is about to begin.
+            for batch in [jobs] if self._engine.swapped else [[job] for job in jobs]:
+                self._run_jobs([job for job in batch if self._is_wanted(job)])
+
+    def _is_wanted(self, job: _Job) -> bool:
+        """Whether somebody still waits for a request that is to be computed now; else it has ended."""
+        is_wanted = time.monotonic() < job.due_s and not job.is_cancelled
+        if not is_wanted:
+            self._end(_Ended(job, DeadlineError("the request's time was over before it was computed"), 0.0))
+        return is_wanted
 
     def _collect(self, jobs: list[_Job]) -> bool:
         """Wait for a job and take all that are there; return whether more can come."""
@@ -350,6 +395,8 @@ class Service:
         return False
 
     def _run_jobs(self, jobs: Sequence[_Job]) -> None:
+        if not jobs:
+            return
         self._batch = unfinished = dict(enumerate(jobs))
         self._begun_s = start_s = time.monotonic()
 

@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from command_fixtures import SCRIPTS
-from hyps.adapters.transport import ZmqServer
+from hyps.adapters.transport import Delivery, ZmqServer
 from hyps.formats.messages import AskStatus, Failed, Status, decode_from_client, encode
 from hyps.formats.status import Report, encode_report, to_level
 from hyps_compiler.cli import main
@@ -45,7 +45,7 @@ class Scripted:
     def run(self) -> None:
         while not self.is_over:
             delivery = self.server.receive(0.2)
-            if delivery is None:
+            if not isinstance(delivery, Delivery):
                 continue
             message = decode_from_client(memoryview(delivery.parts[0]))
             assert isinstance(message, AskStatus)

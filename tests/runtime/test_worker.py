@@ -20,6 +20,7 @@ from hyps.engine import Engine, Options, Outcome, Request, open_engine
 from hyps.errors import PeerError
 from hyps.formats.messages import (
     PROTOCOL_VERSION,
+    Accepted,
     AskStatus,
     Cancel,
     Done,
@@ -100,9 +101,13 @@ def tell(client: MemoryClient, message: FromClient, frames: Sequence[Buffer] = (
 
 
 def hear(client: MemoryClient) -> tuple[FromWorker, Sequence[Buffer]]:
-    parts = client.receive(WAIT_S)
-    assert parts is not None
-    return decode_from_worker(memoryview(parts[0])), parts[1:]
+    """Return what comes next, beside that a request was accepted."""
+    while True:
+        parts = client.receive(WAIT_S)
+        assert parts is not None
+        message = decode_from_worker(memoryview(parts[0]))
+        if not isinstance(message, Accepted):
+            return message, parts[1:]
 
 
 def failure(client: MemoryClient) -> Failed:
@@ -111,9 +116,15 @@ def failure(client: MemoryClient) -> Failed:
     return message
 
 
-def submit(client: MemoryClient, name: str, feeds: dict[str, Any] | None = None, outputs: tuple[str, ...] = ()) -> None:
+def submit(
+    client: MemoryClient,
+    name: str,
+    feeds: dict[str, Any] | None = None,
+    outputs: tuple[str, ...] = (),
+    timeout_s: float | None = None,
+) -> None:
     headers, frames = to_frames(FLOW.feeds() if feeds is None else feeds)
-    tell(client, Submit(name, headers, outputs), frames)
+    tell(client, Submit(name, headers, outputs, timeout_s), frames)
 
 
 def done(client: MemoryClient) -> tuple[str, dict[str, Any]]:
@@ -228,6 +239,67 @@ def test_a_cancelled_request_is_not_answered_and_makes_room(rig: Rig) -> None:
     assert done(client)[0] == "b"
     submit(client, "c")
     assert done(client)[0] == "c"
+
+
+def test_an_accepted_request_is_said_to_be_and_a_refused_one_is_not(rig: Rig) -> None:
+    client = rig.server.connect()
+    submit(client, "a")
+    parts = client.receive(WAIT_S)
+    assert parts is not None
+    assert decode_from_worker(memoryview(parts[0])) == Accepted("a")
+    assert done(client)[0] == "a"
+    submit(client, "b", {})
+    parts = client.receive(WAIT_S)
+    assert parts is not None
+    assert isinstance(decode_from_worker(memoryview(parts[0])), Failed)
+
+
+def test_a_request_whose_time_is_over_fails_and_is_not_computed(rig: Rig) -> None:
+    client = rig.server.connect()
+    rig.engine.gate.clear()
+    submit(client, "first")
+    submit(client, "late", timeout_s=0.05)
+    start_s = time.monotonic()
+    message = failure(client)
+    assert (message.request, message.code) == ("late", "E_DEADLINE")
+    assert "more than it was given" in message.message
+    assert 0.04 < time.monotonic() - start_s < WAIT_S / 2, "it is told then, and not when the first one is done"
+    rig.engine.gate.set()
+    assert done(client)[0] == "first"
+    submit(client, "late", timeout_s=WAIT_S)
+    assert done(client)[0] == "late"
+    told = report(client)
+    assert told.requests.failures == {"E_DEADLINE": 1}
+    assert sum(partition.run.n for partition in told.partitions) == 2 * len(told.partitions)
+
+
+def test_the_name_of_a_cancelled_request_is_free_at_once(rig: Rig) -> None:
+    client = rig.server.connect()
+    rig.engine.gate.clear()
+    submit(client, "a")
+    tell(client, Cancel("a"))
+    submit(client, "a", FLOW.feeds(seed=5))
+    rig.engine.gate.set()
+    _, made = done(client)
+    np.testing.assert_array_equal(made["y"], rig.engine.run_one(Request(FLOW.feeds(seed=5)))["y"])
+
+
+def test_what_a_client_that_is_gone_waited_for_makes_room(rig: Rig) -> None:
+    gone, client = rig.server.connect(), rig.server.connect()
+    rig.engine.gate.clear()
+    submit(gone, "a")
+    submit(gone, "b")
+    submit(client, "c")
+    assert failure(client).code == "E_BUSY"
+    gone.close()
+    rig.engine.gate.set()
+    until_s = time.monotonic() + WAIT_S
+    while report(client).requests.cancelled < 2:
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+    submit(client, "c")
+    assert done(client)[0] == "c"
+    assert max(partition.run.n for partition in report(client).partitions) <= 2, "at most the one that had begun"
 
 
 def test_leaving_finishes_what_was_accepted_and_takes_nothing_more(rig: Rig) -> None:

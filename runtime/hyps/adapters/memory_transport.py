@@ -1,9 +1,10 @@
 """The in-memory twin of `transport`: the same promises without a socket, for tests and simulation."""
 
+import itertools
 import queue
 from collections.abc import Sequence
 
-from hyps.adapters.transport import Buffer, Delivery
+from hyps.adapters.transport import Buffer, Delivery, Departure
 from hyps.errors import PeerError
 
 _MAX_BACKLOG = 64
@@ -16,24 +17,31 @@ class MemoryServer:
     def __init__(self, address: str = "memory://worker", *, max_nbytes: int = 2**40) -> None:
         self.address = address
         self._max_nbytes = max_nbytes
-        self._inbox: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Delivery | Departure | None] = queue.SimpleQueue()
+        self._numbers = itertools.count()
         self._clients: dict[bytes, MemoryClient] = {}
         self.is_closed = False
 
     def connect(self) -> "MemoryClient":
         """Return a new client of this server."""
-        peer = len(self._clients).to_bytes(4, "little")
+        peer = next(self._numbers).to_bytes(4, "little")
         self._clients[peer] = MemoryClient(self, peer)
         return self._clients[peer]
 
     def deliver(self, peer: bytes, parts: Sequence[Buffer]) -> None:
         """Take a message from a client; cut it off for a part that is too large."""
         if any(len(part) > self._max_nbytes for part in parts):
-            self._clients.pop(peer).inbox.put(None)
+            self._clients[peer].inbox.put(None)
+            self.leave(peer)
             return
         self._inbox.put(Delivery(peer, [memoryview(bytearray(part)) for part in parts]))
 
-    def receive(self, timeout_s: float) -> Delivery | None:
+    def leave(self, peer: bytes) -> None:
+        """Note that a client is gone."""
+        if self._clients.pop(peer, None) is not None:
+            self._inbox.put(Departure(peer))
+
+    def receive(self, timeout_s: float) -> Delivery | Departure | None:
         """See `Server`."""
         try:
             return self._inbox.get(timeout=max(timeout_s, 0.001))
@@ -55,7 +63,7 @@ class MemoryServer:
     def close(self, linger_s: float = 0.0) -> None:
         """See `Server`."""
         self.is_closed = True
-        for client in self._clients.values():
+        for client in [*self._clients.values()]:
             client.inbox.put(None)
 
 
@@ -84,3 +92,4 @@ class MemoryClient:
 
     def close(self) -> None:
         """See `Client`."""
+        self._server.leave(self._peer)

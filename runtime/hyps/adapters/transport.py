@@ -14,7 +14,7 @@ from hyps.adapters.links import MAX_FRAMES, Buffer, Heard, Lost, Opened
 from hyps.adapters.zmq_links import ZmqLinks
 from hyps.errors import PeerError, printable
 
-__all__ = ["MAX_PARTS", "Buffer", "Client", "Delivery", "Server", "ZmqClient", "ZmqServer"]
+__all__ = ["MAX_PARTS", "Buffer", "Client", "Delivery", "Departure", "Server", "ZmqClient", "ZmqServer"]
 
 MAX_PARTS = MAX_FRAMES
 """Of one message: its header and its tensors."""
@@ -40,17 +40,27 @@ class Delivery:
     parts: Sequence[Buffer]
 
 
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A peer is gone: nothing more comes from it, and nothing that is sent to it arrives."""
+
+    peer: bytes
+
+
 class Server(Protocol):
     """A worker's side; all but `wake` belong to one thread."""
 
     address: str
     """Where clients reach it."""
 
-    def receive(self, timeout_s: float) -> Delivery | None:
-        """Return the next message, or None after `timeout_s` or a `wake`."""
+    def receive(self, timeout_s: float) -> Delivery | Departure | None:
+        """Return the next message or who is gone, or None after `timeout_s` or a `wake`."""
 
     def send(self, peer: bytes, parts: Sequence[Buffer]) -> bool:
-        """Send a message without waiting; return whether the peer is there and takes it."""
+        """Send a message without waiting; return whether the peer is there and takes it.
+
+        What does not leave at once leaves while `receive` is called.
+        """
 
     def wake(self) -> None:
         """End a `receive` early, from any thread or signal handler."""
@@ -100,7 +110,7 @@ class ZmqServer:
             self._links.close()
             raise
 
-    def receive(self, timeout_s: float) -> Delivery | None:
+    def receive(self, timeout_s: float) -> Delivery | Departure | None:
         """See `Server`."""
         deadline_s = time.monotonic() + timeout_s
         while True:
@@ -114,6 +124,7 @@ class ZmqServer:
                     self._peers.add(_name(event.link))
                 case Lost():
                     self._peers.discard(_name(event.link))
+                    return Departure(_name(event.link))
 
     def send(self, peer: bytes, parts: Sequence[Buffer]) -> bool:
         """See `Server`."""

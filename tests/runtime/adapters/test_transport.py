@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hyps.adapters.memory_transport import MemoryServer
-from hyps.adapters.transport import Buffer, Client, Delivery, Server, ZmqClient, ZmqServer
+from hyps.adapters.transport import Buffer, Client, Delivery, Departure, Server, ZmqClient, ZmqServer
 from hyps.errors import PeerError
 
 WAIT_S = 10.0
@@ -106,9 +106,11 @@ def link(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Link]:
 
 
 def delivered(server: Server) -> Delivery:
-    delivery = server.receive(WAIT_S)
-    assert delivery is not None
-    return delivery
+    event = server.receive(WAIT_S)
+    while isinstance(event, Departure):
+        event = server.receive(WAIT_S)
+    assert event is not None
+    return event
 
 
 def answered(client: Client) -> list[bytes]:
@@ -127,6 +129,7 @@ def test_parts_arrive_and_answers_find_their_way(link: Link) -> None:
     assert to_first.peer != to_second.peer
     assert link.server.send(to_second.peer, [b"for two"])
     assert link.server.send(to_first.peer, [b"for one", b""])
+    assert link.server.receive(0.01) is None
     assert answered(first) == [b"for one", b""]
     assert answered(second) == [b"for two"]
 
@@ -153,6 +156,17 @@ def test_a_wake_from_another_thread_ends_the_wait(link: Link) -> None:
     assert time.monotonic() - start < WAIT_S / 2
     for _ in range(100_000 // 10):
         link.server.wake()
+
+
+def test_the_server_hears_who_is_gone(link: Link) -> None:
+    staying, leaving = link.connect(), link.connect()
+    leaving.send([b"leaving"], WAIT_S)
+    peer = delivered(link.server).peer
+    leaving.close()
+    assert link.server.receive(WAIT_S) == Departure(peer)
+    assert not link.server.send(peer, [b"too late"])
+    staying.send([b"staying"], WAIT_S)
+    assert bytes(delivered(link.server).parts[0]) == b"staying"
 
 
 def test_an_unknown_peer_takes_nothing(link: Link) -> None:
@@ -191,7 +205,8 @@ def test_the_client_sees_that_the_server_is_gone(link: Link) -> None:
 def test_a_part_that_is_too_large_cuts_its_sender_only(link: Link) -> None:
     large, honest = link.connect(), link.connect()
     large.send([b"header", bytes(LIMIT + 1)], WAIT_S)
-    assert link.server.receive(0.5) is None
+    assert isinstance(link.server.receive(WAIT_S), Departure)
+    assert link.server.receive(0.1) is None
     honest.send([b"hello"], WAIT_S)
     assert bytes(delivered(link.server).parts[0]) == b"hello"
     with pytest.raises(PeerError):
