@@ -61,8 +61,9 @@ def join(joining: Joining, options: NodeOptions, on_notice: Callable[[str], None
         joining.cache_nbytes,
         None if joining.plan is None else Path(joining.plan),
     )
+    budget = _budget(options.memory_bytes, plan)
     with contextlib.ExitStack() as stack:
-        links = stack.enter_context(ZmqLinks(stranger_nbytes=STRANGER_NBYTES))
+        links = stack.enter_context(_links(budget))
         stack.enter_context(cache)
         folder = stack.enter_context(private_folder())
         endpoints = listen_for_nodes(links, joining, options.manager, folder)
@@ -71,11 +72,18 @@ def join(joining: Joining, options: NodeOptions, on_notice: Callable[[str], None
             token=token,
             endpoints=endpoints,
             host=host_id(),
-            memory_bytes=_budget(options.memory_bytes, plan),
+            memory_bytes=budget,
         )
         node = Node(links, full, Sessions(joining.threads, share_pool=True), cache, on_notice)
         with leaving_on_signals(node.leave):
             return node.run()
+
+
+def _links(budget_nbytes: int | None) -> ZmqLinks:
+    """Return links; under a budget they keep no memory but what messages need, in which no tensor lies twice."""
+    if budget_nbytes is None:
+        return ZmqLinks(stranger_nbytes=STRANGER_NBYTES)
+    return ZmqLinks(stranger_nbytes=STRANGER_NBYTES, arena_nbytes=0, pooled_nbytes=0)
 
 
 def _budget(memory_bytes: int | None, plan: Plan | None) -> int | None:

@@ -26,7 +26,7 @@ class BufferPool:
 
     def take(self, nbytes: int) -> memoryview:
         """Return a buffer that nobody else has, its content undefined; it comes back with the last view of it."""
-        if nbytes < _POOLED_NBYTES:
+        if nbytes < _POOLED_NBYTES or not self._kept_nbytes:
             return _aligned(np.empty(nbytes + _ALIGN_NBYTES, np.uint8), nbytes).data
         self._collect()
         raw = self._find(nbytes)

@@ -26,6 +26,8 @@ from hyps.errors import PeerError, UsageError, printable
 from hyps.formats import packets
 from hyps.formats.packets import LINK_VERSION, Data, Gone, Open, decode_packet, encode_packet
 
+POOLED_NBYTES = 64 * 2**20
+
 ARENA_NBYTES = 256 * 2**20
 """Of the memory that a peer on the same machine may put frames into; taken of the system as it is used."""
 
@@ -91,6 +93,7 @@ class ZmqLinks:
         silence_s: float = 10.0,
         broken_s: float = 3.0,
         arena_nbytes: int = ARENA_NBYTES,
+        pooled_nbytes: int = POOLED_NBYTES,
         security: Security | None = None,
     ) -> None:
         """Open nothing yet.
@@ -105,6 +108,7 @@ class ZmqLinks:
             silence_s: how long a peer may say nothing when something is wanted of it.
             broken_s: how long a connection that broke may take to come back.
             arena_nbytes: of the memory that is shared with each peer on ipc://, in each direction; 0: none.
+            pooled_nbytes: of memory for messages that come in pieces, kept for some seconds for the next ones.
             security: gives each socket its keys.
         """
         self._arena_nbytes = arena_nbytes
@@ -123,7 +127,7 @@ class ZmqLinks:
         """Links whose peers are to be told what was heard, or sent what waits."""
         self._blocked: dict[int, _Link] = {}
         """Links whose sockets were full."""
-        self._pool = BufferPool()
+        self._pool = BufferPool(pooled_nbytes)
         self._probes: list[float] = []
         self._undrained: set[Socket] = set()
         """Sockets that may have more without another wait."""

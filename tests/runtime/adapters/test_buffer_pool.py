@@ -1,6 +1,7 @@
 """Buffers come back when nobody reads them, and never before."""
 
 import gc
+import weakref
 
 import numpy as np
 
@@ -31,6 +32,16 @@ def test_buffers_have_the_size_that_was_asked_for_and_are_aligned() -> None:
     for nbytes in (1, 100, 2**20 - 1, 2**20, LARGE, LARGE - 5, 2 * LARGE):
         view = pool.take(nbytes)
         assert (len(view), view.format, address(view) % 64) == (nbytes, "B", 0)
+
+
+def test_a_pool_that_keeps_nothing_gives_each_buffer_back_at_once() -> None:
+    pool = BufferPool(kept_nbytes=0)
+    view = pool.take(LARGE)
+    gone = weakref.ref(view.obj)
+    assert gone() is not None
+    del view
+    assert gone() is None
+    assert not pool._used
 
 
 def test_no_more_is_kept_than_allowed_nor_longer_than_needed() -> None:
