@@ -10,6 +10,7 @@ from pathlib import Path
 from hyps.adapters.hub_store import batched_inputs
 from hyps.adapters.plan_files import check_files, read_plan
 from hyps.adapters.planner import ChildPlanner
+from hyps.adapters.row_trials import require_independent_rows
 from hyps.adapters.signals import leaving_on_signals
 from hyps.adapters.tokens import read_token
 from hyps.adapters.zmq_links import ZmqLinks
@@ -63,6 +64,8 @@ def serve(
     plan = read_plan(folder)
     check_files(folder, plan)
     _check(plan, options)
+    if options.batch_rows > 1:
+        _try_rows(folder)
     token = "" if serving.token_file is None else read_token(serving.token_file)
     access = Access(token, plan.cpu_family if plan.optimization == "native" else None)
     largest = max((info.nbytes or 0 for info in plan.tensors.values()), default=0)
@@ -101,6 +104,14 @@ def _check(plan: Plan, options: ManagerOptions) -> None:
     if options.batch_rows > 1 and not batched_inputs(plan.model.inputs, plan.model.outputs):
         text = "requests cannot be computed together: no dimension leads all inputs and outputs of the model"
         raise InfeasibleError(text, "leave --batch out, or convert the model with a dynamic first dimension")
+
+
+def _try_rows(folder: str | Path) -> None:
+    """Refuse to compute requests together where one would change the other's answer."""
+    problem = require_independent_rows(folder)
+    if problem:
+        text = "could not try whether requests may be computed together, and takes your word for it: %s"
+        logger.warning(text, problem)
 
 
 def _is_dynamic(shape: tuple[int | str | None, ...] | None) -> bool:
