@@ -48,10 +48,7 @@ class Network:
         self.book = CourseBook(plan, flow, self.timings, new_secret)
         self.placer = Placer(plan, flow, options, self.timings)
         self.ready: list[LiveCourse] = []
-        kept = max((len(target.kept) for target in self.placer.variants), default=0)
-        outputs = flow.total_nbytes(name for name in flow.outputs if name in flow.producer)
-        everything = flow.total_nbytes(flow.producer)
-        self._most_hub_nbytes = everything if kept or options.is_via_hub else outputs
+        self._most_hub_nbytes = flow.total_nbytes(flow.producer)
         self.lives = {task.id: PartitionLife(task.id) for task in flow.tasks}
         self.watches = {task.id: WorkWatch() for task in flow.tasks}
         self.broken: list[tuple[LiveCourse, str]] = []
@@ -167,7 +164,7 @@ class Network:
 
     @property
     def most_hub_nbytes(self) -> int:
-        """The most bytes that one request makes the hub hold, on any course."""
+        """The most bytes that one request makes the hub hold, on any course: devices may not reach each other."""
         return self._most_hub_nbytes
 
     @property

@@ -1,5 +1,7 @@
 """The manager's state machine, one story at a time."""
 
+from dataclasses import replace
+
 import pytest
 
 from cluster_fixtures import CHAIN, NBYTES, ToyCluster, ToyNode, plan_of
@@ -459,6 +461,22 @@ def test_the_hub_never_has_more_bytes_than_its_buffer() -> None:
     assert cluster.answers
     assert {failure.code for failure in cluster.failures.values()} == {"E_BUSY"}
     assert cluster.most_held_nbytes <= 10 * NBYTES
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_hub_has_room_for_what_devices_cannot_send_each_other(seed: int) -> None:
+    parts = [*((f"p{name}", ("x",), (name,)) for name in "abc"), ("all", ("a", "b", "c"), ("y",))]
+    placement = {"pa": "d0", "pb": "d0", "pc": "d0", "all": "d1"}
+    options = replace(ALONE, buffer_nbytes=6 * NBYTES)
+    cluster = ToyCluster(plan_of(parts, placement, outputs=("y",)), options, seed=seed)
+    keys = [key for client in range(6) for key in submit_all(cluster, 1, client)]
+    cluster.join("d0")
+    cluster.join("d1", endpoints=())
+    cluster.run()
+    accepted = [key for key in keys if key not in cluster.failures]
+    assert accepted
+    check_answers(cluster, accepted)
+    assert cluster.most_held_nbytes <= 6 * NBYTES, "that was not known when the requests came"
 
 
 def test_clients_take_turns() -> None:
