@@ -1,16 +1,24 @@
 """Where this process is: which machine and network, at which address others see it, and where its own files go."""
 
 import contextlib
+import fcntl
 import ipaddress
 import os
+import shutil
 import socket
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from hyps.errors import UsageError, printable
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+_PREFIX = "hyps-"
+_SETTLED_S = 60.0
+"""So old is the folder of a killed process at least before another one removes it."""
 
 
 def host_id() -> str:
@@ -72,6 +80,49 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """Yield a folder that only this user can look into; it is removed with all that is in it."""
-    with tempfile.TemporaryDirectory(prefix="hyps-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    """Yield a folder that only this user can look into; it is removed with all that is in it.
+
+    What killed processes left of theirs is removed, too.
+    """
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            _sweep(Path(folder).parent)
+            yield Path(folder)
+        finally:
+            os.close(descriptor)
+
+
+def _sweep(root: Path) -> None:
+    """Remove folders of this user that nobody holds and where nobody listens; new ones may not be held yet."""
+    for folder in root.glob(f"{_PREFIX}????????"):
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            is_old = time.time() - found.st_mtime > _SETTLED_S
+            if is_old and stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and _is_abandoned(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    files = [*folder.iterdir()]
+    if not files or not all(stat.S_ISSOCK(file.lstat().st_mode) for file in files):
+        return False  # somebody else's, whatever its name
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+    return not any(map(_is_listened_to, files))
+
+
+def _is_listened_to(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.settimeout(0.0)
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+    return True

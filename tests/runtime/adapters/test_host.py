@@ -1,6 +1,8 @@
 """Where this process is."""
 
 import os
+import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,32 @@ def test_a_private_folder_is_private_and_goes() -> None:
     with private_folder() as folder:
         assert folder.stat().st_mode & 0o777 == 0o700
     assert not folder.exists()
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    names = ("killed00", "listens0", "justmade", "notours0", "is_empty")
+    folders = {name: tmp_path / f"hyps-{name}" for name in names}
+    for folder in folders.values():
+        folder.mkdir(mode=0o700)
+    sockets = {name: socket.socket(socket.AF_UNIX) for name in ("killed00", "listens0", "justmade")}
+    for name, each in sockets.items():
+        each.bind(str(folders[name] / "data"))
+    sockets["listens0"].listen()
+    for name in ("killed00", "justmade"):
+        sockets[name].close()
+    (folders["notours0"] / "file").write_text("kept")
+    for name in set(names) - {"justmade"}:
+        os.utime(folders[name], (0, 0))
+
+    with private_folder() as held:
+        (end := socket.socket(socket.AF_UNIX)).bind(str(held / "data"))
+        end.close()
+        os.utime(held, (0, 0))  # nobody listens, but it is held
+        with private_folder():
+            assert held.exists()
+
+    sockets["listens0"].close()
+    assert {name for name in names if folders[name].exists()} == set(names) - {"killed00"}
