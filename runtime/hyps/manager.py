@@ -398,9 +398,13 @@ class Manager:
             self._carrier.reject(Reject(link, problem.code, problem.message, problem.hint))
             return
         peer.kind, peer.device = Kind.NODE, printable(join.device)
-        logger.info("device `%s` joins", peer.device, extra={"device": peer.device})
         self._handle(NodeJoined(link, join))
-        if link in self._state.network.members:
+        about = {"device": peer.device}
+        if link not in self._state.network.members:
+            logger.info("refused a node called `%s`: it has no name, or one that is taken", peer.device, extra=about)
+            peer.device = ""  # it is not that one who leaves
+        else:
+            logger.info("device `%s` joins", peer.device, extra=about)
             self._links.admit(link)
             self._carrier.echoes.begin(link, join.device, time.monotonic())
         if self.tracing is not None and self._state.network.members.by_link(link) is not None:

@@ -129,3 +129,20 @@ def test_the_log_names_devices_requests_and_partitions_as_fields(
         "device `pi\\n` is gone: the peer left",
         {"device": "pi\\n", "request": None, "partition": None},
     )
+
+
+def test_a_second_node_of_a_name_does_not_look_like_the_first_one_leaving(
+    network: MemoryNetwork, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "hyps.manager")
+    node, other, watcher = Peer(network), Peer(network), Peer(network)
+    node.join("pi")
+    until(watcher, lambda report: bool(report.nodes))
+    other.join("pi")
+    other.links.close()
+    while len(caplog.records) < 2:
+        watcher.ask()
+    node.links.close()
+    until(watcher, lambda report: not report.nodes)
+    told = [record.getMessage().partition(":")[0] for record in caplog.records]
+    assert told == ["device `pi` joins", "refused a node called `pi`", "device `pi` is gone"]
