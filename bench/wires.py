@@ -1,6 +1,6 @@
 """How well the testbed keeps what it is told of a wire: round trips and transfers, raw TCP sockets, beside the setting.
 
-    python wires.py                                       # in bench/, as root
+Run `python wires.py` in bench/, as root.
 """
 
 import statistics
