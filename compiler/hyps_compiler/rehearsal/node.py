@@ -156,8 +156,9 @@ class VirtualNode(Process):
 
     @property
     def is_overdue(self) -> bool:
-        """Whether it was told to leave and is still there, although it could."""
-        return self.is_up and self.drained_life == self.life and not self.is_paused and not self.health.is_hung
+        """Whether it was told to leave and is still there, although it could: it computes nothing any more."""
+        is_told = self.is_up and self.drained_life == self.life and not self.has_left
+        return is_told and not (self.is_paused or self.health.is_hung or self._executor.runs)
 
     def held_nbytes(self) -> int:
         """Return the bytes of all stored tensors."""

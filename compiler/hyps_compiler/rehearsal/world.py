@@ -28,6 +28,7 @@ class World:
         self.options, self.story = options, story
         self.agenda = Agenda()
         self._unchecked = 0
+        self._healed_s = math.inf
         self.network = Network(self.agenda, random.Random(f"network {options.seed}"), options.weather)
         devices = tuple(f"d{index}" for index in range(options.devices))
         self.plan = draw_plan(rng, devices, is_batched=options.batch > 1)
@@ -49,6 +50,7 @@ class World:
         self._begin()
         self._run_until(self.options.fault_s)
         self.faults.heal()
+        self._healed_s = self.agenda.now_s
         for client in self.clients:
             client.ask_little()
         until_s, waiting = self.agenda.now_s + self.options.heal_s, math.inf
@@ -162,17 +164,19 @@ class World:
         """Require that one more request of each client is answered.
 
         A device that computes for too long is cut off and comes back when that has ended; requests need not wait as
-        long as that: they fail with the reason, and the next one is answered.
+        long as that, nor for the next search after one that failed: they fail with the reason, and the next one is
+        answered. Those that find others before them come again.
         """
         until_s = self.agenda.now_s + self.options.heal_s
-        held_up_s = -math.inf
+        held_up_s = self._healed_s + _SETTLE_S
         for client in self.clients:
             asked = client.ask_once_more()
             while self.agenda.now_s < until_s and (asked is None or asked.ended != "done"):
                 if any(node.is_up and node.state.is_held_up for node in self.nodes):
-                    held_up_s = self.agenda.now_s
+                    held_up_s = self.agenda.now_s + _SETTLE_S
                 self._run_until(self.agenda.now_s + 0.2)
-                if asked is None or (asked.ended == "E_UNAVAILABLE" and asked.asked_s <= held_up_s):
+                is_excused = asked is not None and asked.ended == "E_UNAVAILABLE" and asked.asked_s <= held_up_s
+                if asked is None or is_excused or asked.ended == "E_BUSY":
                     asked = client.ask_once_more()
             ended = "not reached" if asked is None else asked.ended or "waiting"
             require(ended == "done", f"all is well, and {client.name}'s last request is {ended}")
