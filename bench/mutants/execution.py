@@ -202,10 +202,10 @@ FAULTS = (
     Fault(
         "answer-to-another-client",
         "runtime/hyps/worker.py",
-        "        return _Job(str(next(self._numbers)), peer, message.request, request, time.monotonic())\n",
+        "        return _Job(str(next(self._numbers)), peer, message.request, request, time.monotonic(), timeout_s)\n",
         "        first = next(iter(self._jobs.values()), None)\n"
         "        asker = peer if first is None else first.peer\n"
-        "        return _Job(str(next(self._numbers)), asker, message.request, request, time.monotonic())\n",
+        "        return _Job(str(next(self._numbers)), asker, message.request, request, time.monotonic(), timeout_s)\n",
         "one client gets another's answers",
         test_files("runtime/test_worker"),
     ),

@@ -292,6 +292,8 @@ def test_what_a_client_that_is_gone_waited_for_makes_room(rig: Rig) -> None:
     submit(client, "c")
     assert failure(client).code == "E_BUSY"
     gone.close()
+    tell(client, Heartbeat())
+    assert isinstance(hear(client)[0], Heartbeat), "what came before that has been heard of too"
     rig.engine.gate.set()
     until_s = time.monotonic() + WAIT_S
     while report(client).requests.cancelled < 2:
