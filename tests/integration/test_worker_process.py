@@ -20,7 +20,7 @@ from hyps.adapters.frames import to_frames
 from hyps.adapters.transport import ZmqClient
 from hyps.errors import HypsError, PeerError, TensorError
 from hyps.formats.cluster import decode_cluster
-from hyps.formats.messages import Done, FromWorker, Heartbeat, Submit, decode_from_worker, encode
+from hyps.formats.messages import Accepted, Done, FromWorker, Submit, decode_from_worker, encode
 from hyps_compiler.cli import main as hypsc
 from plan_fixtures import mlp, sharded
 
@@ -114,13 +114,12 @@ def test_two_clients_at_once_get_their_own_answers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def accepted(address: str, batch: int, *names: str) -> Iterator[ZmqClient]:
-    """Yield a client of which the worker has accepted the requests `names`: it answers heartbeats in their turn."""
+    """Yield a client of which the worker has accepted the requests `names`."""
     client = ZmqClient(address, max_nbytes=2**30)
     headers, frames = to_frames(HEAVY.feeds(batch=batch))
     for name in names:
         client.send([encode(Submit(name, headers)), *frames], WAIT_S)
-    client.send([encode(Heartbeat())], WAIT_S)
-    assert isinstance(heard(client), Heartbeat)
+    assert [heard(client) for _ in names] == [Accepted(name) for name in names]
     yield client
     client.close()
 
