@@ -1,7 +1,6 @@
 """What a worker that serves a plan alone tells of itself."""
 
 import time
-from importlib.metadata import version
 
 from hyps.adapters.machine import rss_nbytes
 from hyps.core.admission import Admission, ServiceState
@@ -26,11 +25,12 @@ class ServiceWatch:
         """Take what is watched."""
         self._engine, self._admission, self._device = engine, admission, device
         self._since_s = time.monotonic()
-        self._producer = version("hyps")
         self.requests, self.work = RequestsWatch(), WorkWatch()
 
     def report(self, computing: int, computing_s: float) -> Report:
         """Return how the service is; `computing` requests have been computed for `computing_s` seconds."""
+        from importlib.metadata import version  # brings 4 MB, which a worker that nobody watches does without
+
         plan, now_s = self._engine.plan, time.monotonic()
         first = plan.variants[0]
         state = "serving" if self._admission.state is ServiceState.SERVING else "draining"
@@ -39,7 +39,7 @@ class ServiceWatch:
             role="worker",
             state=state,
             device=self._device,
-            producer=f"hyps {self._producer}",
+            producer=f"hyps {version('hyps')}",
             model=plan.model.name,
             strategy=plan.strategy,
             variant=first.name,

@@ -5,7 +5,7 @@ together in one buffer, on which the reader's arrays lie.
 """
 
 import itertools
-import secrets
+import os
 import time
 from collections import deque
 from collections.abc import Hashable, Sequence
@@ -404,7 +404,7 @@ class ZmqLinks:
             if (port, route) in self._routes or len(self._links) >= _MAX_LINKS:
                 self._say(port, route, Gone(b"", "no more links are taken here"))
                 return
-            talk = Conversation(self._stranger_limits, token=secrets.token_bytes(16))
+            talk = Conversation(self._stranger_limits, token=os.urandom(16))
             link = self._add_link(port, talk, came_to_us=True)
             self._tokens[talk.token] = link
         self._routes.pop((link.port, link.route), None)
