@@ -66,7 +66,7 @@ def test_a_thousand_requests_of_fifty_threads_leave_no_trace(place: Path) -> Non
         before = traces()
         with hyps.InferenceSession(address) as session, ThreadPoolExecutor(50) as pool:
             made = list(pool.map(lambda i: session.run(["y"], FLOW.feeds(seed=i % 10))[0], range(1000)))
-        assert traces() == before
+        assert all(now <= then for now, then in zip(traces(), before, strict=True))
     for index, one in enumerate(made):
         np.testing.assert_allclose(one, answers[index % 10], rtol=1e-6)
 
@@ -90,7 +90,7 @@ def test_fifty_sessions_at_once_leave_no_trace(place: Path) -> None:
             assert all(pool.map(use, range(50)))
             of_worker = peer.num_fds()
             assert all(pool.map(use, range(50)))
-        assert traces() == before
+        assert all(now <= then for now, then in zip(traces(), before, strict=True))
         assert peer.num_fds() <= of_worker + 5
 
 

@@ -205,7 +205,7 @@ def test_memory_for_one_partition_at_a_time_is_enough(tmp_path: Path, cluster_of
     written = flow.write(folder)
     place(folder, written, **{part.id: "a" for part in written.partitions})
     cluster = cluster_of(folder)
-    cluster.joined("a", "--memory", "110MB")
+    cluster.joined("a", "--memory", "120MB")
     with hyps.InferenceSession(cluster.address) as remote, hyps.InferenceSession(folder, threads=1) as local:
         for seed in range(3):
             feeds = flow.feeds(seed=seed)
