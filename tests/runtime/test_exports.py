@@ -44,3 +44,10 @@ def test_only_a_session_for_coroutines_brings_asyncio() -> None:
     code = "import sys, hyps; a = 'asyncio' in sys.modules; hyps.AsyncSession; print(a, 'asyncio' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
     assert done.stdout == "False True\n"
+
+
+def test_a_worker_does_without_what_costs_memory_only() -> None:
+    heavy = {"asyncio", "email", "hashlib", "importlib.metadata", "lzma", "secrets", "ssl", "tempfile", "zipfile"}
+    code = f"import sys, hyps.worker; print(sorted({heavy} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
