@@ -37,7 +37,7 @@ def reply_to(line: bytes) -> tuple[Reply, int]:
         return _searched(question), 0
     except HypsError as error:
         return Refusal(number=_number(line), code=error.code, message=error.message, hint=error.hint), error.exit_status
-    except Exception as error:
+    except Exception as error:  # this process's top: whatever it was, the manager must be told
         bug = InternalError(f"the search for a placement failed: {type(error).__name__}: {printable(str(error), 300)}")
         return Refusal(number=_number(line), code=bug.code, message=bug.message), bug.exit_status
 

@@ -86,6 +86,7 @@ from hyps.formats.plan import NamedTensor, Partition, Plan, plan_problems
 from hyps.neighbours import Neighbours
 from hyps.node_files import NodeFiles
 from hyps.node_records import NodeRecords
+from hyps.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
@@ -93,20 +94,12 @@ _SLACK_NBYTES = 10 * 2**20
 """Resident beyond the measured base once partitions run."""
 
 _POLL_S = 1.0
-_PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Before the manager is tried again; the last over and over."""
 
 _HELD_UP_S = 0.2
 """Between two looks whether what is still computed for a manager that is gone has ended."""
 
 _NOTICE_S = 1.0
 """After which somebody is told that the manager is not there."""
-
-_ANSWER_S = 10.0
-"""How long the manager may take to answer `Join`."""
-
-_DUPLICATE_S = 4.0
-"""How long a name that is taken is asked for: a manager may not know yet that who had it is gone."""
 
 _BEGUN_S = 0.02
 """What a work item may take before it is told that it has begun: a message for each would cost more than short ones."""
@@ -186,18 +179,11 @@ class Node:
         self._completions: queue.SimpleQueue[Completion] = queue.SimpleQueue()
         self._executor = Executor(opener, options.timeout_s, self._on_completion)
         self._neighbours = Neighbours(links, options.device, self._on_neighbour)
+        self._upstream = Upstream(links, options.manager, self._joining)
         self._files = NodeFiles(cache, self._executor, self._say, self._handle)
         self._records = NodeRecords()
         self._told_refusals: tuple[tuple[str, str], ...] = ()
         """Partitions that cannot be loaded here, and why, as the log has it."""
-        self._control = 0
-        """The link to the manager; 0: none."""
-        self._is_joined = False
-        self._was_joined = False
-        self._start_s = time.monotonic()
-        self._join_due_s = 0.0
-        """When to try the manager again, or to stop waiting for its answer."""
-        self._failures = 0
         self._is_noticed = False
         self._store: dict[tuple[int, int], dict[str, Any]] = {}
         self._happened: deque[tuple[NodeEvent, Mapping[str, Any]]] = deque()
@@ -236,7 +222,7 @@ class Node:
             PeerError: the manager refuses the node, or was not there within the `connect_timeout_s`.
             NodeStuckError: a work item cannot be ended; only a new process can go on.
         """
-        self._connect()
+        self._upstream.begin()
         try:
             while not self._is_over and self._told_to_leave < 2:
                 event = self._links.receive(self._timeout_s())
@@ -257,8 +243,8 @@ class Node:
     def _timeout_s(self) -> float:
         now_s = time.monotonic()
         begun_s = next(iter(self._begun.values()), math.inf)
-        due_s = min(self._join_due_s, self._neighbours.next_s, begun_s, self._held_back_until_s)
-        if self._is_joined:
+        due_s = min(self._upstream.next_s, self._neighbours.next_s, begun_s, self._held_back_until_s)
+        if self._upstream.is_joined:
             due_s = min(due_s, self._state.next_tick_s)
         return max(0.0, min(_POLL_S, due_s - now_s))
 
@@ -277,14 +263,12 @@ class Node:
             self._speak()
         if now_s >= self._neighbours.next_s:
             self._neighbours.on_time(now_s)
-        if now_s >= self._join_due_s:
+        if now_s >= self._upstream.next_s:
             self._try_again()
-        self._notice(now_s)
+        self._notice()
 
-    def _notice(self, now_s: float) -> None:
-        waited_s = now_s - self._start_s
-        if self._was_joined:
-            return
+    def _notice(self) -> None:
+        waited_s = self._upstream.waited_s
         if not self._is_noticed and waited_s > _NOTICE_S:
             self._is_noticed = True
             self._on_notice(f"waiting for the manager at {self._options.manager}")
@@ -295,29 +279,16 @@ class Node:
 
     # The manager.
 
-    def _connect(self) -> None:
-        self._control = self._links.connect(self._options.manager)
-        self._join_due_s = math.inf  # the link itself keeps trying
-
     def _try_again(self) -> None:
-        if self._control:  # it did not answer
-            self._links.close_link(self._control)
-        elif self._state.is_held_up:  # by what may never end: a manager would give it work that cannot begin
-            self._join_due_s = time.monotonic() + _HELD_UP_S
-            return
-        self._connect()
-
-    def _pause(self) -> None:
-        pause_s = _PAUSES_S[min(self._failures, len(_PAUSES_S) - 1)]
-        self._failures += 1
-        self._join_due_s = time.monotonic() + pause_s
+        if not self._upstream.link and self._state.is_held_up:
+            self._upstream.put_off(_HELD_UP_S)  # by what may never end: a manager would give it work that cannot begin
+        else:
+            self._upstream.on_time()
 
     def _on_manager_lost(self, reason: str) -> None:
-        self._control = 0
-        if self._is_joined:
+        if self._upstream.is_joined:
             self._on_notice(f"the manager is gone ({reason}): looking for it")
-            self._failures = 0
-        self._is_joined = False
+        self._upstream.on_lost()
         self._files.give_up()
         self._state.look_ahead(False)
         self._handle(ManagerLost())
@@ -326,15 +297,6 @@ class Node:
         self._sent.clear()
         self._begun.clear()
         self._held_back, self._held_back_until_s = [], math.inf
-        self._pause()
-
-    def _on_refused(self, failed: Failed) -> None:
-        is_taken = failed.code == "E_DUPLICATE"
-        if is_taken and (self._was_joined or time.monotonic() - self._start_s < _DUPLICATE_S):
-            self._links.close_link(self._control)
-            self._on_manager_lost("it says that the name is taken")
-            return
-        raise PeerError(printable(failed.message, 1000), printable(failed.hint, 1000), printable(failed.code))
 
     def _on_manager_said(self, frames: Sequence[Buffer]) -> None:
         message = decode_from_manager(memoryview(frames[0]))
@@ -357,26 +319,19 @@ class Node:
             case Drain():
                 self._handle(AllowedToLeave())
             case Goodbye():
-                self._links.close_link(self._control)
                 self._on_manager_lost("it left")
             case _:
                 assert_never(message)
 
     def _on_joined(self, message: Joined) -> None:
-        if message.version != NODE_PROTOCOL_VERSION:
-            text = f"the manager speaks version {message.version} of the protocol, this node {NODE_PROTOCOL_VERSION}"
-            raise PeerError(text, "use the same version of hyps on both sides", "E_VERSION")
-        if self._is_joined:
-            return
-        self._is_joined = self._was_joined = True
-        self._failures, self._join_due_s = 0, math.inf
-        self._records.wants_spans = message.wants_spans
-        self._on_notice(f"joined the manager at {self._options.manager} as `{self._options.device}`")
-        self._handle(ManagerFound(message.beat_s))
+        if self._upstream.on_joined(message):
+            self._records.wants_spans = message.wants_spans
+            self._on_notice(f"joined the manager at {self._options.manager} as `{self._options.device}`")
+            self._handle(ManagerFound(message.beat_s))
 
     def _on_failed(self, message: Failed) -> None:
-        if not self._is_joined:
-            self._on_refused(message)
+        if not self._upstream.is_joined:
+            self._upstream.on_refused(message)
         elif message.request:
             self._files.on_failed(message)
         else:
@@ -415,7 +370,7 @@ class Node:
                 except InternalError:
                     raise  # what was to be done is not known any more: a new process can go on, this one cannot
                 except HypsError as error:
-                    if event.link == self._control and not self._is_joined:
+                    if event.link == self._upstream.link and not self._upstream.is_joined:
                         raise
                     logger.warning("a message was refused: %s", error.message)
                     if self._neighbours.knows(event.link):
@@ -423,21 +378,21 @@ class Node:
             case Taken():
                 self._on_taken(event)
             case Opened():
-                if event.link == self._control:
-                    self._join()
+                if event.link == self._upstream.link:
+                    self._upstream.on_opened()
                 else:
                     self._neighbours.on_opened(time.monotonic(), event.link, came_to_us=event.came_to_us)
             case Lost():
-                if event.link == self._control:
+                if event.link == self._upstream.link:
                     self._on_manager_lost(event.reason)
                 else:
                     self._neighbours.on_lost(time.monotonic(), event.link)
             case _:
                 assert_never(event)
 
-    def _join(self) -> None:
+    def _joining(self) -> Join:
         options = self._options
-        join = Join(
+        return Join(
             version=NODE_PROTOCOL_VERSION,
             device=options.device,
             token=options.token,
@@ -446,11 +401,9 @@ class Node:
             endpoints=options.endpoints,
             host=options.host,
         )
-        self._say(join)
-        self._join_due_s = time.monotonic() + _ANSWER_S
 
     def _on_heard(self, event: Heard) -> None:
-        if event.link == self._control:
+        if event.link == self._upstream.link:
             self._on_manager_said(event.frames)
             return
         message = decode_from_node(memoryview(event.frames[0]))
@@ -484,9 +437,7 @@ class Node:
     def _say(self, message: FromNode, frames: Sequence[Buffer] = ()) -> None:
         """Tell the manager; what nobody hears is told anew when it is back, or is over."""
         self._speak()
-        if self._control:
-            is_urgent = not frames
-            self._links.send(self._control, [encode_node_message(message), *frames], is_urgent=is_urgent)
+        self._upstream.say(message, frames)
 
     # Tensors.
 
@@ -511,7 +462,7 @@ class Node:
         self._say(failed)
 
     def _send(self, step: Send) -> None:
-        link = self._control if step.device == HUB else self._neighbours.link_to(step.device)
+        link = self._upstream.link if step.device == HUB else self._neighbours.link_to(step.device)
         value = self._store.get((step.request, step.epoch), {}).get(step.tensor)
         if value is None:
             return  # it waited for a link until nobody wanted it any more

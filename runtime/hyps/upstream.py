@@ -1,4 +1,4 @@
-"""A group's way to the manager above it: connected while there are nodes below, looked for again when it is lost."""
+"""A node's way to its manager: looked for until it is there, and again when it is lost."""
 
 import logging
 import math
@@ -27,7 +27,7 @@ class Upstream:
 
     Attributes:
         link: to the manager; 0: none now.
-        is_joined: whether the manager has taken the group in.
+        is_joined: whether the manager has taken the node in.
         is_wanted: whether there is to be a link.
     """
 
@@ -72,7 +72,7 @@ class Upstream:
             PeerError: it speaks another version.
         """
         if joined.version != NODE_PROTOCOL_VERSION:
-            text = f"the manager speaks version {joined.version} of the protocol, this group {NODE_PROTOCOL_VERSION}"
+            text = f"the manager speaks version {joined.version} of the protocol, this node {NODE_PROTOCOL_VERSION}"
             raise PeerError(text, "use the same version of hyps on both sides", "E_VERSION")
         if self.is_joined:
             return False
@@ -81,7 +81,7 @@ class Upstream:
         return True
 
     def on_refused(self, failed: Failed) -> None:
-        """The manager does not take the group in: wait for the name where it may become free.
+        """The manager does not take the node in: wait for the name where it may become free.
 
         Raises:
             PeerError: there is no use in waiting.
@@ -106,6 +106,10 @@ class Upstream:
         if self.link:
             self._links.close_link(self.link)
         self._connect()
+
+    def put_off(self, pause_s: float) -> None:
+        """Look for the manager later: the node is not ready for it."""
+        self.next_s = time.monotonic() + pause_s
 
     def say(self, message: FromNode, frames: Sequence[Buffer] = ()) -> None:
         """Tell the manager; what nobody hears is told anew when it is back, or is over."""

@@ -413,7 +413,7 @@ def test_a_refused_node_ends_with_the_managers_sentence(cluster_for: Callable[[D
 def test_a_name_that_is_taken_is_refused_after_a_while(
     cluster_for: Callable[[Dataflow], Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hyps.node._DUPLICATE_S", 0.5)
+    monkeypatch.setattr("hyps.upstream._DUPLICATE_S", 0.5)
     cluster = cluster_for(mlp(4, 4))
     cluster.join("a")
     node = cluster.start("a", listens=False)
