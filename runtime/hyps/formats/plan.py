@@ -65,7 +65,9 @@ class Shard(Struct, frozen=True, kw_only=True):
     index: int
     count: int
     range: tuple[int, int]
-    """First and past-the-last output row."""
+    """First and past-the-last output row; of a sum, first and past-the-last of what is added."""
+    merge: Literal["concat", "sum"] = "concat"
+    """How the parts become the layer's output: put side by side along `axis`, or added."""
 
 
 class Partition(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,22 @@
+"""All rules, by operator."""
+
+from collections.abc import Mapping
+
+from hyps_passes.division import convolution, elementwise, lookup, matrix, normalization, pooling, views
+from hyps_passes.division.rule import Contraction, Key, Rule
+
+RULES: Mapping[Key, Rule] = {
+    **elementwise.RULES,
+    **views.RULES,
+    **normalization.RULES,
+    **pooling.RULES,
+    **convolution.RULES,
+    **matrix.RULES,
+    **lookup.RULES,
+}
+
+CONTRACTIONS: Mapping[Key, Contraction] = {
+    **convolution.CONTRACTIONS,
+    **matrix.CONTRACTIONS,
+    **lookup.CONTRACTIONS,
+}
