@@ -1,7 +1,7 @@
 """How one operator is divided: what a piece of its output needs of each of its inputs.
 
 A rule looks at one node, an axis of its output and a span along it, and answers with a `Piece`: the same computation
-for that span alone. Spatial tiles, output channels, attention heads, columns and rows of a matrix product are all spans;
+for that span alone. Spatial tiles, output channels, attention heads, columns and rows of a product are all spans;
 what differs is the axis. Where a sum over an axis of the inputs is cut up instead, a `Contraction` makes pieces that
 are added.
 """
