@@ -162,8 +162,8 @@ FAULTS = (
     Fault(
         "weight-files-are-not-checked",
         _FILES,
-        "    files.update({(ref.path, ref.sha256): ref.nbytes for part in partitions for ref in part.weights})\n",
-        "",
+        "for part in partitions for path, sha256 in file_digests(part)}",
+        "for part in partitions for path, sha256 in file_digests(part)[:1]}",
         "altered weights are run",
         test_files("runtime/adapters/test_plan_files"),
     ),

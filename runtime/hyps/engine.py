@@ -61,7 +61,12 @@ class Timing:
     """Seconds that a partition took, the latest last; only the last few thousand are remembered."""
 
     load_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_RUNS))
+    """To have its weights and its session; of one that was read ahead, what the reading thread took."""
     run_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_RUNS))
+    wait_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_RUNS))
+    """What the request stood still for of each loading."""
+    release_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_RUNS))
+    """To hand its memory back after its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +257,15 @@ class Engine:
         start = time.perf_counter()
         path = self._folder / self._partitions[partition].file
         self._sessions[partition] = self._opener.open(path, self._mode, self.plan.optimization)
-        self.timings[partition].load_s.append(time.perf_counter() - start)
+        load_s = time.perf_counter() - start
+        self.timings[partition].load_s.append(load_s)
+        self.timings[partition].wait_s.append(load_s)
+
+    def _shut(self, partition: str) -> None:
+        start = time.perf_counter()
+        del self._sessions[partition]
+        trim()
+        self.timings[partition].release_s.append(time.perf_counter() - start)
 
     # Everything kept: the order never changes, so that it is worked out once.
 
@@ -352,8 +365,7 @@ class Engine:
             case Load(partition):
                 return self._load(partition, batch)
             case Unload(partition):
-                del self._sessions[partition]
-                trim()
+                self._shut(partition)
             case Execute(request, partition):
                 return self._execute(request, partition, batch)
             case Drop(request, tensor):

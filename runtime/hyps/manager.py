@@ -74,7 +74,7 @@ from hyps.formats.node_messages import (
     Started,
     Tensor,
 )
-from hyps.formats.plan import NamedTensor, Partition, Plan
+from hyps.formats.plan import NamedTensor, Partition, Plan, file_digests
 from hyps.formats.signature import check_outputs
 from hyps.formats.status import Report, decode_report, encode_report, to_level
 
@@ -499,7 +499,7 @@ def _named(plan: Plan, name: str) -> NamedTensor:
 
 def _files_of(part: Partition) -> dict[str, str]:
     """Return the path of each file of a partition by its digest."""
-    return {part.sha256: part.file, **{ref.sha256: ref.path for ref in part.weights}}
+    return {sha256: path for path, sha256 in file_digests(part)}
 
 
 def _as_join(data: Buffer, error: PeerError) -> Join:

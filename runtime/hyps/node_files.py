@@ -13,7 +13,7 @@ from hyps.core.node_events import NotObtained, Obtained
 from hyps.errors import HypsError
 from hyps.formats.messages import Failed
 from hyps.formats.node_messages import Fetch, Piece
-from hyps.formats.plan import Partition, Plan
+from hyps.formats.plan import Partition, Plan, file_digests
 
 _PIECES_UNDER_WAY = 8
 
@@ -184,4 +184,4 @@ def _progress(download: Download) -> _Progress:
 
 
 def _digests(partition: Partition) -> set[str]:
-    return {partition.sha256, *(ref.sha256 for ref in partition.weights)}
+    return {sha256 for _, sha256 in file_digests(partition)}

@@ -20,7 +20,7 @@ from typing import Self
 
 from hyps.adapters.plan_files import check_files
 from hyps.errors import HypsError, OutputError, PeerError, PlanError, printable
-from hyps.formats.plan import Partition, Plan, is_inside, partition_files
+from hyps.formats.plan import Partition, Plan, file_digests, is_inside, partition_files
 from hyps.formats.quantities import format_nbytes
 
 PIECE_NBYTES = 2**20
@@ -38,8 +38,8 @@ _STALE_S = 60.0
 
 def partition_digest(partition: Partition) -> str:
     """Return what tells a partition from every other: a digest over its files' names, digests and lengths."""
-    entries = [(partition.file, partition.sha256, "")]
-    entries += [(ref.path, ref.sha256, str(ref.nbytes)) for ref in partition.weights]
+    lengths = {ref.path: str(ref.nbytes) for ref in partition.weights}
+    entries = [(path, sha256, lengths.get(path, "")) for path, sha256 in file_digests(partition)]
     digest = hashlib.sha256()
     for entry in sorted(entries):
         digest.update(repr(entry).encode())
@@ -252,9 +252,9 @@ class Download:
         self._paths: dict[str, list[str]] = {}
         try:
             with _writing(folder):
-                self._open(partition.file, partition.sha256, None)
-                for ref in partition.weights:
-                    self._open(ref.path, ref.sha256, ref.nbytes)
+                lengths = {ref.path: ref.nbytes for ref in partition.weights}
+                for path, sha256 in file_digests(partition):
+                    self._open(path, sha256, lengths.get(path))
         except OutputError:
             self.abandon()
             raise

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hyps.adapters.machine import cpu_family
 from hyps.errors import PlanError, printable
-from hyps.formats.plan import Partition, Plan, decode_plan
+from hyps.formats.plan import Partition, Plan, decode_plan, file_digests
 
 PLAN_FILE = "plan.json"
 
@@ -85,9 +85,8 @@ def check_cpu(plan: Plan) -> None:
 
 def _expected(partitions: list[Partition]) -> dict[tuple[str, str], int | None]:
     """Return the expected length (None: not told) per path and digest; a file that several share is checked once."""
-    files: dict[tuple[str, str], int | None] = {(part.file, part.sha256): None for part in partitions}
-    files.update({(ref.path, ref.sha256): ref.nbytes for part in partitions for ref in part.weights})
-    return files
+    lengths = {ref.path: ref.nbytes for part in partitions for ref in part.weights}
+    return {(path, sha256): lengths.get(path) for part in partitions for path, sha256 in file_digests(part)}
 
 
 def _check_file(folder: Path, path: str, sha256: str, nbytes: int | None, drop_cache: bool) -> None:

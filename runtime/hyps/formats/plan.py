@@ -1,11 +1,13 @@
 """The plan: partitions, the tensors between them, and where they run, as `plan.json` holds them."""
 
+import math
 from typing import Literal
 
 from msgspec import Struct
 
 from hyps.errors import PlanError, printable
 from hyps.formats.documents import Document
+from hyps.formats.dtypes import ITEM_NBYTES
 
 FORMAT = "hyps-plan"
 VERSION = 1
@@ -70,6 +72,35 @@ class Shard(Struct, frozen=True, kw_only=True):
     """How the parts become the layer's output: put side by side along `axis`, or added."""
 
 
+class StreamedWeight(Struct, frozen=True, kw_only=True):
+    """A weight that a form takes as an input: where its bytes lie, and how they are read."""
+
+    path: str
+    """One of the files in `Partition.weights`."""
+    offset: int
+    nbytes: int
+    dtype: str
+    """numpy's name of the element type."""
+    shape: tuple[int, ...]
+
+
+class Form(Struct, frozen=True, kw_only=True):
+    """The partition once more, as a model whose large weights are inputs; partitions of one shape share its file.
+
+    Its inputs are `x0`, `x1`, ... and then the weights `w0`, `w1`, ...; its outputs are `y0`, `y1`, ... Weights can so
+    be read into memory that is used again, instead of being mapped, and one session serves every such partition.
+    """
+
+    file: str
+    """Path of the ONNX file, relative to the plan folder."""
+    sha256: str
+    inputs: tuple[str, ...]
+    """Names of the tensors that are `x0`, `x1`, ...; those of `Partition.inputs`, in any order."""
+    outputs: tuple[str, ...]
+    """Names of the tensors that are `y0`, `y1`, ...; those of `Partition.outputs`, in any order."""
+    weights: tuple[StreamedWeight, ...]
+
+
 class Partition(Struct, frozen=True, kw_only=True):
     """One ONNX file that plain onnxruntime runs; tensor names tie it to the others."""
 
@@ -91,6 +122,8 @@ class Partition(Struct, frozen=True, kw_only=True):
     """Multiply-accumulates per run; null: sizes unknown."""
     shard: Shard | None = None
     """For an H-partition."""
+    form: Form | None = None
+    """Null where the partition can only be run as it is."""
 
 
 class SplitPoint(Struct, frozen=True, kw_only=True):
@@ -221,6 +254,7 @@ def plan_problems(plan: Plan) -> list[str]:
     if plan.format != FORMAT or plan.version != VERSION:
         problems.append(f"format `{printable(plan.format)}` version {plan.version} is not `{FORMAT}` version {VERSION}")
     problems += _path_problems(plan)
+    problems += [problem for partition in plan.partitions for problem in _form_problems(partition)]
     problems += _dataflow_problems(plan)
     ids = [partition.id for partition in plan.partitions]
     problems += [f"partition `{printable(i)}` stands twice" for i in sorted({i for i in ids if ids.count(i) > 1})]
@@ -244,7 +278,13 @@ def plan_problems(plan: Plan) -> list[str]:
 
 def partition_files(partition: Partition) -> tuple[str, ...]:
     """Return the relative paths of the files that the partition needs."""
-    return (partition.file, *(ref.path for ref in partition.weights))
+    return tuple(path for path, _ in file_digests(partition))
+
+
+def file_digests(partition: Partition) -> tuple[tuple[str, str], ...]:
+    """Return path and SHA-256 of the files that the partition needs, its own first."""
+    forms = [] if partition.form is None else [(partition.form.file, partition.form.sha256)]
+    return ((partition.file, partition.sha256), *((ref.path, ref.sha256) for ref in partition.weights), *forms)
 
 
 def is_inside(path: str) -> bool:
@@ -265,6 +305,25 @@ def _path_problems(plan: Plan) -> list[str]:
     models = [partition.file for partition in plan.partitions]
     if len(set(models)) < len(models):
         problems.append("two partitions name the same file")
+    return problems
+
+
+def _form_problems(partition: Partition) -> list[str]:
+    form = partition.form
+    if form is None:
+        return []
+    shown = f"the form of partition `{printable(partition.id)}`"
+    problems = []
+    for side, own in ((form.inputs, partition.inputs), (form.outputs, partition.outputs)):
+        if sorted(side) != sorted(own):
+            problems.append(f"{shown} takes or makes other tensors than the partition")
+    lengths = {ref.path: ref.nbytes for ref in partition.weights}
+    for weight in form.weights:
+        item = ITEM_NBYTES.get(weight.dtype, -1)
+        if min(weight.shape, default=0) < 0 or weight.nbytes != item * math.prod(weight.shape):
+            problems.append(f"{shown} has a weight of {weight.nbytes} bytes that is no `{printable(weight.dtype)}`")
+        elif weight.offset < 0 or weight.offset + weight.nbytes > lengths.get(weight.path, 0):
+            problems.append(f"{shown} has a weight outside of `{printable(weight.path)}`")
     return problems
 
 
