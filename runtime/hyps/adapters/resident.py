@@ -1,0 +1,114 @@
+"""What this process has resident: how much, the most so far, and what can be given back without losing anything."""
+
+import contextlib
+import ctypes
+import functools
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hyps.adapters.machine import trim
+
+_MADV_DONTNEED = 4
+_RESET_PEAK = "5"  # proc(5): the peak becomes what is resident now
+_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ (\d+)\s*(.*)")
+_PAGE_NBYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """Bytes of this process that lie in memory, now and at most."""
+
+    total_nbytes: int
+    anonymous_nbytes: int
+    """Made by the process: nothing else holds them."""
+    file_nbytes: int
+    """Of files: code and mapped weights, which the system can drop and read again."""
+    peak_nbytes: int
+    """The most in all since the process began or `reset_peak`."""
+
+
+def resident() -> Resident | None:
+    """Return what is resident; None where `/proc` does not tell."""
+    found = {}
+    for line in _lines("/proc/self/status"):
+        name, _, value = line.partition(":")
+        if value.endswith(" kB\n"):
+            found[name] = int(value.split()[0]) * 1024
+    if not {"VmRSS", "VmHWM", "RssAnon", "RssFile"} <= found.keys():
+        return None
+    shared = found.get("RssShmem", 0)
+    return Resident(found["VmRSS"], found["RssAnon"] + shared, found["RssFile"], found["VmHWM"])
+
+
+def reset_peak() -> bool:
+    """Have the peak begin anew at what is resident now; return False where the system cannot."""
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write(_RESET_PEAK)
+    except OSError:
+        return False
+    return True
+
+
+def peak_error_nbytes(threads: int) -> int:
+    """Return by how much the peak may be too low when `threads` threads took memory.
+
+    Linux counts pages in batches, per processor or per thread by version, and adds them up when it is asked; the peak
+    is noted without adding up. Two counters of at most 64 pages each, one for anonymous pages and one for files'.
+    """
+    return 2 * 64 * _PAGE_NBYTES * max(1, threads)
+
+
+def give_back() -> None:
+    """Give freed memory back to the system, and the pages of libraries, which are read again where they are needed.
+
+    Starting Python, numpy and onnxruntime touches 27 MB of code and tables of which opening and running a partition
+    needs 8. The system keeps them in its page cache while it has room, so that they come back in about a millisecond.
+    """
+    madvise = _madvise()
+    if madvise is not None:
+        for start, length in _library_pages():
+            madvise(start, length, _MADV_DONTNEED)
+    trim()
+
+
+def _library_pages() -> list[tuple[int, int]]:
+    """Return start and length of the mappings of programs and libraries that were never written to.
+
+    A page that was written to, be it by the loader before it became read-only, exists nowhere else and would be lost:
+    `smaps` counts such pages as anonymous.
+    """
+    found: list[tuple[int, int]] = []
+    mapping: tuple[int, int] | None = None
+    for line in _lines("/proc/self/smaps"):
+        if line.startswith("Anonymous:") and mapping is not None and line.split()[1] == "0":
+            found.append(mapping)
+        elif (match := _MAPPING.match(line)) is not None:
+            start, stop = int(match[1], 16), int(match[2], 16)
+            is_kept = match[4] == "0" or "w" in match[3] or not _is_library(match[5])
+            mapping = None if is_kept else (start, stop - start)
+    return found
+
+
+def _is_library(path: str) -> bool:
+    """Return whether the path is a library's or the program's, which stay mapped as long as the process lives."""
+    return path.startswith("/") and (".so" in os.path.basename(path) or path == os.path.realpath(sys.executable))
+
+
+@functools.cache
+def _madvise() -> "ctypes._NamedFuncPointer | None":
+    if sys.platform != "linux":
+        return None
+    function = getattr(ctypes.CDLL(None), "madvise", None)
+    if function is not None:
+        function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return function
+
+
+def _lines(path: str) -> Iterator[str]:
+    """Yield the lines one by one: what this module is about would not be helped by reading all at once."""
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        yield from file
