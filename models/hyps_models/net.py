@@ -33,9 +33,9 @@ class Net:
         self._model.graph.input.append(helper.make_tensor_value_info(name, elem_type, dims))
         return name
 
-    def output(self, name: str, dims: Sequence[int | str]) -> None:
-        """Declare the value `name` as a float32 output of the model."""
-        self._model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, dims))
+    def output(self, name: str, dims: Sequence[int | str], elem_type: int = TensorProto.FLOAT) -> None:
+        """Declare the value `name` as an output of the model."""
+        self._model.graph.output.append(helper.make_tensor_value_info(name, elem_type, dims))
 
     def node(self, op_type: str, name: str, inputs: Sequence[str], output: str = "", **attributes: Attribute) -> str:
         """Append a node with one output and return the output's name."""

@@ -16,6 +16,7 @@ from hyps_models.densenet import build_densenet169
 from hyps_models.digits.network import build_digits, sample_digits
 from hyps_models.efficientnet import EFFICIENTNETS, EfficientNet, build_efficientnet
 from hyps_models.googlenet import build_googlenet
+from hyps_models.meshnet import build_meshnet, sample_volumes
 from hyps_models.mobilenet import build_mobilenetv2
 from hyps_models.net import Tensors
 from hyps_models.recurrent import build_lstm, sample_frames
@@ -56,6 +57,7 @@ MODELS: dict[str, Reference] = {
     ),
     "googlenet": Reference(build_googlenet, sample_images, 6_624_904, "GoogLeNet, 224x224 images, 1000 classes"),
     "lstm": Reference(build_lstm, sample_frames, 237_196, "LSTM classifier, 2 layers, 128 wide, 12 classes"),
+    "meshnet": Reference(build_meshnet, sample_volumes, 4_273, "MeshNet, 256x256x256 brain scans, 3 labels per voxel"),
     "mobilenetv2": Reference(build_mobilenetv2, sample_images, 3_504_872, "MobileNetV2, 224x224 images, 1000 classes"),
     "resnet50": Reference(build_resnet50, sample_images, 25_557_032, "ResNet-50, 224x224 images, 1000 classes"),
     "vgg16": Reference(build_vgg16, sample_images, 138_357_544, "VGG16, 224x224 images, 1000 classes"),
