@@ -1,7 +1,43 @@
-"""Rules of pooling, resizing and other operators that look at a neighbourhood."""
+"""Rules of pooling: spatial tiles with their halo, channels, batch."""
 
 from collections.abc import Mapping
 
-from hyps_passes.division.rule import Key, Rule
+import onnx_ir as ir
 
-RULES: Mapping[Key, Rule] = {}
+from hyps_passes.division.convolution import first_spatial_axis
+from hyps_passes.division.rule import Facts, IndivisibleError, Key, Part, Piece, Rule, Span
+from hyps_passes.division.windows import ints, window_attributes, windows_of
+
+
+def _pool(node: ir.Node, axis: int, span: Span, facts: Facts) -> Piece:
+    """Return the piece of a pooling that slides a window over its first input."""
+    if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
+        raise IndivisibleError("its second output has positions in the whole input")
+    kernel = ints(node, "kernel_shape", ())
+    spatial = 1 if node.op_type == "NhwcMaxPool" else first_spatial_axis(node)
+    if not spatial <= axis < spatial + len(kernel):
+        return Piece({0: Part(axis, span)})
+    windows = windows_of(node, facts, node.inputs[0], kernel, first_axis=spatial)
+    read, windows[axis - spatial] = windows[axis - spatial].over(span)
+    return Piece({0: Part(axis, read)}, window_attributes(windows))
+
+
+def _global(node: ir.Node, axis: int, span: Span, facts: Facts) -> Piece:
+    """Return the piece of a pooling over all of the spatial axes."""
+    channels = len(facts.shape(node.inputs[0])) - 1 if first_spatial_axis(node) == 1 else 1
+    if axis not in (0, channels):
+        raise IndivisibleError(f"{node.op_type} needs all of axis {axis}")
+    return Piece({0: Part(axis, span)})
+
+
+RULES: Mapping[Key, Rule] = {
+    ("", "AveragePool"): _pool,
+    ("", "GlobalAveragePool"): _global,
+    ("", "GlobalLpPool"): _global,
+    ("", "GlobalMaxPool"): _global,
+    ("", "LpPool"): _pool,
+    ("", "MaxPool"): _pool,
+    ("com.microsoft", "NhwcMaxPool"): _pool,
+    ("com.microsoft", "QLinearAveragePool"): _pool,
+    ("com.microsoft", "QLinearGlobalAveragePool"): _global,
+}
