@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from hyps.formats.plan import Shard
 from hyps_passes import ops
+from hyps_passes.division.constants import slice_tensor
 from hyps_passes.graph import Layer, can_cross, is_parameter
 from hyps_passes.layers import SHARD
 
@@ -432,31 +433,6 @@ class _Slicer:
                 sizes[axis] = self._length
                 self.sizes[new.name] = tuple(sizes)
         return copy
-
-
-def slice_tensor(tensor: ir.TensorProtocol, axis: int, start: int, stop: int) -> ir.TensorProtocol:
-    """Return a part of a tensor along one axis; a part of a memory-mapped file stays one where it is contiguous."""
-    dims = list(tensor.shape.numpy())
-    dims[axis] = stop - start
-    shape = ir.Shape(dims)
-    whole_bytes = tensor.dtype.bitwidth % 8 == 0
-    if isinstance(tensor, ir.ExternalTensor) and axis == 0 and whole_bytes:
-        row = tensor.nbytes // tensor.shape.numpy()[0]
-        return ir.ExternalTensor(
-            tensor.location,
-            (tensor.offset or 0) + start * row,
-            (stop - start) * row,
-            tensor.dtype,
-            shape=shape,
-            name=str(tensor.name),
-            base_dir=tensor.base_dir,
-        )
-
-    def part() -> ir.TensorProtocol:
-        selected = np.take(tensor.numpy(), range(start, stop), axis=axis)
-        return ir.Tensor(np.ascontiguousarray(selected), dtype=tensor.dtype)
-
-    return ir.LazyTensor(part, dtype=tensor.dtype, shape=shape, name=tensor.name)
 
 
 def constant_shape(value: ir.Value) -> tuple[int, ...] | None:

@@ -8,7 +8,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
@@ -22,7 +21,6 @@ from hyps_passes.rewrites.slice_dense import (
     SliceDense,
     find_dense,
     row_ranges,
-    slice_tensor,
 )
 from hyps_passes.searches.split_points import shard_borders
 from model_fixtures import floats, model_of, passes_checker, save
@@ -509,20 +507,3 @@ def test_ranges_tile_the_rows_evenly(rows: int, count: int) -> None:
     assert min(lengths) >= 1
     assert max(lengths) - min(lengths) <= 1
     assert max(lengths) == -(-rows // count)
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("dtype", ["float32", "int8", "float16"])
-def test_a_part_of_a_tensor_on_disk(axis: int, dtype: str, tmp_path: Path) -> None:
-    """It stays on disk where it is contiguous there."""
-    whole = np.arange(60).reshape(12, 5).astype(dtype)
-    data = b"x" * 64 + whole.tobytes()
-    (tmp_path / "weights.bin").write_bytes(data)
-    kind = ir.DataType.from_numpy(whole.dtype)
-    tensor = ir.ExternalTensor(
-        "weights.bin", 64, whole.nbytes, kind, shape=ir.Shape([12, 5]), name="w", base_dir=str(tmp_path)
-    )
-    part = slice_tensor(tensor, axis, 1, 4)
-    assert isinstance(part, ir.ExternalTensor) == (axis == 0)
-    np.testing.assert_array_equal(part.numpy(), whole[1:4] if axis == 0 else whole[:, 1:4])
-    assert tuple(part.shape.numpy()) == ((3, 5) if axis == 0 else (12, 3))

@@ -1,0 +1,168 @@
+"""Makes the nodes of one piece as the layout says."""
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from hyps.formats.plan import Shard
+from hyps_passes.division.constants import slice_tensor
+from hyps_passes.division.layout import UNIT, Layout, Share
+from hyps_passes.division.rule import Part, Piece, Span, piece_node
+from hyps_passes.division.scene import Scene
+from hyps_passes.division.stock import Stock
+from hyps_passes.layers import SHARD
+
+
+class ConstantMaker:
+    """Makes parts of constants, each once for all pieces."""
+
+    def __init__(self, scene: Scene, layout: Layout, stock: Stock) -> None:
+        self._scene, self._layout, self._stock = scene, layout, stock
+        self._made: dict[tuple[ir.Value, Part], ir.Value] = {}
+        self.nodes: list[ir.Node] = []
+        """Nodes between initializers and the parts, in running order."""
+
+    def part(self, value: ir.Value, part: Part | None, suffix: str) -> ir.Value:
+        """Return a part of a constant; `suffix` goes into the names of what has to be made for it."""
+        if part is None:
+            return value
+        if (value, part) not in self._made:
+            self._made[value, part] = self._make(value, part, suffix)
+        return self._made[value, part]
+
+    def _make(self, value: ir.Value, part: Part, suffix: str) -> ir.Value:
+        span, name = part.span, f"{value.name}.{suffix}"
+        if value.is_initializer():
+            assert value.const_value is not None
+            return self._stock.constant(name, slice_tensor(value.const_value, part.axis, span.start, span.stop))
+        node, answer = value.producer(), self._layout.constants[value, part]
+        assert node is not None
+        if answer is None:
+            made = self._stock.slice_node(value, part.axis, span)
+            made.name, output = self._stock.fresh(f"{name}.slice"), made.outputs[0]
+        else:
+            inputs = [
+                self._stock.constant(f"{node.name}.{index}.{suffix}", answer.constants[index])
+                if index in answer.constants
+                else None
+                if v is None or index in answer.absent
+                else self.part(v, answer.parts.get(index), suffix)
+                for index, v in enumerate(node.inputs)
+            ]
+            made = piece_node(node, answer, inputs, self._stock.fresh(f"{node.name}.{suffix}"))
+            output = made.outputs[node.outputs.index(value)]
+        self.nodes.append(made)
+        return self._stock.describe(output, name, value, part.axis, len(span))
+
+
+class PieceMaker:
+    """Makes one piece; `nodes`, `parts` and `handed` are what it made."""
+
+    def __init__(
+        self, scene: Scene, layout: Layout, stock: Stock, constants: ConstantMaker, shard: Shard, suffix: str
+    ) -> None:
+        self._scene, self._layout, self._stock, self._constants = scene, layout, stock, constants
+        self._shard, self._suffix = shard, suffix
+        self._held: dict[ir.Value, list[tuple[Span, ir.Value]]] = {}
+        """Of each value of the region, what is there of it: handed on first, then made."""
+        self._cut: dict[tuple[ir.Value, int, Span], ir.Value] = {}
+        self.nodes: list[ir.Node] = []
+        """In running order."""
+        self.parts: dict[ir.Value, ir.Value] = {}
+        """What it hands out of the values that leave the region."""
+        self.handed: dict[ir.Value, ir.Value] = {}
+        """What the next piece gets of each value."""
+
+    def make(self, handed: Mapping[ir.Value, ir.Value]) -> None:
+        """Make the nodes from what the piece before hands on."""
+        index = self._shard.index
+        for node in self._scene.nodes:
+            share = self._layout.shares.get(node)
+            if share is None:
+                continue
+            for value in node.outputs:
+                span = self._layout.received[value][index] if value in self._layout.received else None
+                if span is not None:
+                    self._held.setdefault(value, []).append((span, handed[value]))
+            answer, made = share.answers[index], share.made[index]
+            if answer is not None and made is not None:
+                self._make(share, answer, made)
+            for value in node.outputs:
+                self._pass_on(value, share)
+
+    def _make(self, share: Share, answer: Piece, made: Span) -> None:
+        node, index = share.node, self._shard.index
+        inputs = [self._input(node, answer, index) for index in range(len(node.inputs))]
+        new = self._add(piece_node(node, answer, inputs, ""), f"{node.name}.{self._suffix}")
+        for whole, output in zip(node.outputs, new.outputs, strict=True):
+            if whole not in self._layout.needs and not self._scene.is_output(whole):
+                output.name = self._stock.fresh(f"{whole.name}.{self._suffix}") if whole.name else ""
+                continue
+            is_all = not self._scene.is_output(whole) or share.owned[index] == made
+            name = f"{whole.name}.{self._suffix}" if is_all else f"{whole.name}.made.{self._suffix}"
+            self._stock.describe(output, name, whole, share.axis, len(made))
+            self._held.setdefault(whole, []).append((made, output))
+
+    def _pass_on(self, value: ir.Value, share: Share) -> None:
+        """Cut out what leaves the region and what the next piece needs."""
+        index = self._shard.index
+        own = share.owned[index]
+        if own is not None and self._scene.is_output(value):
+            self.parts[value] = self._local(value, share, own, "")
+        received = self._layout.received.get(value, ())
+        later = received[index + 1] if index + 1 < len(received) else None
+        if later is not None:
+            self.handed[value] = self._local(value, share, later, "carry.")
+
+    def _input(self, node: ir.Node, answer: Piece, index: int) -> ir.Value | None:
+        value, part = node.inputs[index], answer.parts.get(index)
+        if index in answer.constants:
+            return self._stock.constant(f"{node.name}.{index}.{self._suffix}", answer.constants[index])
+        if value is None or index in answer.absent:
+            return None
+        if self._scene.inside(value):
+            return self._inside(value, part)
+        if self._scene.is_constant(value):
+            return self._constants.part(value, part, self._suffix)
+        return value if part is None else self._slice(value, value, part.axis, part.span, "in.")
+
+    def _inside(self, value: ir.Value, part: Part | None) -> ir.Value:
+        producer = value.producer()
+        assert producer is not None
+        share = self._layout.shares[producer]
+        if share.axis is None:
+            whole = self._local(value, share, UNIT, "")
+            return whole if part is None else self._slice(whole, value, part.axis, part.span, "in.")
+        return self._local(value, share, Span(0, share.size) if part is None else part.span, "in.")
+
+    def _local(self, value: ir.Value, share: Share, span: Span, use: str) -> ir.Value:
+        """Return a span of a value of the region from what the piece has of it."""
+        held = self._held[value]
+        for having, source in held:
+            if having.start <= span.start and span.stop <= having.stop:
+                if share.axis is None or having == span:
+                    return source
+                within = Span(span.start - having.start, span.stop - having.start)
+                return self._slice(source, value, share.axis, within, use)
+        (before, first), (behind, second) = held
+        assert share.axis is not None
+        assert before.stop == behind.start, (value.name, held, span)
+        node = self._add(self._stock.concat_node([first, second], share.axis), f"{value.name}.join.{self._suffix}")
+        both = before.hull(behind)
+        name = f"{value.name}.all.{self._suffix}"
+        held.append((both, self._stock.describe(node.outputs[0], name, value, share.axis, len(both))))
+        return self._local(value, share, span, use)
+
+    def _slice(self, source: ir.Value, whole: ir.Value, axis: int, span: Span, use: str) -> ir.Value:
+        key = (source, axis, span)
+        if key not in self._cut:
+            name = f"{whole.name}.{use}{self._suffix}"
+            node = self._add(self._stock.slice_node(source, axis, span), f"{name}.slice")
+            self._cut[key] = self._stock.describe(node.outputs[0], name, whole, axis, len(span))
+        return self._cut[key]
+
+    def _add(self, node: ir.Node, name: str) -> ir.Node:
+        node.name = self._stock.fresh(name)
+        node.meta[SHARD] = self._shard
+        self.nodes.append(node)
+        return node
