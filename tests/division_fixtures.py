@@ -25,11 +25,15 @@ class OneNode:
         feeds: dict[str, Array],
         constants: dict[str, Array] | None = None,
         opsets: dict[str, int] | None = None,
+        outputs: Sequence[str] = (),
     ) -> None:
-        """Take the node, its fed inputs and its initializers by name; `opsets` has versions by domain."""
+        """Take the node, its fed inputs and its initializers by name; `opsets` has versions by domain.
+
+        Of its outputs only `outputs` are used, all if none are named.
+        """
         self.node, self.feeds, self.constants = node, feeds, constants or {}
         self.opsets = opsets or {"": 17, "com.microsoft": 1}
-        self.outputs = [name for name in node.output if name]
+        self.outputs = list(outputs) or [name for name in node.output if name]
         self.whole = dict(zip(self.outputs, self._run(self._proto(node, self.feeds), self.feeds), strict=True))
         model = ir.serde.deserialize_model(self._proto(node, self.feeds))
         self.ir_node = next(iter(model.graph))
@@ -73,7 +77,7 @@ class OneNode:
                 part = piece.parts[index]
                 whole = np.take(whole, range(part.span.start, part.span.stop), part.axis)
             key = f"{name}.{index}"
-            feeds[key] = np.ascontiguousarray(whole)
+            feeds[key] = np.asarray(whole, order="C")
             values.append(ir.Value(name=key))
         made = piece_node(self.ir_node, piece, values, "piece")
         for output, name in zip(made.outputs, self.node.output, strict=True):
