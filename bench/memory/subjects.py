@@ -1,0 +1,83 @@
+"""The models that are measured, and how large each one is."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hyps_models
+from compile import WIDTH, write_large
+
+MB = 1_000_000
+
+SHARED = Path(os.environ.get("HYPS_SHARED", Path(__file__).parents[3] / "shared")) / "models"
+
+Feeds = Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One model."""
+
+    name: str
+    write: Callable[[Path], None]
+    feeds: Callable[[], Feeds]
+    further_limits: tuple[int, ...] = ()
+    """Bytes that somebody asked for, beside those that come of the model's size."""
+
+    @property
+    def missing(self) -> str:
+        """Why it cannot be measured here; empty: it can."""
+        if isinstance(self.write, partial) and self.write.func is _copy and not SHARED.is_dir():
+            return "the folder of shared models is not there (HYPS_SHARED)"
+        return ""
+
+
+def _zoo(name: str, *further_limits: int) -> Subject:
+    return Subject(name, partial(hyps_models.save, name), partial(hyps_models.sample_inputs, name), further_limits)
+
+
+def _shared(name: str) -> Subject:
+    return Subject(name, partial(_copy, name), partial(_shared_feeds, name))
+
+
+def _copy(name: str, target: Path) -> None:
+    target.write_bytes((SHARED / f"{name}.onnx").read_bytes())
+
+
+def _shared_feeds(name: str) -> Feeds:
+    spec = importlib.util.spec_from_file_location("shared_inputs", SHARED / "inputs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    entries = json.loads((SHARED / "manifest.json").read_text())["models"]
+    made: Feeds = module.make_inputs(next(entry for entry in entries if entry["name"] == name))
+    return made
+
+
+def _large_feeds() -> Feeds:
+    return {"t0": np.random.default_rng(0).standard_normal((1, WIDTH)).astype(np.float32)}
+
+
+SUBJECTS = {
+    subject.name: subject
+    for subject in (
+        _zoo("vgg16", 64 * MB),
+        _zoo("resnet50"),
+        _zoo("mobilenetv2"),
+        _zoo("encoder"),
+        Subject("dense-3gb", write_large, _large_feeds),
+        _zoo("meshnet", 256 * MB),
+        _shared("deeplabv3_dm05_nhwc"),
+        _shared("squeezenet_fp16"),
+        _shared("ultraface_rfb320_op9"),
+    )
+}
+"""The last three have the most weights or feature maps of the real models."""
