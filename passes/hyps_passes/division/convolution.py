@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from hyps_passes.division.reading import integer, operand, required, text
 from hyps_passes.division.rule import Contraction, Facts, GrainError, IndivisibleError, Key, Part, Piece, Rule, Span
-from hyps_passes.division.windows import given, integer, window_attributes, windows_of
+from hyps_passes.division.windows import window_attributes, windows_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,12 @@ class Convolution:
     def __call__(self, node: ir.Node, axis: int, span: Span, facts: Facts) -> Piece:
         """Return the piece for a span of the batch, of the output channels or of a spatial axis."""
         spatial = first_spatial_axis(node)
-        kernel = facts.shape(given(node, self.weight))[2:]
+        kernel = facts.shape(required(node, self.weight))[2:]
         if axis == 0:
             return Piece(self._parts(axis, span, span))
         if not spatial <= axis < spatial + len(kernel):
             return self._channels(node, axis, span, facts)
-        windows = windows_of(node, facts, given(node, self.data), kernel, first_axis=spatial)
+        windows = windows_of(node, facts, required(node, self.data), kernel, first_axis=spatial)
         read, windows[axis - spatial] = windows[axis - spatial].over_any(span)
         return Piece(self._parts(axis, read, span), window_attributes(windows))
 
@@ -47,7 +48,7 @@ class Convolution:
         if groups == 1:
             return Piece(parts)
         whole = groups_of(span, channels // groups)
-        width = facts.shape(given(node, self.weight))[1]
+        width = facts.shape(required(node, self.weight))[1]
         parts[self.data] = Part(axis, Span(whole.start * width, whole.stop * width))
         return Piece(parts, {"group": ir.AttrInt64("group", len(whole))})
 
@@ -71,7 +72,7 @@ class InputChannels:
         if groups > 1:
             raise IndivisibleError(f"{node.op_type} sums over the channels of each of its {groups} groups apart")
         self.tail(node)
-        return facts.shape(given(node, self.weight))[1]
+        return facts.shape(required(node, self.weight))[1]
 
     def piece(self, node: ir.Node, span: Span, index: int, facts: Facts) -> Piece:
         """Return the convolution of some input channels, without activation."""
@@ -86,10 +87,9 @@ class InputChannels:
         Raises:
             IndivisibleError: it takes more than one input.
         """
-        attribute = node.attributes.get("activation")
-        if attribute is None:
+        activation = text(node, "activation")
+        if not activation:
             return ()
-        activation = attribute.as_string()
         names = _ACTIVATION_PARAMETERS.get(activation)
         if names is None:
             raise IndivisibleError(f"its fused {activation} takes more than the sum")
@@ -140,7 +140,7 @@ def first_spatial_axis(node: ir.Node) -> int:
 
 def channel_parts(node: ir.Node, indices: tuple[int, ...], channels: int, span: Span, facts: Facts) -> dict[int, Part]:
     """Return the parts of inputs that have one entry per channel; one entry for all is read whole."""
-    shapes = {index: facts.shape(given(node, index)) for index in indices if given(node, index) is not None}
+    shapes = {index: facts.shape(operand(node, index)) for index in indices if operand(node, index) is not None}
     return {index: Part(0, span) for index, shape in shapes.items() if shape == (channels,)}
 
 

@@ -5,19 +5,20 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from hyps_passes.division.convolution import first_spatial_axis
+from hyps_passes.division.reading import integers, required
 from hyps_passes.division.rule import Facts, IndivisibleError, Key, Part, Piece, Rule, Span
-from hyps_passes.division.windows import ints, window_attributes, windows_of
+from hyps_passes.division.windows import window_attributes, windows_of
 
 
 def _pool(node: ir.Node, axis: int, span: Span, facts: Facts) -> Piece:
     """Return the piece of a pooling that slides a window over its first input."""
     if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
         raise IndivisibleError("its second output has positions in the whole input")
-    kernel = ints(node, "kernel_shape", ())
+    kernel = integers(node, "kernel_shape") or ()
     spatial = 1 if node.op_type == "NhwcMaxPool" else first_spatial_axis(node)
     if not spatial <= axis < spatial + len(kernel):
         return Piece({0: Part(axis, span)})
-    windows = windows_of(node, facts, node.inputs[0], kernel, first_axis=spatial)
+    windows = windows_of(node, facts, required(node, 0), kernel, first_axis=spatial)
     read, windows[axis - spatial] = windows[axis - spatial].over(span)
     return Piece({0: Part(axis, read)}, window_attributes(windows))
 

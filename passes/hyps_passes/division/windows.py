@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from hyps_passes.division.reading import integers, text
 from hyps_passes.division.rule import Facts, IndivisibleError, Span
 
 
@@ -63,7 +64,7 @@ class Window:
 
 
 def windows_of(
-    node: ir.Node, facts: Facts, source: ir.Value | None, kernel: Sequence[int], *, first_axis: int = 2
+    node: ir.Node, facts: Facts, source: ir.Value, kernel: Sequence[int], *, first_axis: int = 2
 ) -> list[Window]:
     """Return the windows of a convolution or pooling, one for each spatial axis.
 
@@ -80,9 +81,9 @@ def windows_of(
     rank = len(kernel)
     sizes = facts.shape(source)[first_axis : first_axis + rank]
     counts = facts.shape(node.outputs[0])[first_axis : first_axis + rank]
-    strides, dilations = ints(node, "strides", [1] * rank), ints(node, "dilations", [1] * rank)
-    automatic = automatic_padding(node)
-    pads = ints(node, "pads", [0] * 2 * rank) if automatic == "NOTSET" else [0] * 2 * rank
+    strides, dilations = (integers(node, name) or (1,) * rank for name in ("strides", "dilations"))
+    automatic = text(node, "auto_pad", "NOTSET")
+    pads = (integers(node, "pads") if automatic == "NOTSET" else None) or (0,) * 2 * rank
     windows = [
         Window(*numbers)
         for numbers in zip(sizes, counts, kernel, strides, dilations, pads[:rank], pads[rank:], strict=True)
@@ -90,7 +91,7 @@ def windows_of(
     if automatic not in ("SAME_UPPER", "SAME_LOWER"):
         return windows
     for axis, window in enumerate(windows, first_axis):
-        if window.stride > 1 and source is not None and not facts.is_fixed(source, axis):
+        if window.stride > 1 and not facts.is_fixed(source, axis):
             raise IndivisibleError(f"its padding depends on axis {axis}, whose size is open")
     return [_same(window, lower=automatic == "SAME_LOWER") for window in windows]
 
@@ -111,26 +112,3 @@ def window_attributes(windows: Sequence[Window]) -> dict[str, ir.Attr | None]:
         "pads": ir.AttrInt64s("pads", [w.before for w in windows] + [w.after for w in windows]),
         "strides": ir.AttrInt64s("strides", [w.stride for w in windows]),
     }
-
-
-def automatic_padding(node: ir.Node) -> str:
-    """Return `auto_pad`, NOTSET where the padding is given."""
-    attribute = node.attributes.get("auto_pad")
-    return attribute.as_string() if attribute is not None else "NOTSET"
-
-
-def ints(node: ir.Node, name: str, default: Sequence[int]) -> list[int]:
-    """Return an attribute of several integers."""
-    attribute = node.attributes.get(name)
-    return list(default if attribute is None else attribute.as_ints())
-
-
-def integer(node: ir.Node, name: str, default: int) -> int:
-    """Return an attribute of one integer."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
-
-
-def given(node: ir.Node, index: int) -> ir.Value | None:
-    """Return an input, None where it is left out."""
-    return node.inputs[index] if index < len(node.inputs) else None
