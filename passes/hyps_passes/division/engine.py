@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from hyps.formats.plan import Shard
+from hyps_passes.claims import mark_new
 from hyps_passes.division.layout import Extent, Layout, contraction_of, find_extent, lay_out
 from hyps_passes.division.making import ConstantMaker, PieceMaker
 from hyps_passes.division.region import Region
@@ -147,6 +148,7 @@ class _Placing:
 
     def _merge(self, node: ir.Node, like: ir.Value) -> ir.Value:
         node.name = self._stock.fresh(f"{like.name}.merge")
+        mark_new(node)
         self._nodes.append(node)
         return self._stock.describe(node.outputs[0], f"{like.name}.merged", like, None, 0)
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from hyps.formats.plan import Shard
+from hyps_passes.claims import Claim, write_claim
 from hyps_passes.division.constants import slice_tensor
 from hyps_passes.division.layout import UNIT, Layout, Share
 from hyps_passes.division.rule import Part, Piece, Span, piece_node
@@ -101,6 +102,8 @@ class PieceMaker:
             is_all = not self._scene.is_output(whole) or share.owned[index] == made
             name = f"{whole.name}.{self._suffix}" if is_all else f"{whole.name}.made.{self._suffix}"
             self._stock.describe(output, name, whole, share.axis, len(made))
+            if node is not self._scene.last or self._shard.merge == "concat":
+                write_claim(output, _claim(whole, share.axis, made))
             self._held.setdefault(whole, []).append((made, output))
 
     def _pass_on(self, value: ir.Value, share: Share) -> None:
@@ -143,7 +146,9 @@ class PieceMaker:
                 if share.axis is None or having == span:
                     return source
                 within = Span(span.start - having.start, span.stop - having.start)
-                return self._slice(source, value, share.axis, within, use)
+                part = self._slice(source, value, share.axis, within, use)
+                write_claim(part, _claim(value, share.axis, span))
+                return part
         (before, first), (behind, second) = held
         assert share.axis is not None
         assert before.stop == behind.start, (value.name, held, span)
@@ -151,6 +156,7 @@ class PieceMaker:
         both = before.hull(behind)
         name = f"{value.name}.all.{self._suffix}"
         held.append((both, self._stock.describe(node.outputs[0], name, value, share.axis, len(both))))
+        write_claim(node.outputs[0], _claim(value, share.axis, both))
         return self._local(value, share, span, use)
 
     def _slice(self, source: ir.Value, whole: ir.Value, axis: int, span: Span, use: str) -> ir.Value:
@@ -159,6 +165,7 @@ class PieceMaker:
             name = f"{whole.name}.{use}{self._suffix}"
             node = self._add(self._stock.slice_node(source, axis, span), f"{name}.slice")
             self._cut[key] = self._stock.describe(node.outputs[0], name, whole, axis, len(span))
+            write_claim(node.outputs[0], _claim(whole, axis, span))
         return self._cut[key]
 
     def _add(self, node: ir.Node, name: str) -> ir.Node:
@@ -166,3 +173,7 @@ class PieceMaker:
         node.meta[SHARD] = self._shard
         self.nodes.append(node)
         return node
+
+
+def _claim(whole: ir.Value, axis: int | None, span: Span) -> Claim:
+    return Claim(str(whole.name)) if axis is None else Claim(str(whole.name), axis, span.start, span.stop)

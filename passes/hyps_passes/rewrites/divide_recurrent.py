@@ -7,6 +7,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from hyps.formats.plan import Shard
+from hyps_passes.claims import Claim, mark_new, write_claim
 from hyps_passes.graph import Layer, can_cross
 from hyps_passes.layers import SHARD
 from hyps_passes.rewrites.recurrent_cell import (
@@ -270,6 +271,7 @@ class _Pieces:
             output.name = f"{whole.name}.{index}of{count}"
             rank = 4 if number == 0 else 3
             self._writer.declare(output, whole, {rank + axis: span[1] - span[0]})
+            write_claim(output, Claim(str(whole.name), rank + axis, *span))
         else:
             output.name = ""
 
@@ -294,5 +296,6 @@ class _Pieces:
             name=f"{output.name}.merge",
         )
         self._writer.add(merge)
+        mark_new(merge)
         merge.outputs[0].name = output.name
         self._writer.declare(merge.outputs[0], output, {})

@@ -11,8 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from hyps.formats.plan import Shard
+from hyps_passes.claims import Claim, mark_new, write_claim
+from hyps_passes.division.constants import slice_tensor
 from hyps_passes.rewrites.recurrent_cell import Activation, Cell
-from hyps_passes.rewrites.slice_dense import row_ranges, slice_tensor
+from hyps_passes.rewrites.slice_dense import row_ranges
 from hyps_passes.rewrites.writing import AXES_AS_INPUTS, Writer
 
 _SCAN_OVER_ANY_AXIS = 9
@@ -89,7 +91,9 @@ def take_out_projection(writer: Writer, node: ir.Node, cell: Cell, layer: str, c
         axis = ir.AttrInt64("axis", 1 if number == 0 else 0)
         whole = node.outputs[number]
         inputs = [outputs[number] for outputs in made]
-        writer.make("Concat", inputs, whole, {}, f"{whole.name}.merge", axis).name = whole.name
+        merge = writer.make("Concat", inputs, whole, {}, f"{whole.name}.merge", axis)
+        merge.name = whole.name
+        mark_new(writer.nodes[-1])
 
 
 def _project(writer: Writer, node: ir.Node, cell: Cell, direction: int, span: tuple[int, int], suffix: str) -> ir.Value:
@@ -232,6 +236,9 @@ class _Recurrence:
         sizes = list(self.writer.sizes[str(value.name)])
         sizes.insert(axis, 1)
         self.writer.sizes[name] = tuple(sizes)
+        mark_new(self.writer.nodes[-1])
+        if self.cell.directions == 2:
+            write_claim(made, Claim(str(whole.name), axis, self.direction, self.direction + 1))
         return made
 
     def _kept(self, state: ir.Value) -> ir.Value:

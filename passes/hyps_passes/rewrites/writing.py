@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from hyps.formats.plan import Shard
+from hyps_passes.claims import Claim, write_claim
+from hyps_passes.division.constants import slice_tensor
 from hyps_passes.layers import SHARD
-from hyps_passes.rewrites.slice_dense import slice_tensor
 
 SLICE_BY_INPUTS = 10
 """The opset from which `Slice` takes its bounds as inputs."""
@@ -89,9 +90,12 @@ class Writer:
         if self.opset < SLICE_BY_INPUTS:
             bounds = {"starts": [start], "ends": [stop], "axes": [axis]}
             attributes = [ir.AttrInt64s(key, numbers) for key, numbers in bounds.items()]
-            return self.make("Slice", [value], value, {axis: stop - start}, name, *attributes)
-        numbers = [self.numbers([number]) for number in (start, stop, axis)]
-        return self.make("Slice", [value, *numbers], value, {axis: stop - start}, name)
+            made = self.make("Slice", [value], value, {axis: stop - start}, name, *attributes)
+        else:
+            numbers = [self.numbers([number]) for number in (start, stop, axis)]
+            made = self.make("Slice", [value, *numbers], value, {axis: stop - start}, name)
+        write_claim(made, Claim(str(value.name), axis, start, stop))
+        return made
 
     def lazy(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """Return a constant of that value; one of that name that is there already is another part, or the same one."""

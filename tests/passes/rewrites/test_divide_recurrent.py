@@ -167,7 +167,7 @@ def test_pieces_of_time_hand_on_their_states(direction: str, tmp_path: Path) -> 
 def test_quantized_weights_are_divided_by_direction_alone(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     hidden, inputs = 4, 3
-    weights = {
+    weights: dict[str, Array] = {
         "w": rng.integers(0, 255, (2, inputs, 4 * hidden)).astype(np.uint8),
         "r": rng.integers(0, 255, (2, hidden, 4 * hidden)).astype(np.uint8),
         "b": rng.standard_normal((2, 8 * hidden)).astype(np.float32),
