@@ -9,11 +9,11 @@ from hyps_passes.division.rule import Facts, GrainError, IndivisibleError, Key, 
 _MICROSOFT = "com.microsoft"
 
 _BROADCAST = 7
-"""The opset from which operators broadcast as numpy does, and `Dropout` does nothing unless told."""
+"""The opset from which operators broadcast as numpy does, and normalize by stored numbers unless told."""
 
 _UNARY = """
-    Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor Gelu
-    HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign
+    Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu
+    HardSigmoid HardSwish IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign
     Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
     """.split()
 _NARY = """
@@ -28,8 +28,6 @@ _OPERANDS_MICROSOFT = {"QLinearAdd": (0, 3), "QLinearMul": (0, 3), "QLinearWhere
 
 def _unary(node: ir.Node, axis: int, span: Span, facts: Facts) -> Piece:
     """The first input gives the shape; the others are numbers."""
-    if node.op_type == "Dropout" and facts.opset < _BROADCAST and not _number(node, "is_test", 0):
-        raise IndivisibleError("Dropout is random here")
     return Piece({0: Part(axis, span)})
 
 

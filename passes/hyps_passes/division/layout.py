@@ -311,7 +311,7 @@ def axis_of(scene: Scene, node: ir.Node) -> int:
     Raises:
         IndivisibleError: there is none.
     """
-    value, axis = next(v for v in node.outputs if scene.is_output(v)), scene.region.axis
+    value, axis = _first_output(scene, node), scene.region.axis
     if axis is None:
         raise IndivisibleError(f"`{value.name}` leaves the region and is no part of the sum")
     rank = len(scene.facts.shape(value))
@@ -335,11 +335,15 @@ def contraction_of(node: ir.Node) -> Contraction:
 def _size(scene: Scene) -> int:
     last = scene.last
     if scene.region.axis is not None:
-        return scene.facts.shape(last.outputs[0])[axis_of(scene, last)]
+        return scene.facts.shape(_first_output(scene, last))[axis_of(scene, last)]
     try:
         return contraction_of(last).size(last, scene.facts)
     except IndivisibleError as error:
         raise _at(last, error) from error
+
+
+def _first_output(scene: Scene, node: ir.Node) -> ir.Value:
+    return next(value for value in node.outputs if scene.is_output(value))
 
 
 def _at(node: ir.Node, error: IndivisibleError) -> IndivisibleError:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from hyps_passes import ops
 from hyps_passes.division.region import Region
 from hyps_passes.division.rule import Facts, IndivisibleError
-from hyps_passes.layers import CUT, SHARD, captured_values, constant_nodes
+from hyps_passes.layers import CUT, SHARD, constant_nodes, node_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,8 @@ def find_scene(model: ir.Model, region: Region, sizes: Mapping[str, tuple[int, .
     last = by_name[region.nodes[-1]]
     for node in members:
         _check_node(node)
+        if all(value.is_initializer() or value.producer() in constants for value in node_inputs(node)):
+            raise IndivisibleError(f"`{node.name}` computes from constants alone")
         if any(CUT in value.meta and use.node in members for value in node.outputs for use in value.uses()):
             raise IndivisibleError(f"the model is cut behind `{node.name}`")
     if last not in members or any(use.node in members for value in last.outputs for use in value.uses()):
@@ -85,7 +87,7 @@ def _behind(order: list[ir.Node], members: set[ir.Node]) -> tuple[ir.Node, ...]:
     needed: set[int] = set()
     left = len(members)
     for node in order:
-        reads = [value for value in (*node.inputs, *captured_values(node)) if value is not None]
+        reads = node_inputs(node)
         depends = any(id(value) in needed for value in reads)
         if node in members:
             if depends:
