@@ -61,6 +61,8 @@ class InputChannels:
     weight: int = 1
     bias: int | None = None
     residual: int | None = None
+    weight_axis: int = 1
+    """That of the weight's input channels."""
 
     def size(self, node: ir.Node, facts: Facts) -> int:
         """Return the input channels.
@@ -72,11 +74,11 @@ class InputChannels:
         if groups > 1:
             raise IndivisibleError(f"{node.op_type} sums over the channels of each of its {groups} groups apart")
         self.tail(node)
-        return facts.shape(required(node, self.weight))[1]
+        return facts.shape(required(node, self.weight))[self.weight_axis]
 
     def piece(self, node: ir.Node, span: Span, index: int, facts: Facts) -> Piece:
         """Return the convolution of some input channels, without activation."""
-        parts = {self.data: Part(1, span), self.weight: Part(1, span)}
+        parts = {self.data: Part(1, span), self.weight: Part(self.weight_axis, span)}
         added = frozenset(i for i in (self.bias, self.residual) if i is not None)
         plain: dict[str, ir.Attr | None] = {"activation": None, "activation_params": None}
         return Piece(parts, plain, absent=frozenset() if index == 0 else added)
