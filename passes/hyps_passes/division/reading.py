@@ -101,3 +101,8 @@ def parts(found: Mapping[int, Part | None]) -> dict[int, Part]:
 def shape_constant(numbers: Sequence[int]) -> ir.TensorProtocol:
     """Return the int64 list that is given to a node as its shape, axes or bounds."""
     return ir.tensor(list(numbers), dtype=ir.DataType.INT64)
+
+
+def is_used(value: ir.Value) -> bool:
+    """Return whether anything reads the value."""
+    return bool(value.uses()) or value.is_graph_output()

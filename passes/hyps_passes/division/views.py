@@ -10,6 +10,7 @@ from hyps_passes.division.reading import (
     constant_integers,
     integer,
     integers,
+    is_used,
     list_of,
     parts,
     required,
@@ -195,7 +196,7 @@ def divide_split(node: ir.Node, axis: int, span: Span, facts: Facts) -> Piece:
     along = integer(node, "axis") % len(facts.shape(node.inputs[0]))
     if axis != along:
         return Piece(parts={0: Part(axis, span)})
-    used = [index for index, output in enumerate(node.outputs) if output.uses() or output.is_graph_output()]
+    used = [index for index, output in enumerate(node.outputs) if is_used(output)]
     if len(used) > 1:
         raise IndivisibleError(f"Split makes {len(used)} tensors along axis {axis}, of which each needs its own part")
     given = list_of(node, "split", 1, facts)
