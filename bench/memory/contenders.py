@@ -112,7 +112,7 @@ def _compiled(files: Files, name: str, options: list[str]) -> PlanMade:
     except subprocess.TimeoutExpired:
         return PlanMade(folder, tuple(options), COMPILE_DEADLINE_S, f"compiling took over {COMPILE_DEADLINE_S} s")
     seconds = time.perf_counter() - start
-    refusal = "" if done.returncode == 0 else _reason(done.stdout)
+    refusal = "" if done.returncode == 0 else _reason(done)
     return PlanMade(folder, tuple(options), seconds, refusal)
 
 
@@ -125,8 +125,12 @@ def _shapes(files: Files) -> list[str]:
     ]
 
 
-def _reason(stdout: str) -> str:
-    error: dict[str, Any] = json.loads(stdout)["error"]
+def _reason(done: "subprocess.CompletedProcess[str]") -> str:
+    """Return the refusal in words; of a compiler that broke, how it ended."""
+    try:
+        error: dict[str, Any] = json.loads(done.stdout)["error"]
+    except ValueError:
+        return f"status {done.returncode}: {done.stderr[-300:]}"
     return f"{error['message']}; {error['hint']}"
 
 

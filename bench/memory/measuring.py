@@ -35,8 +35,6 @@ class Effort:
     """Processes per contender and limit, at most."""
     seconds: float
     """No further round begins after that."""
-    plans_only: bool = False
-    """Only what HyPS does, beside the rivals' figures that are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class Size:
         it needs to spare), that is added to all of them.
         """
         floor = self.base_bytes + SPARE_NBYTES
-        added = 0 if self.nbytes * FRACTIONS[-1] >= floor else floor
+        added = 0 if self.nbytes * FRACTIONS[-1] >= self.base_bytes else floor
         named = {_named(fraction, added): round(self.nbytes * fraction) + added for fraction in FRACTIONS}
         named |= {f"{nbytes // MB} MB": nbytes for nbytes in further}
         return {"none": ENDLESS, **dict(sorted(named.items(), key=lambda item: -item[1]))}
@@ -86,7 +84,7 @@ def measure_limit(files: Files, limit_bytes: int, effort: Effort, deadline_s: fl
     """Return what every contender does under one limit."""
     budget = None if limit_bytes == ENDLESS else limit_bytes
     plans = {layout: contenders.compile_plan(files, layout, budget) for layout in (PORTABLE, NATIVE)}
-    ways = {} if effort.plans_only else {how: contenders.rival(files, how) for how in contenders.rivals(files)}
+    ways = {how: contenders.rival(files, how) for how in contenders.rivals(files)}
     ways |= {layout: contenders.parts(files, made, layout) for layout, made in plans.items() if not made.refusal}
     runs = _in_turns(ways, limit_bytes, effort, deadline_s)
     return {
