@@ -61,7 +61,7 @@ def values(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any = np.flo
     """Return normal floats, or integers of the whole range."""
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
-        return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)
+        return np.asarray(rng.integers(limits.min, limits.max, shape, dtype, endpoint=True))
     return rng.normal(size=shape).astype(dtype)
 
 
