@@ -9,6 +9,9 @@ import numpy as np
 
 _TOLERANCES = {"bfloat16": 8e-2, "float16": 1e-2, "float32": 1e-5, "float64": 1e-9}
 
+_MOST_SPREAD = 1e-3
+"""How far, relative, the layers behind an H-partition may carry what it did to the last bits."""
+
 _CHUNK_ELEMENTS = 2**20
 """As many elements are widened to float64 at a time."""
 
@@ -47,6 +50,11 @@ class Difference:
         return _TOLERANCES.get(self.dtype, 0.0)
 
     @property
+    def is_within_spread(self) -> bool:
+        """Whether it is what a deep model may make of another order of accumulation in a layer before."""
+        return not self.is_unlike and self.relative <= min(100 * self.tolerance, _MOST_SPREAD)
+
+    @property
     def is_unlike(self) -> bool:
         """Whether the two cannot be laid side by side: one is missing, or has another kind, type or shape."""
         return bool(self.problem) and not self.different
@@ -55,6 +63,15 @@ class Difference:
     def elements(self) -> int | None:
         """How many elements were expected; None where it is no tensor."""
         return None if self.shape is None else math.prod(self.shape)
+
+    def beside(self, largest_of_whole: float) -> "Difference":
+        """Return the difference of a part as one of the tensor that it is a part of.
+
+        A part may hold small values alone, though sums as large as elsewhere went into them.
+        """
+        if self.problem or not 0.0 < largest_of_whole < math.inf:
+            return self
+        return replace(self, relative=min(self.relative, self.largest / largest_of_whole))
 
     def __str__(self) -> str:
         """Return the difference as the end of a sentence that begins with the tensor."""

@@ -154,6 +154,11 @@ def _fault(fault: Fault, place: Place, samples: int) -> list[str]:
     head = f"  {_partition(fault.partition, place.shard)}: "
     if fault.failure:
         lines = _wrapped(head, f"onnxruntime fails: {fault.failure}")
+    elif fault.seen_in:
+        lines = _wrapped(
+            head, f"what it makes is no tensor of the model; in {printable(fault.seen_in)}, which reads it,"
+        )
+        lines += _wrapped("    ", f"`{printable(fault.outputs[0].tensor)}` {_sentence(fault.outputs[0], samples)}")
     else:
         lines = _wrapped(head, f"`{printable(fault.outputs[0].tensor)}` {_sentence(fault.outputs[0], samples)}")
     if place.tensor:
@@ -207,8 +212,11 @@ def _sentence(difference: Difference, samples: int) -> str:
 def _partition(name: str, shard: Shard | None) -> str:
     if shard is None:
         return printable(name)
-    rows = f"rows {shard.range[0]} to {shard.range[1] - 1}"
-    return f"{printable(name)} (shard {shard.index + 1} of {shard.count} of {printable(shard.layer)}, {rows})"
+    span = f"{shard.range[0]} to {shard.range[1] - 1}"
+    held = f"terms {span} of its sum" if shard.merge == "sum" else f"outputs {span}"
+    if shard.merge == "concat" and shard.axis != -1:
+        held = f"{span} of axis {shard.axis}"
+    return f"{printable(name)} (shard {shard.index + 1} of {shard.count} of {printable(shard.layer)}, {held})"
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -270,6 +278,7 @@ def _fault_json(fault: Fault, place: Place | None) -> dict[str, Any]:
     told = {
         "partition": fault.partition,
         "failure": fault.failure,
+        "seen_in": fault.seen_in or None,
         "outputs": [_difference_json(difference) for difference in fault.outputs],
     }
     if place is None:
@@ -307,7 +316,14 @@ def _layer_json(layer: LayerRef) -> dict[str, str]:
 def _shard_json(shard: Shard | None) -> dict[str, Any] | None:
     if shard is None:
         return None
-    return {"layer": shard.layer, "index": shard.index, "count": shard.count, "range": list(shard.range)}
+    return {
+        "layer": shard.layer,
+        "axis": shard.axis,
+        "index": shard.index,
+        "count": shard.count,
+        "range": list(shard.range),
+        "merge": shard.merge,
+    }
 
 
 def _finite(value: float) -> float | None:

@@ -6,13 +6,14 @@ from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
-from hyps.formats.plan import Plan
+from hyps.formats.plan import Partition, Plan
 from hyps_compiler.compare import Difference
 from hyps_compiler.measure import Feeds
 from hyps_compiler.narrow import Place, with_inner_parts
+from hyps_compiler.oracle import Oracle
 from hyps_compiler.reduce import Suspect
 from hyps_compiler.source import Source
-from hyps_compiler.subgraphs import Model, load_model
+from hyps_compiler.subgraphs import load_model
 from hyps_compiler.verify import Fault, Report, is_right
 
 
@@ -26,7 +27,7 @@ class Scene:
     source: Source
     staged: Path
     """The model in the form in which it was cut."""
-    oracle: Model
+    oracle: Oracle
     """The same, in which every border is a tensor."""
     requests: Sequence[Feeds]
 
@@ -55,10 +56,20 @@ def _suspect_of_fault(scene: Scene, fault: Fault, place: Place) -> Suspect:
     """Return what is wrong in a partition; where onnxruntime fails on it, perhaps what differs before it fails."""
     part = next(part for part in scene.plan.partitions if part.id == fault.partition)
     differs_before = bool(fault.failure) and place.difference is not None and place.tensor in scene.oracle.makers
-    suspect = _suspect(scene, part.id, place.tensor if differs_before else place.border, fault.request)
-    suspect = replace(suspect, whole=with_inner_parts(scene.oracle, [place.tensor], part.shard))
+    if fault.seen_in:
+        part = next(part for part in scene.plan.partitions if part.id == fault.seen_in)
+    border = fault.outputs[0].tensor if fault.seen_in else place.border
+    suspect = _suspect(scene, part.id, place.tensor if differs_before else border, fault.request)
+    partition = load_model(scene.folder / part.file)
+    suspect = replace(suspect, whole=with_inner_parts(scene.oracle, partition, part.shard))
     fails = bool(fault.failure) and not differs_before
-    return replace(suspect, is_right=partial(is_right, scene.plan, part), fails=fails)
+    untold = [name for name in part.inputs if name not in scene.oracle.makers]
+    judge = partial(_is_right_made_of, scene.plan, part, untold)
+    return replace(suspect, is_right=judge, fails=fails)
+
+
+def _is_right_made_of(plan: Plan, part: Partition, untold: Sequence[str], difference: Difference) -> bool:
+    return is_right(plan, part, difference, untold)
 
 
 def _suspect_of_outputs(scene: Scene, report: Report) -> Suspect | None:

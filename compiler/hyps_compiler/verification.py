@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def verify_folder(
             return Verification(report, plan, has_changed, len(requests))
         step("locating the difference")
         scene = Scene(folder, plan, source, staged.path, open_oracle(staged.path, folder, plan), requests)
-        first, places = _locate(scene, report, _layers(staged, measured))
+        report, first, places = _locate(scene, report, _layers(staged, measured))
         reproduction = None
         if output is not None and reduce_to is not None:
             reproduction = _reproduce(scene, report, first, places, output, reduce_to, reduce_s, step)
@@ -176,11 +176,16 @@ def _layers(staged: Staged, measured: Measured) -> dict[str, LayerRef]:
     }
 
 
-def _locate(scene: Scene, report: Report, layers: Mapping[str, LayerRef]) -> tuple[Place | None, tuple[Place, ...]]:
+def _locate(
+    scene: Scene, report: Report, layers: Mapping[str, LayerRef]
+) -> tuple[Report, Place | None, tuple[Place, ...]]:
+    """Return the report with each fault laid at the right door, and the places of the first ones."""
     locator = Locator(scene.folder, scene.plan, scene.oracle, layers, scene.requests)
     first = report.first()
     between = None if first is None else locator.between(report.made_by[first.tensor], first.tensor)
-    return between, tuple(locator.place(fault) for fault in report.faults[:_PLACES])
+    faults = (*map(locator.blame, report.faults[:_PLACES]), *report.faults[_PLACES:])
+    places = tuple(locator.place(fault) for fault in faults[:_PLACES])
+    return replace(report, faults=faults), between, places
 
 
 def _reproduce(

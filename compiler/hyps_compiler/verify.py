@@ -5,7 +5,7 @@ what the uncut model has there. A partition that differs on the model's own acti
 differs only in the plan's own run was given wrong inputs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,6 @@ from hyps_compiler.oracle import expose, open_oracle
 from hyps_compiler.ort import Level, open_session, run
 from hyps_compiler.source import Source
 
-_MOST_SPREAD = 1e-3
-"""How far, relative, the layers behind an H-partition may carry what it did to the last bits."""
-
 _LARGE_BYTES = 10**9
 """Above this many bytes of weights none are copied into the kernels' layouts, which would double them."""
 
@@ -38,6 +35,8 @@ class Fault:
     """Those of its outputs that are wrong, in the partition's order, of the request that shows it."""
     failure: str = ""
     """What onnxruntime says where it refuses or fails to run the partition; empty where it runs."""
+    seen_in: str = ""
+    """The partition that makes `outputs`, where it is another one: what this one makes is no tensor of the model."""
 
     @property
     def request(self) -> int:
@@ -100,7 +99,7 @@ class Report:
         if found.is_within_tolerance:
             return True
         is_spread = found.tensor not in self.must_be_identical and not self.faults and not found.is_unlike
-        return is_spread and found.relative <= min(100 * found.tolerance, _MOST_SPREAD)
+        return is_spread and found.is_within_spread
 
     def first(self) -> Difference | None:
         """Return the first border, in running order, that differs in the plan's own run; None where none does."""
@@ -186,10 +185,16 @@ def must_be_identical(plan: Plan) -> frozenset[str]:
     return frozenset(clean)
 
 
-def is_right(plan: Plan, part: Partition, difference: Difference) -> bool:
-    """Return whether what a partition makes of good inputs is right: a V-partition must have the model's bits."""
-    exact = part.kind == "vertical" and _can_be_identical(plan)
-    return difference.is_identical if exact else difference.is_within_tolerance
+def is_right(plan: Plan, part: Partition, difference: Difference, untold: Collection[str] = ()) -> bool:
+    """Return whether what a partition makes of good inputs is right: a V-partition must have the model's bits.
+
+    One that adds up parts of a sum, or is given something else of `untold`, cannot have them: what is not a tensor of
+    the model was made in another order, and the partition's layers may spread it.
+    """
+    given_other = any(name in untold for name in part.inputs)
+    if part.kind == "vertical" and not given_other and _can_be_identical(plan):
+        return difference.is_identical
+    return difference.is_within_tolerance or (given_other and difference.is_within_spread)
 
 
 def _can_be_identical(plan: Plan) -> bool:
@@ -209,8 +214,17 @@ class _Parts:
         made = [name for part in plan.partitions for name in part.outputs]
         names = [name for name in made if name in oracle.makers]
         self.not_compared = tuple(name for name in made if name not in oracle.makers)
-        whole = expose(oracle, names)
-        self.good = [{**request, **run(whole, names, request)} for request in requests]
+        scales = oracle.scales(names)
+        wanted = list(dict.fromkeys((*names, *scales.values())))
+        whole = expose(oracle, wanted)
+        self.good: list[dict[str, Any]] = []
+        """The uncut model's tensors at the borders, and what partitions make of them that the model does not have."""
+        self._largest: list[dict[str, float]] = []
+        """The largest magnitude in the tensors of which borders are parts."""
+        for request in requests:
+            told = run(whole, wanted, request)
+            self._largest.append({name: float(told[scale]) for name, scale in scales.items()})
+            self.good.append({**request, **{name: told[name] for name in names}})
         self.own: list[dict[str, Any]] = [dict(request) for request in requests]
         self.same = [set(request) for request in requests]
         self.outputs: list[dict[str, Any]] = [{} for _ in requests]
@@ -250,19 +264,32 @@ class _Parts:
         expected = {name: good[name] for name in part.outputs if name in good}
         made, failure = self._run(part, session, refusal, own)
         self.has_failed |= bool(failure)
-        found = _differences(expected, made, failure, number)
+        found = self._differences(expected, made, failure, number)
         for difference in found:
             _keep_worst(self._worst, difference)
         own.update(made)
-        same.update(difference.tensor for difference in found if difference.is_identical)
         if not all(name in same for name in part.inputs):
-            known = {**own, **good}
-            if not all(name in known for name in part.inputs):
+            if not all(name in good for name in part.inputs):
                 return None  # an input that the model does not have was not made: nothing can be said
-            made, failure = self._run(part, session, refusal, known)
-            found = _differences(expected, made, failure, number)
-        wrong = tuple(difference for difference in found if not is_right(self.plan, part, difference))
+            same.update(difference.tensor for difference in found if difference.is_identical)
+            made, failure = self._run(part, session, refusal, good)
+            found = self._differences(expected, made, failure, number)
+        else:
+            same.update(difference.tensor for difference in found if difference.is_identical)
+            same.update(name for name in made if name in self.not_compared)
+        good.update((name, value) for name, value in made.items() if name in self.not_compared)
+        wrong = tuple(d for d in found if not is_right(self.plan, part, d, self.not_compared))
         return Fault(part.id, wrong, failure) if wrong or failure else None
+
+    def _differences(
+        self, expected: Mapping[str, Any], made: Mapping[str, Any], failure: str, number: int
+    ) -> list[Difference]:
+        largest = self._largest[number]
+        found = [
+            compare(name, value, made.get(name)).beside(largest.get(name, 0.0)) for name, value in expected.items()
+        ]
+        told = [replace(difference, request=number) for difference in found]
+        return [replace(d, problem=f"was not made: {failure}") for d in told] if failure else told
 
     def _run(
         self, part: Partition, session: Any, refusal: str, values: Mapping[str, Any]
@@ -307,11 +334,6 @@ def _reason(error: HypsError) -> str:
     if error.code == "E_MEMORY":
         raise error
     return error.message.split(": ", 1)[-1].rstrip(".")
-
-
-def _differences(expected: Mapping[str, Any], made: Mapping[str, Any], failure: str, request: int) -> list[Difference]:
-    found = [replace(compare(name, value, made.get(name)), request=request) for name, value in expected.items()]
-    return [replace(d, problem=f"was not made: {failure}") for d in found] if failure else found
 
 
 def _worst_fault(faults: Sequence[Fault]) -> Fault:

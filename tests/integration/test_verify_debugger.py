@@ -256,7 +256,7 @@ def test_two_independent_faults_are_both_named(setting: Setting, tmp_path: Path)
     assert tuple(fault.partition for fault in found.report.faults) == places
     text = show_verified(found)
     assert "2 partitions are, independently of each other, wrong" in text
-    assert f"{places[1]} (shard 1 of 3 of dense1, rows 0 to" in text
+    assert f"{places[1]} (shard 1 of 3 of dense1, outputs 0 to" in text
     assert text.index(f"  {places[0]}: ") < text.index(f"  {places[1]} (shard")
 
 
