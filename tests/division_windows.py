@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import onnx
 from hypothesis import strategies as st
 
 from division_fixtures import Array, OneNode
@@ -50,6 +51,21 @@ def slidings(draw: st.DrawFn, *, most_rank: int = 3, pools: bool = False, dilate
         attributes["dilations"] = dilations
     attributes |= {"pads": pads} if automatic == "NOTSET" else {"auto_pad": automatic}
     return Sliding(sizes, kernel, attributes)
+
+
+def node_of(
+    operator: str,
+    inputs: dict[str, Array],
+    *,
+    fed: int = 1,
+    domain: str = "",
+    opset: int = 17,
+    **attributes: Any,
+) -> OneNode:
+    """Return a model of one node; its first `fed` inputs are fed, the others constants."""
+    node = onnx.helper.make_node(operator, list(inputs), ["y"], name="one", domain=domain, **attributes)
+    given = list(inputs.items())
+    return OneNode(node, dict(given[:fed]), dict(given[fed:]), {"": opset, "com.microsoft": 1})
 
 
 def numbers(draw: st.DrawFn) -> np.random.Generator:

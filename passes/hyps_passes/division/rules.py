@@ -2,14 +2,29 @@
 
 from collections.abc import Mapping
 
-from hyps_passes.division import convolution, elementwise, lookup, matrix, normalization, pooling, transposed, views
+from hyps_passes.division import (
+    blocks,
+    channelwise,
+    convolution,
+    elementwise,
+    lookup,
+    matrix,
+    normalization,
+    pooling,
+    sampling,
+    transposed,
+    views,
+)
 from hyps_passes.division.rule import Contraction, Key, Rule
 
 RULES: Mapping[Key, Rule] = {
     **elementwise.RULES,
     **views.RULES,
     **normalization.RULES,
+    **channelwise.RULES,
     **pooling.RULES,
+    **blocks.RULES,
+    **sampling.RULES,
     **convolution.RULES,
     **transposed.RULES,
     **matrix.RULES,
@@ -19,6 +34,7 @@ RULES: Mapping[Key, Rule] = {
 CONTRACTIONS: Mapping[Key, Contraction] = {
     **convolution.CONTRACTIONS,
     **transposed.CONTRACTIONS,
+    **sampling.CONTRACTIONS,
     **matrix.CONTRACTIONS,
     **lookup.CONTRACTIONS,
 }

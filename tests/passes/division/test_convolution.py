@@ -10,24 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from division_fixtures import Array, OneNode
-from division_windows import Sliding, check_same, check_spans, edges, numbers, slidings, values
+from division_windows import Sliding, check_same, check_spans, edges, node_of, numbers, slidings, values
 from hyps_passes.division.rule import GrainError, IndivisibleError, Part, Span, key_of
 from hyps_passes.division.rules import CONTRACTIONS, RULES
-
-
-def _one(
-    operator: str,
-    inputs: dict[str, Array],
-    fed: int = 1,
-    domain: str = "",
-    opset: int = 17,
-    **attributes: Any,
-) -> OneNode:
-    """Return the node; the first `fed` inputs are fed, the others constants, those named `-...` left out."""
-    names = ["" if name.startswith("-") else name for name in inputs]
-    node = onnx.helper.make_node(operator, names, ["y"], name="conv", domain=domain, **attributes)
-    given_inputs = [(name, value) for name, value in inputs.items() if not name.startswith("-")]
-    return OneNode(node, dict(given_inputs[:fed]), dict(given_inputs[fed:]), {"": opset, "com.microsoft": 1})
 
 
 @st.composite
@@ -43,7 +28,7 @@ def convolutions(draw: st.DrawFn, *, most_groups: int = 4) -> tuple[OneNode, Sli
     if draw(st.booleans()):
         inputs["b"] = values(rng, (outputs,), dtype)
     opset = draw(st.sampled_from([11, 17, 22]))
-    return _one("Conv", inputs, opset=opset, group=groups, **sliding.attributes), sliding
+    return node_of("Conv", inputs, opset=opset, group=groups, **sliding.attributes), sliding
 
 
 @settings(max_examples=150, deadline=None)
@@ -72,7 +57,7 @@ def fused_convolutions(draw: st.DrawFn, *, most_groups: int = 3) -> tuple[OneNod
     attributes: dict[str, Any] = {"group": groups, **sliding.attributes}
     x = values(rng, (2, channels, *sliding.sizes))
     w, b = values(rng, (outputs, channels // groups, *sliding.kernel)), values(rng, (outputs,))
-    shape = _one("Conv", {"x": x, "w": w}, **attributes).whole["y"].shape
+    shape = node_of("Conv", {"x": x, "w": w}, **attributes).whole["y"].shape
     activation = draw(st.sampled_from([*ACTIVATIONS, None]))
     if activation is not None:
         attributes |= {"activation": activation, "activation_params": ACTIVATIONS[activation]}
@@ -117,7 +102,7 @@ def quantized_convolutions(draw: st.DrawFn, *, most_groups: int = 3) -> tuple[On
     if draw(st.booleans()):
         inputs["b"] = values(rng, (outputs,)).astype(np.int32) * 100
     attributes = {"group": groups, **sliding.attributes} | ({"channels_last": 1} if last else {})
-    one = _one("QLinearConv", {k: np.asarray(v) for k, v in inputs.items()}, domain=domain, **attributes)
+    one = node_of("QLinearConv", {k: np.asarray(v) for k, v in inputs.items()}, domain=domain, **attributes)
     return one, sliding.rank + 2, groups
 
 
@@ -140,7 +125,7 @@ def integer_convolutions(draw: st.DrawFn, *, most_groups: int = 3) -> tuple[OneN
     if draw(st.booleans()):
         inputs["xz"] = values(rng, (), np.uint8)
         inputs["wz"] = values(rng, (), np.uint8)
-    return _one("ConvInteger", inputs, group=groups, **sliding.attributes), sliding
+    return node_of("ConvInteger", inputs, group=groups, **sliding.attributes), sliding
 
 
 @settings(max_examples=80, deadline=None)
@@ -259,7 +244,7 @@ def _plain(channels: int = 2, outputs: int = 3, groups: int = 1, kernel: int = 3
         "x": values(rng, (1, channels, 8, 8)),
         "w": values(rng, (outputs, channels // groups, kernel, kernel)),
     }
-    return _one("Conv", inputs, group=groups, **attributes)
+    return node_of("Conv", inputs, group=groups, **attributes)
 
 
 def _quantized() -> OneNode:
@@ -267,4 +252,4 @@ def _quantized() -> OneNode:
     scale, zero = np.asarray(np.float32(0.1)), np.asarray(np.uint8(3))
     inputs = {"x": values(rng, (1, 4, 8, 8), np.uint8), "xs": scale, "xz": zero}
     inputs |= {"w": values(rng, (2, 4, 3, 3), np.uint8), "ws": scale, "wz": zero, "ys": scale, "yz": zero}
-    return _one("QLinearConv", inputs)
+    return node_of("QLinearConv", inputs)

@@ -10,24 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from division_fixtures import Array, OneNode
-from division_windows import Sliding, check_same, check_spans, numbers, slidings, values
+from division_windows import Sliding, check_same, check_spans, node_of, numbers, slidings, values
 from hyps_passes.division.rule import IndivisibleError, Part, Span
-from hyps_passes.division.rules import RULES
 
 FLOATS = (np.float32,)
-
-
-def _one(
-    operator: str,
-    x: Array,
-    domain: str = "",
-    opset: int = 17,
-    constants: dict[str, Array] | None = None,
-    **attributes: Any,
-) -> OneNode:
-    names = ["x", *(constants or {})]
-    node = onnx.helper.make_node(operator, names, ["y"], name="pool", domain=domain, **attributes)
-    return OneNode(node, {"x": x}, constants, {"": opset, "com.microsoft": 1})
 
 
 @st.composite
@@ -46,7 +32,7 @@ def pools(draw: st.DrawFn, operator: str, opsets: tuple[int, ...]) -> tuple[OneN
         attributes["p"] = draw(st.integers(1, 3))
     kinds = (np.float32, np.float64, np.int8, np.uint8) if operator == "MaxPool" and opset >= 12 else FLOATS
     x = values(rng, (draw(st.integers(1, 2)), draw(st.integers(1, 4)), *sliding.sizes), draw(st.sampled_from(kinds)))
-    return _one(operator, x, opset=opset, **attributes), sliding
+    return node_of(operator, {"x": x}, opset=opset, **attributes), sliding
 
 
 @settings(max_examples=150, deadline=None)
@@ -84,7 +70,7 @@ def quantized_pools(draw: st.DrawFn) -> tuple[OneNode, Sliding]:
     attributes = {"kernel_shape": sliding.kernel, "channels_last": int(last), **sliding.attributes}
     attributes |= {"ceil_mode": draw(st.integers(0, 1)), "count_include_pad": draw(st.integers(0, 1))}
     x, scales = values(rng, shape, dtype), _scales(rng, dtype)
-    return _one("QLinearAveragePool", x, "com.microsoft", constants=scales, **attributes), sliding
+    return node_of("QLinearAveragePool", {"x": x, **scales}, domain="com.microsoft", **attributes), sliding
 
 
 @settings(max_examples=80, deadline=None)
@@ -101,7 +87,7 @@ def pools_with_channels_last(draw: st.DrawFn) -> tuple[OneNode, Sliding]:
     sliding, rng = draw(slidings(pools=True)), numbers(draw)
     attributes = {"kernel_shape": sliding.kernel, "ceil_mode": draw(st.integers(0, 1)), **sliding.attributes}
     x = values(rng, (2, *sliding.sizes, draw(st.integers(1, 4))), draw(st.sampled_from([np.uint8, np.int8])))
-    return _one("NhwcMaxPool", x, "com.microsoft", **attributes), sliding
+    return node_of("NhwcMaxPool", {"x": x}, domain="com.microsoft", **attributes), sliding
 
 
 @settings(max_examples=80, deadline=None)
@@ -117,7 +103,7 @@ def test_pieces_of_a_maximum_pooling_with_channels_last_are_spans_of_it(
 @given(st.data(), st.sampled_from(["GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"]), st.integers(1, 3))
 def test_pieces_of_a_global_pooling_are_spans_of_it(data: st.DataObject, operator: str, rank: int) -> None:
     x = values(np.random.default_rng(rank), (3, 5, *range(3, 3 + rank)))
-    check_spans(data, _one(operator, x), data.draw(st.integers(0, 1)))
+    check_spans(data, node_of(operator, {"x": x}), data.draw(st.integers(0, 1)))
 
 
 @settings(max_examples=40, deadline=None)
@@ -126,13 +112,13 @@ def test_pieces_of_a_quantized_global_pooling_are_spans_of_it(data: st.DataObjec
     rng = np.random.default_rng(int(last))
     x = values(rng, (3, 4, 5, 6) if last else (3, 6, 4, 5), np.uint8)
     constants = _scales(rng, np.uint8)
-    one = _one("QLinearGlobalAveragePool", x, "com.microsoft", constants=constants, channels_last=int(last))
+    one = node_of("QLinearGlobalAveragePool", {"x": x, **constants}, domain="com.microsoft", channels_last=int(last))
     check_spans(data, one, data.draw(st.sampled_from([0, 3 if last else 1])))
 
 
 @pytest.mark.parametrize(("operator", "axis"), [("GlobalAveragePool", 2), ("GlobalMaxPool", 3)])
 def test_a_global_pooling_needs_all_of_a_spatial_axis(operator: str, axis: int) -> None:
-    one = _one(operator, np.ones((1, 2, 3, 4), np.float32))
+    one = node_of(operator, {"x": np.ones((1, 2, 3, 4), np.float32)})
     with pytest.raises(IndivisibleError, match=f"{operator} needs all of axis {axis}"):
         one.piece(axis, 0, 1)
 
@@ -148,12 +134,8 @@ def test_positions_of_maxima_in_the_whole_are_refused_where_they_are_used() -> N
 
 def test_a_window_that_stands_out_over_the_padding_stays_so_in_the_last_piece() -> None:
     x = np.arange(6, dtype=np.float32).reshape(1, 1, 6)
-    one = _one("AveragePool", x, kernel_shape=[3], strides=[2], ceil_mode=1, count_include_pad=1, pads=[0, 0])
+    one = node_of("AveragePool", {"x": x}, kernel_shape=[3], strides=[2], ceil_mode=1, count_include_pad=1, pads=[0, 0])
     last = one.piece(2, 2, 3)
     assert last.parts == {0: Part(2, Span(4, 6))}
     assert last.attributes["pads"] == ir.AttrInt64s("pads", [0, 0])
     check_same(one.made(2, 2, 3)[0], one.expected(2, 2, 3)[0], one.whole["y"])
-
-
-def test_regions_of_interest_are_not_divided() -> None:
-    assert ("", "MaxRoiPool") not in RULES
