@@ -9,6 +9,7 @@ import onnx_ir as ir
 from hyps.formats.plan import Shard
 from hyps_passes import ops
 from hyps_passes.graph import MODEL, CutGraph, CutValue, Layer, can_cross, is_parameter, nbytes_of
+from hyps_passes.workspace import ALIASES, overwritten_input, workspace_bytes
 
 SHARD = "hyps.shard"
 """Key in `Node.meta` under which a rewrite says which H-partition the node belongs to."""
@@ -133,6 +134,15 @@ class _Groups:
                     seen.add(successor)
                     stack.append(successor)
         return False
+
+
+@dataclass(slots=True)
+class _Block:
+    """Memory that values of a layer have in turn, from the first to the last node that needs it."""
+
+    nbytes: int
+    first: int
+    last: int
 
 
 class _Builder:
@@ -345,23 +355,54 @@ class _Builder:
         return ordered, tuple(weights[name] for name in sorted(weights))
 
     def _work_bytes(self, nodes: tuple[ir.Node, ...]) -> int:
-        """Return the most bytes alive at once of what the nodes make, in their order."""
+        """Return the most bytes alive at once of what the nodes make and what running them takes, in their order."""
+        changes = [0] * (len(nodes) + 2)
+        for block in self._blocks(nodes):
+            changes[block.first] += block.nbytes
+            changes[block.last + 1] -= block.nbytes
+        alive = peak = 0
+        for node, change in zip(nodes, changes, strict=False):
+            alive += change
+            peak = max(peak, alive + workspace_bytes(node, self.shapes))
+        return peak
+
+    def _blocks(self, nodes: tuple[ir.Node, ...]) -> list[_Block]:
+        """Return the memory of what the nodes make; a value that takes over another one's has none of its own.
+
+        What is used outside the nodes may be an output of their partition, which is always memory of its own.
+        """
         inside = set(nodes)
         last = {id(v): n for n, node in enumerate(nodes) for v in self.reads[self.position[node]]}
-        expiring: dict[int, int] = {}
-        alive = peak = 0
+        blocks: list[_Block] = []
+        home: dict[int, _Block] = {}
         for step, node in enumerate(nodes):
-            for value in node.outputs:
-                nbytes = tensor_nbytes(value, self.shapes) or 0
-                alive += nbytes
-                outside = value.is_graph_output() or any(
+            source = self._overwritten(node, step, last, home)
+            for index, value in enumerate(node.outputs):
+                leaves = value.is_graph_output() or any(
                     self.nodes[r] not in inside for r in self.readers.get(id(value), ())
                 )
-                if not outside:
-                    expiring[last.get(id(value), step)] = expiring.get(last.get(id(value), step), 0) + nbytes
-            peak = max(peak, alive)
-            alive -= expiring.pop(step, 0)
-        return peak
+                end = len(nodes) if leaves else last.get(id(value), step)
+                if index == 0 and source is not None and not leaves:
+                    source.last = max(source.last, end)
+                    home[id(value)] = source
+                    continue
+                block = _Block(tensor_nbytes(value, self.shapes) or 0, step, end)
+                blocks.append(block)
+                if not leaves:
+                    home[id(value)] = block
+        return blocks
+
+    def _overwritten(
+        self, node: ir.Node, step: int, last: Mapping[int, int], home: Mapping[int, _Block]
+    ) -> _Block | None:
+        """Return the block that the node's first output takes over, or shares because it only has another shape."""
+        index = overwritten_input(node, self.shapes)
+        value = None if index is None else node.inputs[index]
+        block = None if value is None else home.get(id(value))
+        if block is None or node.op_type in ALIASES:
+            return block
+        is_free = last.get(id(value)) == step == block.last
+        return block if is_free and block.nbytes == tensor_nbytes(node.outputs[0], self.shapes) else None
 
     def _cut_values(self, layer_of: dict[int, int]) -> Iterator[CutValue]:
         for value in self.graph.inputs:
