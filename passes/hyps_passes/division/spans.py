@@ -55,14 +55,16 @@ def new_parts(needed: Sequence[MaybeSpan], what: str) -> list[MaybeSpan]:
         IndivisibleError: a piece would have to make something in front of what the pieces before it made.
     """
     made: list[MaybeSpan] = []
-    start = stop = 0
+    start = stop = 0  # of what was made without a gap up to here
     for span in needed:
         if span is None:
             made.append(None)
             continue
-        if span.start < start:
+        if span.start > stop:
+            start = span.start
+        elif span.start < start:
             raise IndivisibleError(f"the pieces need `{what}` in another order than they run in")
-        start, first = span.start, max(span.start, stop)
+        first = max(span.start, stop)
         made.append(Span(first, span.stop) if first < span.stop else None)
         stop = max(stop, span.stop)
     return made
