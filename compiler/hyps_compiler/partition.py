@@ -1,16 +1,15 @@
-"""Decides the partitions: mandatory split points and slices first, then whole layers in as few parts as fit."""
+"""Decides the partitions: layers that do not fit are divided first, then whole layers go in as few parts as fit."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from hyps.errors import InfeasibleError, UsageError, printable
 from hyps.formats.plan import SplitPoint
 from hyps.formats.quantities import format_nbytes
-from hyps_passes.graph import CutGraph, Layer, Window
-from hyps_passes.layers import build_cut_graph
-from hyps_passes.rewrites.slice_dense import DenseLayer, Refusal, SliceDense, find_dense
+from hyps_compiler.choice import Blocked, Choice, smallest
+from hyps_passes.graph import CutGraph
 from hyps_passes.searches import chain, split_points
 
 BASE_BYTES = 95_000_000
@@ -21,6 +20,8 @@ the worker leaves free for onnxruntime's code once partitions run; the rest is f
 
 CUTS = ("mandatory", "pooling", "strided", "bottleneck", "all")
 """What `--cut` understands besides tensor names."""
+
+_MOST_REASONS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Request:
     tensors: tuple[str, ...] = ()
     """Names of tensors to cut at."""
     partitions: int | None = None
+    carry: bool = True
+    """Whether tiles may hand their overlap on: they then run one after another, and nothing is computed twice."""
 
     @property
     def limits(self) -> chain.Limits:
@@ -62,10 +65,10 @@ class Division:
 
 
 def divide(model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[str], request: Request) -> Division:
-    """Slice what must be sliced and choose the borders.
+    """Divide the layers that do not fit and choose the borders.
 
     Args:
-        model: the staged model; slices are made in it.
+        model: the staged model; layers are divided in it.
         sizes: concrete shapes; those of new tensors are added.
         fused: names of values inside layers.
         request: limits and wishes.
@@ -80,18 +83,16 @@ def divide(model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[
 def sliced(
     model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[str], request: Request
 ) -> tuple[CutGraph, tuple[str, ...]]:
-    """Slice what exceeds the limits by itself; return the layers and the rewrites made, with the arguments of `divide`.
+    """Divide what exceeds the limits by itself; return the layers and the rewrites, with the arguments of `divide`.
 
     Raises:
-        InfeasibleError: a layer cannot be sliced; says which, and what would do.
+        InfeasibleError: no way of dividing a layer makes it fit; says which, and what would do.
     """
-    graph = build_cut_graph(model, sizes, fused=fused)
-    rewrites = []
-    while blockers := split_points.complex_layers(graph, request.limits):
-        count = _fewest_slices(model, sizes, fused, blockers[0], request)
-        graph, rewrite, fused = _slice(model, sizes, fused, blockers[0], count)
-        rewrites.append(str(rewrite))
-    return graph, tuple(rewrites)
+    whole = Choice(model.clone(), dict(sizes), fused, request.limits, carry=request.carry)
+    found = replace(whole, model=model, sizes=sizes).divide()
+    if isinstance(found, Blocked):
+        raise _infeasible(whole, found, request)
+    return found.graph, found.rewrites
 
 
 def cut_at(
@@ -115,136 +116,29 @@ def parse_cuts(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def smallest_memory(model: ir.Model, sizes: Mapping[str, tuple[int, ...]], fused: frozenset[str]) -> int:
     """Return the smallest `--memory` that `divide` can keep."""
-    return BASE_BYTES + _smallest(model, sizes, fused, _PEAK)
+    return BASE_BYTES + smallest(Choice(model, dict(sizes), fused, chain.Limits()), "peak_bytes")
 
 
 def smallest_max_params(model: ir.Model, sizes: Mapping[str, tuple[int, ...]], fused: frozenset[str]) -> int:
     """Return the smallest `--max-params` that `divide` can keep."""
-    return _smallest(model, sizes, fused, _PARAMETERS)
+    return smallest(Choice(model, dict(sizes), fused, chain.Limits()), "parameters")
 
 
-@dataclass(frozen=True, slots=True)
-class _Figure:
-    """What a limit is about: of a partition, and of one output row of a shard."""
-
-    of_window: Callable[[Window], int]
-    of_row: Callable[[CutGraph, Layer, DenseLayer], int]
-
-    def of_layer(self, graph: CutGraph, layer: Layer) -> int:
-        return self.of_window(graph.window(layer.index, layer.index))
-
-    def beside_rows(self, graph: CutGraph, shard: Layer, dense: DenseLayer) -> int:
-        """Return what a shard of the dense layer holds beside its output rows."""
-        return self.of_layer(graph, shard) - self.of_row(graph, shard, dense) * _rows_of(shard)
-
-    def least(self, graph: CutGraph, layer: Layer) -> int:
-        """Return what the layer holds, a shard cut down to one output row."""
-        if layer.shard is None:
-            return self.of_layer(graph, layer)
-        dense = find_dense(layer, fewest_rows=1)
-        assert isinstance(dense, DenseLayer), dense
-        return self.beside_rows(graph, layer, dense) + self.of_row(graph, layer, dense)
-
-
-def _rows_of(shard: Layer) -> int:
-    assert shard.shard is not None
-    start, stop = shard.shard.range
-    return stop - start
-
-
-def _row_peak_bytes(graph: CutGraph, shard: Layer, dense: DenseLayer) -> int:
-    """Return the weights of a row, what is made of them, and what the shard makes on the way to the row's outputs."""
-    if graph.live_bytes[shard.index] is None:
-        return dense.row_bytes
-    made = sum(value.nbytes or 0 for value in graph.made_by.get(shard.index, ()))
-    return dense.row_bytes + dense.row_constant_bytes + max(0, shard.work_bytes - made) // _rows_of(shard)
-
-
-_PARAMETERS = _Figure(lambda window: window.parameters, lambda graph, shard, dense: dense.row_parameters)
-_PEAK = _Figure(chain.needed_nbytes, _row_peak_bytes)
-
-
-def _smallest(model: ir.Model, sizes: Mapping[str, tuple[int, ...]], fused: frozenset[str], figure: _Figure) -> int:
-    """Return the smallest limit that can be kept, found by slicing the largest layer of a copy until none can be."""
-    model, sizes = model.clone(), dict(sizes)
-    graph = build_cut_graph(model, sizes, fused=fused)
-    smallest: list[int] = []
-    while graph.layers:
-        worst = max(graph.layers, key=lambda layer: figure.least(graph, layer))
-        smallest.append(figure.least(graph, worst))
-        if worst.shard is not None or isinstance(find_dense(worst), Refusal):
-            break
-        graph, _, fused = _slice(model, sizes, fused, worst, 2)
-    return min(
-        smallest, default=0
-    )  # the last is not always the least: a merge needs room for its inputs and its output
-
-
-def _slice(
-    model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[str], layer: Layer, count: int
-) -> tuple[CutGraph, SliceDense, frozenset[str]]:
-    """Slice the layer in the model and return the new layers, what was done, and what is still fused."""
-    dense = find_dense(layer)
-    assert isinstance(dense, DenseLayer), dense
-    rewrite = SliceDense(layer.name, count)
-    fused -= {str(value.name) for value in dense.product.inputs if value is not None}
-    rewrite.apply(model, dense, sizes)
-    return build_cut_graph(model, sizes, fused=fused), rewrite, fused
-
-
-def _fewest_slices(
-    model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[str], layer: Layer, request: Request
-) -> int:
-    """Return into how many slices the layer must be cut; what they hold beside their rows is seen in a copy.
-
-    Raises:
-        InfeasibleError: it cannot be sliced, or one row is too much.
-    """
-    dense = Refusal(layer.name, "it is an H-partition already") if layer.shard else find_dense(layer)
-    if isinstance(dense, Refusal):
-        raise _infeasible(model, sizes, fused, layer, dense, request)
-    trial, tried = model.clone(), dict(sizes)
-    twin = build_cut_graph(trial, tried, fused=fused).layers[layer.index]
-    graph, _, _ = _slice(trial, tried, fused, twin, 2)
-    shards = [made for made in graph.layers if made.shard is not None and made.shard.layer == layer.name]
-    counts = [2]
-    for limit, figure in ((request.limits.parameters, _PARAMETERS), (request.limits.peak_bytes, _PEAK)):
-        if limit is not None:
-            available = limit - max(figure.beside_rows(graph, shard, dense) for shard in shards)
-            counts.append(_slices(dense, figure.of_row(graph, shards[0], dense), available))
-    if max(counts) > dense.rows:
-        refusal = Refusal(layer.name, "one output row alone is too large")
-        raise _infeasible(model, sizes, fused, layer, refusal, request)
-    return max(counts)
-
-
-def _slices(dense: DenseLayer, per_row: int, available: int) -> int:
-    """Return the fewest slices whose largest has rows for at most `available`."""
-    rows = available // per_row if per_row else dense.rows * (available >= 0)
-    return -(-dense.rows // rows) if rows > 0 else dense.rows + 1
-
-
-def _infeasible(
-    model: ir.Model,
-    sizes: Mapping[str, tuple[int, ...]],
-    fused: frozenset[str],
-    layer: Layer,
-    refusal: Refusal,
-    request: Request,
-) -> InfeasibleError:
-    name = printable(layer.name)
-    if request.max_params is not None and layer.parameters > request.max_params:
+def _infeasible(whole: Choice, blocked: Blocked, request: Request) -> InfeasibleError:
+    layer, limits = blocked.layer, request.limits
+    what = f"layer `{printable(layer.name)}` ({layer.kind})"
+    reason = printable("; ".join(blocked.reasons[:_MOST_REASONS]), 300)
+    if limits.parameters is not None and layer.parameters > limits.parameters:
         return InfeasibleError(
-            f"layer `{name}` ({layer.kind}) holds {layer.parameters} parameters, more than --max-params"
-            f" {request.max_params}, and cannot be sliced: {refusal.reason}",
-            f"the smallest that would do is --max-params {smallest_max_params(model, sizes, fused)}",
+            f"{what} holds {layer.parameters} parameters, more than --max-params {limits.parameters}, and cannot be"
+            f" sliced: {reason}",
+            f"the smallest that would do is --max-params {smallest(whole, 'parameters')}",
         )
-    graph = build_cut_graph(model, sizes, fused=fused)
-    needed = _PEAK.of_layer(graph, layer) + BASE_BYTES
+    needed = chain.needed_nbytes(blocked.graph.window(layer.index, layer.index)) + BASE_BYTES
     return InfeasibleError(
-        f"layer `{name}` ({layer.kind}) needs {format_nbytes(needed)} of memory, more than --memory"
-        f" {format_nbytes(request.memory_bytes or 0)}, and cannot be sliced: {refusal.reason}",
-        f"the smallest that would do is --memory {_round_up(smallest_memory(model, sizes, fused))}",
+        f"{what} needs {format_nbytes(needed)} of memory, more than --memory"
+        f" {format_nbytes(request.memory_bytes or 0)}, and cannot be sliced: {reason}",
+        f"the smallest that would do is --memory {_round_up(BASE_BYTES + smallest(whole, 'peak_bytes'))}",
     )
 
 

@@ -144,25 +144,30 @@ def test_both_limits_hold_together(dense: Ready) -> None:
 
 
 def test_a_refusal_names_the_layer_and_the_reason(dense: Ready) -> None:
-    with pytest.raises(InfeasibleError, match=r"layer `conv1` \(Conv\+Relu\).*cannot be sliced") as caught:
-        dense.divide(max_params=100)
+    with pytest.raises(
+        InfeasibleError, match=r"layer `conv1` \(Conv\+Relu\).*cannot be sliced: .*pieces up to 4"
+    ) as caught:
+        dense.divide(max_params=2)
     assert re.search(r"--max-params \d+", caught.value.hint)
     assert caught.value.exit_status == 3
 
 
-def test_the_row_that_is_too_large_is_said_to_be(dense: Ready, tmp_path: Path) -> None:
+def test_a_row_that_is_too_large_is_divided_too_as_a_sum(dense: Ready, tmp_path: Path) -> None:
     rows = model_of(
         [helper.make_node("MatMul", ["x", "w"], ["y"], name="fc")],
         [floats("x", 1, 50)],
         [floats("y", 1, 4)],
         {"w": np.ones((50, 4), np.float32)},
     )
-    with pytest.raises(InfeasibleError, match="one output row alone is too large") as caught:
-        ready(rows, tmp_path).divide(max_params=49)
-    assert caught.value.hint == "the smallest that would do is --max-params 50"
+    model = ready(rows, tmp_path)
+    assert model.divide(max_params=50).rewrites == ("slice-dense{layer=fc,count=4}",)
+    assert model.divide(max_params=49).rewrites == ("divide{region=fc,axis=sum,count=5,carry=true}",)
+    with pytest.raises(InfeasibleError, match="in any number of pieces up to 50") as caught:
+        model.divide(max_params=3)
+    assert caught.value.hint == "the smallest that would do is --max-params 4"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_hints_are_true_for_random_models(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     grown = grow(lambda count: data.draw(st.integers(0, count - 1)), steps=data.draw(st.integers(2, 12)))

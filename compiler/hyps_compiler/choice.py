@@ -1,0 +1,185 @@
+"""Chooses how layers that do not fit are divided: every way is tried on a copy, and the cheapest that fits is taken."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import onnx_ir as ir
+
+from hyps_compiler.choice_cuts import Cut, DenseRows, Sizes, Way, dense_rows, region_ways
+from hyps_compiler.choice_trial import Excerpt, Found, Outcome, fewest_pieces
+from hyps_compiler.choice_windows import Flow
+from hyps_passes.graph import CutGraph, Layer
+from hyps_passes.layers import build_cut_graph
+from hyps_passes.searches import split_points
+from hyps_passes.searches.chain import Limits, needed_nbytes
+
+_MOST_ROUNDS = 12
+_MOST_REGIONS = 4
+_STEPS = 20
+"""How often the interval in which the smallest limit lies is halved: to 100 bytes of 100 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sliced:
+    """A model whose layers all keep the limits."""
+
+    graph: CutGraph
+    rewrites: tuple[str, ...]
+    """Their text forms, in the order in which they were made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A layer that nothing makes fit."""
+
+    layer: Layer
+    graph: CutGraph
+    """With what has been divided before."""
+    reasons: tuple[str, ...]
+    """Why each cut that was tried does not help, the most telling first."""
+
+
+@dataclass
+class Trials:
+    """What was found out about layers, by their signature: it holds for their like, and under other limits."""
+
+    ways: dict[object, tuple[list[Way], list[str]]] = field(default_factory=dict)
+    outcomes: dict[object, dict[int, Outcome]] = field(default_factory=dict)
+
+
+@dataclass
+class Choice:
+    """Divides one model in place."""
+
+    model: ir.Model
+    sizes: Sizes
+    fused: frozenset[str]
+    limits: Limits
+    carry: bool = True
+    """Whether tiles may hand their overlap on, since they run one after another."""
+    trials: Trials = field(default_factory=Trials)
+
+    def divide(self) -> Sliced | Blocked:
+        """Divide until every layer keeps the limits or one cannot be made to."""
+        graph = build_cut_graph(self.model, self.sizes, fused=self.fused)
+        rewrites: list[str] = []
+        for _ in range(_MOST_ROUNDS):
+            blockers = split_points.complex_layers(graph, self.limits)
+            if not blockers:
+                return Sliced(graph, tuple(rewrites))
+            picked = self._picked(graph, blockers)
+            if isinstance(picked, Blocked):
+                return picked
+            for found in picked:
+                rewrites.append(found.cut.apply(self.model, self.sizes, found.count))
+                self.fused -= found.cut.inputs
+            graph = build_cut_graph(self.model, self.sizes, fused=self.fused)
+        return Blocked(blockers[0], graph, (f"it is still too large after {_MOST_ROUNDS} rounds of dividing",))
+
+    def _picked(self, graph: CutGraph, blockers: Sequence[Layer]) -> "list[Found] | Blocked":
+        """Return the cuts that make all the layers fit for the least, in running order."""
+        flow, indices = Flow(graph), [layer.index for layer in blockers]
+        offers: dict[tuple[int, int], Found] = {}
+        reasons: dict[tuple[int, int], list[str]] = {}
+        for index in sorted(indices, key=lambda i: (-self._needed(graph, i), i)):
+            windows = flow.likely_windows(index, indices, self.limits.peak_bytes, _MOST_REGIONS)
+            for window in windows:
+                if window not in offers and window not in reasons:
+                    found, reasons[window] = self._best(flow, window)
+                    if found is not None:
+                        offers[window] = found
+            if not any(first <= index <= last for first, last in offers):
+                told = [reason for window in windows for reason in reasons[window]]
+                return Blocked(graph.layers[index], graph, tuple(dict.fromkeys(told)))
+        return [offers[window] for window in _cheapest_cover(len(graph.layers), indices, offers)]
+
+    def _needed(self, graph: CutGraph, index: int) -> int:
+        window = graph.window(index, index)
+        return window.weight_bytes if window.peak_bytes is None else window.peak_bytes
+
+    def _best(self, flow: Flow, window: tuple[int, int]) -> tuple[Found | None, list[str]]:
+        """Return the cheapest cut of the layers, and why others do not help."""
+        excerpt = Excerpt(self.model, flow, window, self.sizes, self.fused)
+        best: Found | None = None
+        offers, reasons = self._offers(excerpt)
+        for found in offers:
+            if isinstance(found, str):
+                reasons.append(found)
+            elif best is None or found.outcome.price_s < best.outcome.price_s:
+                best = found
+        return best, reasons
+
+    def _offers(self, excerpt: Excerpt) -> tuple[list[Found | str], list[str]]:
+        """Return what comes of each way to divide the layers, and why there are no others."""
+        key = excerpt.signature
+        if key not in self.trials.ways:
+            self.trials.ways[key] = region_ways(excerpt.model(), excerpt.layers, excerpt.sizes, carry=self.carry)
+        ways, refused = self.trials.ways[key]
+        cuts: list[tuple[object, Cut]] = [(way, way.cut(excerpt.layers)) for way in ways]
+        rows = dense_rows(excerpt.layers[0]) if len(excerpt.layers) == 1 else None
+        reasons = [*([rows] if isinstance(rows, str) and not ways else []), *refused]
+        if isinstance(rows, DenseRows):
+            cuts = [("rows", rows), *((way, way.cut(excerpt.layers)) for way in ways if way.axis != -1)]
+        trials = [(self.trials.outcomes.setdefault((key, way), {}), cut) for way, cut in cuts]
+        return [fewest_pieces(excerpt, cut, self.limits, tried) for tried, cut in trials], reasons
+
+
+def smallest(whole: Choice, figure: str) -> int:
+    """Return the smallest limit with which a model can be divided, the other limit kept if that is possible.
+
+    Args:
+        whole: a model that is not divided yet; it stays as it is.
+        figure: the field of `Limits`.
+    """
+    graph = build_cut_graph(whole.model, whole.sizes, fused=whole.fused)
+    windows = [graph.window(layer.index, layer.index) for layer in graph.layers]
+    needs = [window.parameters if figure == "parameters" else needed_nbytes(window) for window in windows]
+    low, high = -1, max(needs, default=0)
+    if not _can_divide(whole, replace(whole.limits, **{figure: high})):
+        whole = replace(whole, limits=Limits())
+    step = max(1, high >> _STEPS)
+    while high - low > step:
+        middle = (low + high) // 2
+        if _can_divide(whole, replace(whole.limits, **{figure: middle})):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _can_divide(whole: Choice, limits: Limits) -> bool:
+    trial = replace(whole, model=whole.model.clone(), sizes=dict(whole.sizes), limits=limits)
+    return isinstance(trial.divide(), Sliced)
+
+
+def _cheapest_cover(
+    count: int, blockers: Iterable[int], offers: Mapping[tuple[int, int], Found]
+) -> list[tuple[int, int]]:
+    """Return the windows, apart from each other, that cover all the layers of `blockers` for the least price.
+
+    Args:
+        count: how many layers there are.
+        blockers: indices of layers, each in one window at least.
+        offers: by first and last layer.
+    """
+    unreached = (len(offers) + 1, 0.0)
+    must = set(blockers)
+    best: list[tuple[int, float]] = [(0, 0.0)] + [unreached] * count
+    back: list[tuple[int, int] | None] = [None] * (count + 1)
+    for end in range(1, count + 1):
+        missed, price = best[end - 1]
+        best[end] = (missed + (end - 1 in must), price)
+        for first, last in offers:
+            if last + 1 == end:
+                missed, price = best[first]
+                offer = (missed, price + max(0.0, offers[first, last].outcome.price_s))
+                if offer < best[end]:
+                    best[end], back[end] = offer, (first, last)
+    chosen = []
+    end = count
+    while end > 0:
+        window = back[end]
+        if window is not None:
+            chosen.append(window)
+        end = window[0] if window else end - 1
+    return chosen[::-1]
