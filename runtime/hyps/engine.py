@@ -18,6 +18,7 @@ from hyps.adapters.lanes import Lanes, Leg, spec_of
 from hyps.adapters.machine import hold_memory_down, trim
 from hyps.adapters.plan_files import check_cpu, check_files, read_plan
 from hyps.adapters.sessions import ORT_ERRORS, Mode, Session, Sessions, execution_error
+from hyps.adapters.spill_file import SpillCounts
 from hyps.adapters.yardstick import macs_per_s
 from hyps.core.events import (
     Drop,
@@ -35,10 +36,12 @@ from hyps.core.events import (
     TensorArrived,
     Unload,
 )
-from hyps.core.residency import Residency, Task, decide_residency, live_activations, task_of
+from hyps.core.residency import Residency, Task, decide_residency, live_activations, tasks_of
+from hyps.core.spilling import Forecast, forecast_spills
 from hyps.core.worker_state import WorkerState
 from hyps.errors import HypsError, InternalError, PlanError, UsageError, printable
 from hyps.formats.plan import Partition, Plan
+from hyps.tensor_store import TensorStore
 
 logger = logging.getLogger(__name__)
 
@@ -154,16 +157,16 @@ class Engine:
         self._partitions = {partition.id: partition for partition in plan.partitions}
         self._opener = opener
         self.base_nbytes = self._opener.measure_base() + _SLACK_NBYTES + options.reserved_nbytes
-        self._tasks = [task_of(plan, partition) for partition in plan.partitions]
+        self._tasks = tasks_of(plan)
         self._input_names = [tensor.name for tensor in plan.model.inputs]
         self._output_names = [tensor.name for tensor in plan.model.outputs]
         self._sizes = {name: info.nbytes for name, info in plan.tensors.items() if info.nbytes is not None}
-        self._residency, self._mode = self._decide(options.exact)
+        self._residency, self._spills, self._mode = self._decide(options.exact)
         self.kept = tuple(task.id for task in self._tasks if task.id in self._residency.kept)
         self.swapped = tuple(task.id for task in self._tasks if task.id not in self._residency.kept)
         self.timings = {task.id: Timing() for task in self._tasks}
         self._sessions: dict[str, Session] = {}
-        self._store: dict[str, dict[str, Any]] = {}
+        self._store = TensorStore(self._tasks, self._output_names, self._sizes, self._spills)
         self._numbers = itertools.count()
         self._one_batch = threading.Lock()
         self._is_closed = False
@@ -173,7 +176,7 @@ class Engine:
         for partition in self.kept:
             self._open(partition)
         self._core = self._new_core()
-        self._steps = [] if self.swapped else self._steps_for(None)
+        self._steps = [] if self._goes_in_turns else self._steps_for(None)
         self._lanes = self._new_lanes()
 
     def close(self) -> None:
@@ -184,7 +187,18 @@ class Engine:
         self._steps = []
         self._lanes = Lanes([], [], [])
         self._sessions.clear()
+        self._store.close()
         trim()
+
+    @property
+    def spilled(self) -> SpillCounts:
+        """Feature maps that went to a scratch file and came back, in bytes and seconds."""
+        return self._store.counts
+
+    @property
+    def _goes_in_turns(self) -> bool:
+        """Whether something must be loaded or sent away for the turn of a partition."""
+        return bool(self.swapped) or self._spills is not None
 
     @property
     def threads(self) -> int:
@@ -211,7 +225,7 @@ class Engine:
         """
         if self._is_closed:
             raise UsageError("the plan was closed and cannot be run any more", "open it again")
-        if not self.swapped:
+        if not self._goes_in_turns:
             return self._run_kept(request, 0, on_activation)
         outcomes: list[Outcome] = []
         self._run_in_turns([request], lambda _, outcome: outcomes.append(outcome), on_activation)
@@ -224,7 +238,7 @@ class Engine:
 
         While all is kept they run one after another, otherwise side by side, a partition at a time.
         """
-        if self.swapped:
+        if self._goes_in_turns:
             self._run_in_turns(requests, on_done, None)
             return
         for index, request in enumerate(requests):
@@ -234,21 +248,26 @@ class Engine:
                 outcome = error
             on_done(index, outcome)
 
-    def _decide(self, exact: bool) -> tuple[Residency, Mode]:
+    def _decide(self, exact: bool) -> tuple[Residency, Forecast | None, Mode]:
         mode = Mode.EXACT if exact else Mode.MAPPED
         if exact and self.memory_bytes is not None:
             # Exact sessions lay weights out anew, beside the mapped ones, so that the bits are onnxruntime's own.
             self._tasks = [_with_weight(task, 2 * task.weight_nbytes) for task in self._tasks]
         live = live_activations(self._tasks, self._input_names, self._output_names, self._sizes)
-        residency = decide_residency(self._tasks, live, self.memory_bytes, self.base_nbytes)
+        available = None if self.memory_bytes is None else self.memory_bytes - self.base_nbytes
+        names = self._input_names, self._output_names
+        spills = forecast_spills(self._tasks, *names, self._sizes, live, available)
+        present = live if spills is None else spills.live_nbytes
+        residency = decide_residency(self._tasks, present, self.memory_bytes, self.base_nbytes)
         weights = sum(task.weight_nbytes for task in self._tasks)
         all_kept = len(residency.kept) == len(self._tasks)
         if not exact and all_kept and (residency.spare_nbytes is None or residency.spare_nbytes >= weights):
             mode = Mode.FAST
-        return residency, mode
+        return residency, spills, mode
 
     def _new_core(self) -> WorkerState:
-        core = WorkerState(self._tasks, self._residency, self._input_names, self._output_names, self._sizes)
+        names = self._input_names, self._output_names
+        core = WorkerState(self._tasks, self._residency, *names, self._sizes, self._spills)
         for partition in self.kept:
             core.handle(Loaded(partition))
         return core
@@ -351,7 +370,7 @@ class Engine:
                 raise
 
     def _take_in(self, name: str, request: Request) -> list[Event]:
-        self._store[name] = dict(request.feeds)
+        self._store.add(name, request.feeds)
         arrivals = [TensorArrived(name, tensor, nbytes_of(value)) for tensor, value in request.feeds.items()]
         return [Submitted(name, request.outputs), *arrivals]
 
@@ -369,19 +388,27 @@ class Engine:
             case Execute(request, partition):
                 return self._execute(request, partition, batch)
             case Drop(request, tensor):
-                self._store.get(request, {}).pop(tensor, None)
+                self._store.drop(request, tensor)
             case Reply(request):
-                held = self._store.pop(request)
-                batch.end(request, {name: held[name] for name in self._output_names if name in held})
+                batch.end(request, self._answer(request))
             case Fail(request, reason):
-                self._store.pop(request, None)
+                self._store.forget(request)
                 batch.end(request, batch.failure or InternalError(f"request failed without a cause: {reason}"))
             case _:
                 assert_never(step)
         return []
 
+    def _answer(self, request: str) -> Outcome:
+        try:
+            return self._store.answer(request, self._output_names)
+        except HypsError as error:
+            return error
+        finally:
+            self._store.forget(request)
+
     def _load(self, partition: str, batch: "_Batch") -> list[Instruction]:
         try:
+            self._store.make_room(partition)
             self._open(partition)
         except HypsError as error:
             batch.failure = error
@@ -390,8 +417,11 @@ class Engine:
 
     def _execute(self, request: str, partition: str, batch: "_Batch") -> list[Instruction]:
         names = self._partitions[partition]
-        store = self._store[request]
-        feeds = {name: store[name] for name in names.inputs}
+        try:
+            feeds = self._store.feeds(request, partition)
+        except HypsError as error:
+            batch.failure = error
+            return self._core.handle(ExecuteFailed(request, partition, error.message))
         start = time.perf_counter()
         with self._turn(batch.indices[request], batch.used_s.get(request, 0.0)) as turn, guarded():
             try:
@@ -402,7 +432,7 @@ class Engine:
         seconds = time.perf_counter() - start
         batch.used_s[request] = batch.used_s.get(request, 0.0) + seconds
         self.timings[partition].run_s.append(seconds)
-        store.update(zip(names.outputs, made, strict=True))
+        self._store.put(request, dict(zip(names.outputs, made, strict=True)))
         if batch.on_activation is not None:
             for name, value in zip(names.outputs, made, strict=True):
                 batch.on_activation(name, value)

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from hyps.adapters.feeds import Feeds
+from hyps.adapters.spill_file import SpillCounts
 from hyps.engine import OnActivation, Options, Outcome, Request, Timing, open_engine
 from hyps.errors import HypsError
 from hyps.formats.plan import NamedTensor, Plan
@@ -112,6 +113,11 @@ class LocalRunner:
     def swapped(self) -> tuple[str, ...]:
         """Ids of the partitions that are loaded for their turn and released, in the plan's order."""
         return self._engine.swapped
+
+    @property
+    def spilled(self) -> SpillCounts:
+        """Feature maps that went to a scratch file and came back, in bytes and seconds, since it was opened."""
+        return self._engine.spilled
 
     @property
     def timings(self) -> Mapping[str, Timing]:

@@ -33,6 +33,10 @@ class TensorStore:
         self._file = SpillFile()
         self._requests: dict[str, _Request] = {}
 
+    def __len__(self) -> int:
+        """Return how many requests are known."""
+        return len(self._requests)
+
     @property
     def counts(self) -> SpillCounts:
         """What went to the scratch file and came back, ever."""

@@ -41,6 +41,22 @@ def task_of(plan: Plan, partition: Partition) -> Task:
     return Task(partition.id, partition.inputs, partition.outputs, partition.weight_bytes, scratch)
 
 
+def tasks_of(plan: Plan) -> list[Task]:
+    """Return what the core knows of all partitions of a plan that run here, one after another.
+
+    A partition's peak counts every tensor that is alive while it runs; all of them are known here, so that what is left
+    is its own.
+    """
+    tasks = [task_of(plan, partition) for partition in plan.partitions]
+    sizes = {name: info.nbytes for name, info in plan.tensors.items() if info.nbytes is not None}
+    inputs, outputs = [one.name for one in plan.model.inputs], [one.name for one in plan.model.outputs]
+    live = live_activations(tasks, inputs, outputs, sizes)
+    return [
+        replace(task, scratch_nbytes=max(0, (partition.peak_memory_bytes or 0) - task.weight_nbytes - live[task.id]))
+        for task, partition in zip(tasks, plan.partitions, strict=True)
+    ]
+
+
 def decide_residency(
     tasks: Sequence[Task],
     live_nbytes: Mapping[str, int],

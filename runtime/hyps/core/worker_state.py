@@ -24,6 +24,7 @@ from hyps.core.events import (
     Unload,
 )
 from hyps.core.residency import Residency, Task, live_activations
+from hyps.core.spilling import Forecast
 from hyps.errors import InternalError, printable
 
 
@@ -102,13 +103,18 @@ class WorkerState:
         inputs: Sequence[str],
         outputs: Sequence[str],
         nbytes: Mapping[str, int],
+        spills: Forecast | None = None,
     ) -> None:
-        """Take the partitions in an order in which they can run, and the bytes of the tensors whose size is known."""
+        """Take the partitions in an order in which they can run, and the bytes of the tensors whose size is known.
+
+        `spills` tells what is not in memory while a partition is loaded and run; None: everything is.
+        """
         self._tasks = tuple(tasks)
         self._index = {task.id: index for index, task in enumerate(tasks)}
         self._residency = residency
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self._nbytes = dict(nbytes)
+        self._spills = spills
         self._consumers: dict[str, list[int]] = {}
         for index, task in enumerate(tasks):
             for name in dict.fromkeys(task.inputs):
@@ -160,8 +166,19 @@ class WorkerState:
         running = 0
         if self._executing is not None:
             task = self._tasks[self._index[self._executing[1]]]
-            running = task.scratch_nbytes + sum(self._nbytes.get(name, 0) for name in task.outputs)
-        return weights + running + self.held_nbytes()
+            running = task.scratch_nbytes + self._made_nbytes(task)
+        return weights + running + self._present_nbytes()
+
+    def _present_nbytes(self) -> int:
+        """Return the bytes of all tensors that are in memory, not in the scratch file."""
+        current = self._loading if self._executing is None else self._executing[1]
+        if self._spills is None or current is None:
+            return self.held_nbytes()
+        task = self._tasks[self._index[current]]
+        return min(self.held_nbytes(), self._spills.live_nbytes[current] - self._made_nbytes(task))
+
+    def _made_nbytes(self, task: Task) -> int:
+        return sum(self._nbytes.get(name, 0) for name in task.outputs)
 
     def check_invariants(self) -> None:
         """Raise InternalError unless everything that must always hold does."""
