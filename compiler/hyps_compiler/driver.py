@@ -19,6 +19,7 @@ from hyps.formats.plan import ModelInfo, Optimization, Partition, Plan, Predicti
 from hyps.formats.quantities import format_nbytes
 from hyps_compiler import emit
 from hyps_compiler.arrays import read_npz, write_npz
+from hyps_compiler.forms import emit_forms
 from hyps_compiler.frontend import open_model
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import Feeds, Measured, measure
@@ -141,6 +142,8 @@ def _compile_once(
     division = placed.division if placed else divide(staged.model, measured.sizes, staged.fused, request)
     step("writing partitions")
     partitions = emit.emit_partitions(staged.model, division, folder)
+    outputs = [str(value.name) for value in staged.model.graph.outputs]
+    partitions = emit_forms(folder, partitions, outputs, measured.feeds)
     plan = _plan(source, staged, measured, division, partitions, options, parameters, placed)
     assert not plan_problems(plan), plan_problems(plan)
     (folder / "plan.json").write_bytes(encode_plan(plan))

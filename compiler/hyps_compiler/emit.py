@@ -29,6 +29,10 @@ PARTITIONS = "partitions"
 DEVICES = "devices"
 _EXTERNAL_FROM_BYTES = 1024
 """Smaller weights stay in the file: shapes must be where onnxruntime infers from them."""
+_NUMBERS_EXTERNAL_FROM_BYTES = 64
+"""Of fractions, from which no shape follows: so that the shards of a layer differ in nothing but external data."""
+_READ_FOR_SHAPES = frozenset({"Range", "Resize", "Upsample"})
+"""Operators that have shapes follow from fractions after all."""
 _INLINE_UP_TO_BYTES = 64 * 1024
 """A partition with less weight than this is one self-contained file."""
 _PAGE = 4096
@@ -86,8 +90,9 @@ def emit_devices(plan: Plan, folder: Path) -> None:
         ids = [p.id for p in plan.partitions if placement[p.id] == device or device in replicas.get(p.id, ())]
         own = sub_plan(plan, device, ids)
         target = folder / DEVICES / _folder_name(device)
-        (target / PARTITIONS).mkdir(parents=True)
+        target.mkdir(parents=True)
         for path in sorted({path for part in own.partitions for path in partition_files(part)}):
+            (target / path).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / path, target / path)  # a reader refuses files that have another name
         (target / "plan.json").write_bytes(encode_plan(own))
 
@@ -175,7 +180,11 @@ def _write_shared(parts: Sequence[_Part], folder: Path) -> tuple[dict[int, tuple
 
 def _is_large(weight: ir.Value) -> bool:
     tensor = weight.const_value
-    return tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes >= _EXTERNAL_FROM_BYTES
+    if tensor is None or tensor.dtype == ir.DataType.STRING:
+        return False
+    users = {node.op_type for node, _ in weight.uses()}
+    is_read = not tensor.dtype.is_floating_point() or users & _READ_FOR_SHAPES
+    return tensor.nbytes >= (_EXTERNAL_FROM_BYTES if is_read else _NUMBERS_EXTERNAL_FROM_BYTES)
 
 
 def _write_weights(

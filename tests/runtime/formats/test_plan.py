@@ -5,7 +5,20 @@ import pytest
 from msgspec.structs import replace
 
 from hyps.errors import PlanError
-from hyps.formats.plan import Partition, Plan, Variant, decode_plan, encode_plan, is_inside, json_schema, plan_problems
+from hyps.formats.plan import (
+    Form,
+    Partition,
+    Plan,
+    StreamedWeight,
+    Variant,
+    decode_plan,
+    encode_plan,
+    file_digests,
+    is_inside,
+    json_schema,
+    partition_files,
+    plan_problems,
+)
 from plan_fixtures import mlp, sharded
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "plan.schema.json"
@@ -95,6 +108,55 @@ def test_several_problems_are_counted_in_one_sentence(tmp_path: Path) -> None:
         decode_plan(encode_plan(wrong))
 
 
-def _with_first(plan: Plan, **changes: str) -> Plan:
+@pytest.fixture
+def form(plan: Plan) -> Form:
+    """The form of the plan's first partition, whose only weight has 12 x 12 floats."""
+    first = plan.partitions[0]
+    weight = StreamedWeight(path=first.weights[0].path, offset=0, nbytes=576, dtype="float32", shape=(12, 12))
+    return Form(file="forms/f.onnx", sha256="0" * 64, inputs=first.inputs, outputs=first.outputs, weights=(weight,))
+
+
+def test_a_form_is_one_of_the_files_of_its_partition(plan: Plan, form: Form) -> None:
+    part = _with_first(plan, form=form).partitions[0]
+
+    assert plan_problems(_with_first(plan, form=form)) == []
+    assert partition_files(part) == (part.file, part.weights[0].path, "forms/f.onnx")
+    assert file_digests(part)[-1] == ("forms/f.onnx", "0" * 64)
+
+
+def test_a_form_outside_of_the_folder_is_named(plan: Plan, form: Form) -> None:
+    changed = _with_first(plan, form=replace(form, file="../f.onnx"))
+
+    assert any("`../f.onnx` leaves the plan folder" in problem for problem in plan_problems(changed))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"offset": 4}, "outside of"),
+        ({"offset": -1}, "outside of"),
+        ({"path": "partitions/fc0.onnx.data"}, "outside of"),
+        ({"shape": (12, 13)}, "576 bytes that is no `float32`"),
+        ({"shape": (-12, -12)}, "576 bytes that is no `float32`"),
+        ({"dtype": "float16"}, "576 bytes that is no `float16`"),
+        ({"dtype": "object"}, "576 bytes that is no `object`"),
+    ],
+)
+def test_a_form_reads_its_weights_inside_of_its_own_files(
+    plan: Plan, form: Form, change: dict[str, object], problem: str
+) -> None:
+    weight = replace(form.weights[0], **change)
+
+    assert any(problem in said for said in plan_problems(_with_first(plan, form=replace(form, weights=(weight,)))))
+
+
+def test_a_form_takes_and_makes_what_its_partition_does(plan: Plan, form: Form) -> None:
+    for change in ({"inputs": ("y",)}, {"outputs": ("s", "s")}):
+        changed = _with_first(plan, form=replace(form, **change))
+
+        assert any("takes or makes other tensors" in problem for problem in plan_problems(changed))
+
+
+def _with_first(plan: Plan, **changes: str | Form) -> Plan:
     first: Partition = replace(plan.partitions[0], **changes)
     return replace(plan, partitions=(first, *plan.partitions[1:]))
