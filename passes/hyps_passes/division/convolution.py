@@ -26,24 +26,25 @@ class Convolution:
         spatial = first_spatial_axis(node)
         kernel = facts.shape(required(node, self.weight))[2:]
         if axis == 0:
-            return Piece(self._parts(axis, span, span))
+            return Piece(self._parts(node, axis, span, span))
         if not spatial <= axis < spatial + len(kernel):
             return self._channels(node, axis, span, facts)
         windows = windows_of(node, facts, required(node, self.data), kernel, first_axis=spatial)
         read, windows[axis - spatial] = windows[axis - spatial].over_any(span)
-        return Piece(self._parts(axis, read, span), window_attributes(windows))
+        return Piece(self._parts(node, axis, read, span), window_attributes(windows))
 
-    def _parts(self, axis: int, read: Span, made: Span) -> dict[int, Part]:
-        parts = {self.data: Part(axis, read)}
-        if self.residual is not None:
-            parts[self.residual] = Part(axis, made)
-        return parts
+    def _parts(self, node: ir.Node, axis: int, read: Span, made: Span) -> dict[int, Part]:
+        return {self.data: Part(axis, read), **self._added(node, axis, made)}
+
+    def _added(self, node: ir.Node, axis: int, made: Span) -> dict[int, Part]:
+        if self.residual is None or operand(node, self.residual) is None:
+            return {}
+        return {self.residual: Part(axis, made)}
 
     def _channels(self, node: ir.Node, axis: int, span: Span, facts: Facts) -> Piece:
         channels = facts.shape(node.outputs[0])[axis]
         parts = {self.weight: Part(0, span), **channel_parts(node, self.companions, channels, span, facts)}
-        if self.residual is not None:
-            parts[self.residual] = Part(axis, span)
+        parts.update(self._added(node, axis, span))
         groups = integer(node, "group", 1)
         if groups == 1:
             return Piece(parts)
