@@ -261,7 +261,8 @@ class Engine:
         residency = decide_residency(self._tasks, present, self.memory_bytes, self.base_nbytes)
         weights = sum(task.weight_nbytes for task in self._tasks)
         all_kept = len(residency.kept) == len(self._tasks)
-        if not exact and all_kept and (residency.spare_nbytes is None or residency.spare_nbytes >= weights):
+        is_roomy = residency.spare_nbytes is None or residency.spare_nbytes >= weights
+        if not exact and all_kept and is_roomy and spills is None:
             mode = Mode.FAST
         return residency, spills, mode
 

@@ -135,10 +135,10 @@ def forecast_spills(
     live_nbytes: Mapping[str, int],
     available_nbytes: int | None,
 ) -> Forecast | None:
-    """Return what must leave under a budget; None where nothing has to, or where that would not help.
+    """Return what must leave under a budget; None where nothing has to.
 
     Of two ways the one that moves fewer bytes is taken: all weights stay in memory and tensors have the rest, or only
-    those of the partition that runs.
+    those of the partition that runs. Where neither is feasible the second shows which partition needs too much.
 
     Args:
         tasks: the partitions in running order.
@@ -157,7 +157,7 @@ def forecast_spills(
     together = {task.id: available_nbytes - weights - task.scratch_nbytes for task in tasks}
     ways = [(forecast(tasks, inputs, outputs, nbytes, room), read) for room, read in ((together, 0), (alone, weights))]
     possible = [(way.written_nbytes + way.read_nbytes + read, way) for way, read in ways if way.is_feasible]
-    return min(possible, key=lambda found: found[0])[1] if possible else None
+    return min(possible, key=lambda found: found[0])[1] if possible else ways[-1][0]
 
 
 @dataclass(slots=True)

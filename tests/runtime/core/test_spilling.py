@@ -149,11 +149,12 @@ def test_of_two_ways_the_one_that_moves_fewer_bytes_is_taken() -> None:
     assert heavy.foreseen(45).room_nbytes["p2"] == 45 - 4  # all would leave no room for the largest pair
 
 
-def test_where_one_partition_needs_more_than_there_is_nothing_is_foreseen() -> None:
+def test_where_one_partition_needs_more_than_there_is_it_shows_what_it_needs_alone() -> None:
     tight = _skipping(weight=1)
 
-    assert tight.foreseen_at(40) is None
-    assert tight.foreseen_at(41) is not None
+    assert tight.foreseen(41).is_feasible
+    assert not tight.foreseen(40).is_feasible
+    assert tight.foreseen(40).live_nbytes["p2"] == 40
 
 
 @dataclass(frozen=True)
@@ -162,12 +163,9 @@ class Skipping:
 
     flow: Flow
 
-    def foreseen_at(self, available_nbytes: int) -> Forecast | None:
-        flow = self.flow
-        return forecast_spills(flow.tasks, flow.inputs, flow.outputs, flow.nbytes, flow.live(), available_nbytes)
-
     def foreseen(self, available_nbytes: int) -> Forecast:
-        found = self.foreseen_at(available_nbytes)
+        flow = self.flow
+        found = forecast_spills(flow.tasks, flow.inputs, flow.outputs, flow.nbytes, flow.live(), available_nbytes)
         assert found is not None
         return found
 
