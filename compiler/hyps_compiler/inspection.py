@@ -198,6 +198,7 @@ _SHORT = {
     "natural": "nat",
     "compressive": "comp",
 }
+_SUMS = "H+: a part of a sum, as large as the whole output; the others are parts of the output"
 _LEGEND = "point: pooling, global pooling, strided convolution; natural, compressive ratio"
 
 
@@ -269,7 +270,8 @@ def _plan_head(plan: Plan) -> list[str]:
 
 
 def _partition_table(rows: Sequence[Sequence[str]]) -> str:
-    return _fitted(rows, ("id", "kind", "layers", "names", "params", "weights", "peak", "sends"), "llrlrrrr", 3)
+    told = _fitted(rows, ("id", "kind", "layers", "names", "params", "weights", "peak", "sends"), "llrlrrrr", 3)
+    return f"{told}\n{_SUMS}" if any(row[1].startswith("H+") for row in rows) else told
 
 
 def _fitted(rows: Sequence[Sequence[str]], headers: Sequence[str], align: str, column: int) -> str:
@@ -311,7 +313,7 @@ def _shortened(text: str, limit: int) -> str:
 def _partition_row(plan: Plan, part: Partition) -> tuple[str, ...]:
     return (
         printable(part.id, 12),
-        f"H {part.shard.index + 1}/{part.shard.count}" if part.shard else "V",
+        _kind(part),
         str(len(part.layers)),
         _names(part.layers),
         format_count(part.parameters),
@@ -319,6 +321,13 @@ def _partition_row(plan: Plan, part: Partition) -> tuple[str, ...]:
         "?" if part.peak_memory_bytes is None else format_nbytes(part.peak_memory_bytes),
         _output_bytes(plan, part.outputs),
     )
+
+
+def _kind(part: Partition) -> str:
+    """Return `V`, `H 2/3`, or `H+ 2/3` of a part of a sum."""
+    if part.shard is None:
+        return "V"
+    return f"H{'+' * (part.shard.merge == 'sum')} {part.shard.index + 1}/{part.shard.count}"
 
 
 def _most_telling(parts: Sequence[Partition]) -> list[int]:

@@ -20,6 +20,9 @@ from hyps_compiler.subgraphs import Model, load_model
 from hyps_compiler.verify import Fault, is_right
 
 _SHOWN_CHANGES = 4
+_OF_PIECES = ("Concat", "Slice")
+"""Operators that take tensors apart and put them together where pieces need it."""
+
 _PIECE = re.compile(r"\.\d+of\d+~*$")
 _USE = re.compile(r"\.(?:all|carry|in|made)$")
 """What stands behind a tensor's name in those of its parts."""
@@ -162,14 +165,19 @@ class Locator:
     def _layer(self, node: NodeProto, part: Partition) -> LayerRef:
         """Return the model's layer to which a partition's node belongs, or the node itself where it is a new one."""
         if part.shard is not None:
-            kind = next((ref.kind for ref in self._layers.values() if ref.name == part.shard.layer), node.op_type)
-            return LayerRef(part.layers[0], kind)
+            kind = next((ref.kind for ref in self._layers.values() if ref.name == part.shard.layer), "")
+            return LayerRef(part.layers[0], kind or self._operators(part))
         name = next(filter(None, node.output), "")
         maker = self._oracle.makers.get(name)
         is_merge = node.op_type == "Concat" and maker is not None and maker.op_type != "Concat"
         if maker is not None and name in self._layers and not is_merge:
             return self._layers[name]
         return LayerRef(node.name or name, node.op_type)
+
+    def _operators(self, part: Partition) -> str:
+        """Return the operators of an H-partition that is of several layers, but for what only pieces need."""
+        nodes = load_model(self._folder / part.file).proto.graph.node
+        return "+".join(node.op_type for node in nodes if node.op_type not in _OF_PIECES)
 
 
 class _Inside:
@@ -273,9 +281,9 @@ class _Inside:
             return ()
         if node.op_type == "Concat" and maker.op_type != "Concat":
             return self._joined(node)
-        if is_new(node) or (name in self._claims and node.op_type != maker.op_type):
+        if is_new(node) or (node.op_type in _OF_PIECES and node.op_type != maker.op_type):
             return self._added(node)
-        found = _changes(node, maker) if shard is None else []
+        found = _changes(node, maker) if shard is None else _changed_operator(node, maker) if self._claims else []
         found += _changed_inputs(self._model, node, self._oracle, maker, shard, self._spans(node))
         return tuple(dict.fromkeys(found))[:_SHOWN_CHANGES]
 
@@ -350,10 +358,16 @@ class _Spans:
                 yield start * blocks, stop * blocks
 
 
+def _changed_operator(mine: NodeProto, theirs: NodeProto) -> list[str]:
+    if (mine.domain, mine.op_type) == (theirs.domain, theirs.op_type):
+        return []
+    return [f"it is {printable(mine.op_type, 40)} instead of {printable(theirs.op_type, 40)}"]
+
+
 def _changes(mine: NodeProto, theirs: NodeProto) -> list[str]:
     """Return in what operator and attributes a node is other than the model's."""
-    if (mine.domain, mine.op_type) != (theirs.domain, theirs.op_type):
-        return [f"it is {printable(mine.op_type, 40)} instead of {printable(theirs.op_type, 40)}"]
+    if _changed_operator(mine, theirs):
+        return _changed_operator(mine, theirs)
     left, right = ({attribute.name: attribute for attribute in node.attribute} for node in (mine, theirs))
     return [
         f"its attribute `{printable(name, 40)}` is {_value(left.get(name))} instead of {_value(right.get(name))}"
