@@ -52,6 +52,12 @@ class ConstantMaker:
             ]
             made = piece_node(node, answer, inputs, self._stock.fresh(f"{node.name}.{suffix}"))
             output = made.outputs[node.outputs.index(value)]
+            if any(answer.surplus):
+                before, behind = answer.surplus
+                self._stock.describe(output, f"{name}.more", value, part.axis, before + len(span) + behind)
+                self.nodes.append(made)
+                made = self._stock.slice_node(output, part.axis, Span(before, before + len(span)))
+                made.name, output = self._stock.fresh(f"{name}.slice"), made.outputs[0]
         self.nodes.append(made)
         return self._stock.describe(output, name, value, part.axis, len(span))
 
@@ -101,10 +107,22 @@ class PieceMaker:
                 continue
             is_all = not self._scene.is_output(whole) or share.owned[index] == made
             name = f"{whole.name}.{self._suffix}" if is_all else f"{whole.name}.made.{self._suffix}"
-            self._stock.describe(output, name, whole, share.axis, len(made))
+            exact = self._without_surplus(output, name, whole, share, answer, made)
             if node is not self._scene.last or self._shard.merge == "concat":
-                write_claim(output, _claim(whole, share.axis, made))
-            self._held.setdefault(whole, []).append((made, output))
+                write_claim(exact, _claim(whole, share.axis, made))
+            self._held.setdefault(whole, []).append((made, exact))
+
+    def _without_surplus(
+        self, output: ir.Value, name: str, whole: ir.Value, share: Share, answer: Piece, made: Span
+    ) -> ir.Value:
+        """Return what the piece makes of `whole`, without what its node makes around it."""
+        before, behind = answer.surplus
+        if before or behind:
+            assert share.axis is not None
+            self._stock.describe(output, f"{name}.more", whole, share.axis, before + len(made) + behind)
+            within = Span(before, before + len(made))
+            output = self._add(self._stock.slice_node(output, share.axis, within), f"{name}.slice").outputs[0]
+        return self._stock.describe(output, name, whole, share.axis, len(made))
 
     def _pass_on(self, value: ir.Value, share: Share) -> None:
         """Cut out what leaves the region and what the next piece needs."""

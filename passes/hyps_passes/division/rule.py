@@ -84,6 +84,8 @@ class Piece:
     """Inputs that are left out, such as a bias that another piece adds."""
     kind: Key | None = None
     """The operator, where it is another one."""
+    surplus: tuple[int, int] = (0, 0)
+    """Positions that the node makes in front of the span and behind it; they are cut away."""
 
 
 class Facts:
