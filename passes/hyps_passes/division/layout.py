@@ -115,27 +115,26 @@ class _Settling:
         """Return the layout and the grain; `at_first` takes the smallest first piece, and the rest as the second."""
         while True:
             grain = math.lcm(*self._aligned.values())
-            if self._size < count * grain:
-                raise IndivisibleError(f"its {self._size} positions can only be divided at multiples of {grain}")
             ranges = even_spans(self._size, count, grain)
             if at_first:
                 ranges = [Span(0, grain), Span(grain, self._size)]
             try:
                 return _Attempt(self._scene, ranges, self._widened).layout(), grain
             except _NodeGrainError as error:
-                self._answer(error)
+                self._answer(error.node, error.grain, count)
 
-    def _answer(self, error: _NodeGrainError) -> None:
-        node, grain = error.node, error.grain
-        if node in self._widened and self._widened[node] % grain == 0:
-            raise IndivisibleError(f"`{node.name}` can only be divided at multiples of {grain}")
-        if node in self._widened or self._aligned.get(node, 1) % grain == 0:
-            asked = math.lcm(self._widened.get(node, 1), self._aligned.pop(node, 1), grain)
-            if node in self._scene.constants:
-                raise IndivisibleError(f"the constant that `{node.name}` makes must be divided at multiples of {grain}")
-            self._widened[node] = asked
-        else:
-            self._aligned[node] = math.lcm(self._aligned.get(node, 1), grain)
+    def _answer(self, node: ir.Node, grain: int, count: int) -> None:
+        """Align the pieces, or widen the node's spans, so that they stand at multiples of a grain."""
+        before = self._aligned.pop(node, 1)
+        aligned = math.lcm(before, grain)
+        fits = count * math.lcm(aligned, *self._aligned.values()) <= self._size
+        if aligned > before and fits and node not in self._widened:
+            self._aligned[node] = aligned
+            return
+        wide = math.lcm(aligned, self._widened.get(node, 1))
+        if node in self._scene.constants or wide == self._widened.get(node):
+            raise IndivisibleError(f"what `{node.name}` makes can only be divided at multiples of {grain}")
+        self._widened[node] = wide
 
 
 class _Attempt:
