@@ -177,6 +177,7 @@ def _rename(graph: onnx.GraphProto, outer: Mapping[str, str], fresh: Iterator[st
         entry.name = names.get(entry.name, entry.name)
     for node in graph.node:
         node.name = node.doc_string = ""
+        del node.metadata_props[:]  # what a piece claims to make differs between pieces of one shape
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
         for attribute in node.attribute:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
@@ -13,6 +14,7 @@ from damage_fixtures import change_weight, damaged, node_of, set_attribute
 from division_plans import Rewrite, write_plan
 from hyps.formats.plan import Plan
 from hyps_compiler.findings import show_verified
+from hyps_compiler.forms import emit_forms
 from hyps_compiler.inspection import show_plan
 from hyps_compiler.verification import Verification, verify_folder
 from hyps_passes.division.engine import Divide
@@ -220,6 +222,18 @@ def test_small_differences_in_a_piece_of_small_values_are_no_fault(tmp_path: Pat
         change_weight(tile, "b1", lambda value: value + 1e-7)
     found = verify_folder(made.folder, str(made.model), {"x": image * 100}, 1)
     assert found.report.problems() == []
+
+
+def test_forms_of_pieces_hold_no_claims(tmp_path: Path) -> None:
+    """Otherwise no two pieces would share one."""
+    made = make((Divide(Region("conv3", ("conv3",), -3), 2),), tmp_path)
+    image = np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)
+    parts = emit_forms(made.folder, made.plan.partitions, ["y"], {"x": image})
+    forms = {part.form.file for part in parts if part.form is not None and part.shard is not None}
+    assert forms
+    shards = [onnx.load(made.folder / part.file) for part in parts if part.shard is not None]
+    assert all(any(node.metadata_props for node in model.graph.node) for model in shards)
+    assert not any(node.metadata_props for file in forms for node in onnx.load(made.folder / file).graph.node)
 
 
 @pytest.mark.parametrize("way", ["direction", "gates"])
