@@ -4,12 +4,10 @@ from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
+from hyps_passes.division.reading import broadcast_part, integer, operand, parts
 from hyps_passes.division.rule import Facts, GrainError, IndivisibleError, Key, Part, Piece, Rule, Span
 
 _MICROSOFT = "com.microsoft"
-
-_BROADCAST = 7
-"""The opset from which operators broadcast as numpy does, and normalize by stored numbers unless told."""
 
 _UNARY = """
     Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu
@@ -41,21 +39,8 @@ def _quantized(node: ir.Node, axis: int, span: Span, facts: Facts) -> Piece:
 
 def _broadcast(node: ir.Node, operands: Iterable[int], axis: int, span: Span, facts: Facts) -> Piece:
     """Each operand that reaches over the axis is divided along it; what is repeated along it is read whole."""
-    rank, size = _output_shape(node, axis, facts)
-    parts = {}
-    for index in operands:
-        value = node.inputs[index] if index < len(node.inputs) else None
-        if value is None:
-            continue
-        shape = facts.shape(value)
-        if facts.opset < _BROADCAST and len(shape) != rank and node.domain != _MICROSOFT:
-            raise IndivisibleError(f"{node.op_type} broadcasts in the way of opset {facts.opset}")
-        along = axis - (rank - len(shape))
-        if along >= 0 and shape[along] == size:
-            parts[index] = Part(along, span)
-        elif along >= 0 and shape[along] != 1:
-            raise IndivisibleError(f"{node.op_type} broadcasts {shape[along]} to {size} along axis {axis}")
-    return Piece(parts)
+    rank = len(facts.shape(node.outputs[0]))
+    return Piece(parts({index: broadcast_part(operand(node, index), rank, axis, span, facts) for index in operands}))
 
 
 def _quantize(node: ir.Node, axis: int, span: Span, facts: Facts) -> Piece:
@@ -65,20 +50,20 @@ def _quantize(node: ir.Node, axis: int, span: Span, facts: Facts) -> Piece:
         GrainError: a block of a blocked quantization shares them.
     """
     shape = facts.shape(node.inputs[0])
-    parts = {0: Part(axis, span)}
-    along = _number(node, "axis", 1) % max(1, len(shape))
+    divided = {0: Part(axis, span)}
+    along = integer(node, "axis", 1) % max(1, len(shape))
     for index, value in enumerate(node.inputs[1:], 1):
         sizes = () if value is None else facts.shape(value)
         if len(sizes) == 1 and sizes[0] > 1 and along == axis:
-            parts[index] = Part(0, span)
+            divided[index] = Part(0, span)
         elif len(sizes) > 1:
-            parts[index] = Part(axis, _blocks(node, axis, span, shape[axis]) if along == axis else span)
-    return Piece(parts)
+            divided[index] = Part(axis, _blocks(node, axis, span, shape[axis]) if along == axis else span)
+    return Piece(divided)
 
 
 def _blocks(node: ir.Node, axis: int, span: Span, size: int) -> Span:
     """Return the span of blocks that make up a span of elements."""
-    block = _number(node, "block_size", 0) or 1
+    block = integer(node, "block_size", 0) or 1
     if span.start % block or (span.stop % block and span.stop != size):
         if size % block:
             raise IndivisibleError(f"{node.op_type} shares scales among blocks of {block} along axis {axis}")
@@ -88,24 +73,11 @@ def _blocks(node: ir.Node, axis: int, span: Span, size: int) -> Span:
 
 def _batch_normalization(node: ir.Node, axis: int, span: Span, facts: Facts) -> Piece:
     """Channels have numbers of their own; along other axes all pieces share them."""
-    trains = _number(node, "training_mode", 0) or any(value.uses() for value in node.outputs[1:])
-    if trains or not _number(node, "spatial", 1) or (facts.opset < _BROADCAST and not _number(node, "is_test", 0)):
+    trains = integer(node, "training_mode", 0) or any(value.uses() for value in node.outputs[1:])
+    if trains or not integer(node, "spatial", 1):
         raise IndivisibleError("BatchNormalization gathers statistics over the batch, or has numbers per element")
-    parts = {0: Part(axis, span)}
-    if axis == 1:
-        parts.update({index: Part(0, span) for index in range(1, 5)})
-    return Piece(parts)
-
-
-def _output_shape(node: ir.Node, axis: int, facts: Facts) -> tuple[int, int]:
-    """Return the rank of the output and its size along the axis."""
-    shape = facts.shape(node.outputs[0])
-    return len(shape), shape[axis]
-
-
-def _number(node: ir.Node, name: str, default: int) -> int:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
+    numbers = {index: Part(0, span) for index in range(1, 5)} if axis == 1 else {}
+    return Piece({0: Part(axis, span), **numbers})
 
 
 RULES: Mapping[Key, Rule] = {
