@@ -10,7 +10,8 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from hyps.adapters.guard import guarded
-from hyps.adapters.machine import core_count, rss_nbytes, trim
+from hyps.adapters.machine import core_count, rss_nbytes
+from hyps.adapters.resident import give_back
 from hyps.errors import ExecutionError, HypsError, PlanError, printable
 from hyps.formats.plan import Optimization
 
@@ -88,9 +89,12 @@ class Sessions:
         return self._create(model, self._options(mode, "none"), shown)
 
     def measure_base(self) -> int:
-        """Return the resident bytes of this process with onnxruntime started; 0 where the system does not tell."""
+        """Return the resident bytes of this process with onnxruntime started and what only that needed given back.
+
+        0 where the system does not tell. Running partitions brings back up to `CODE_NBYTES`.
+        """
         self._create(_IDENTITY_MODEL, self._options(Mode.MAPPED, "none"), "the empty model")
-        trim()
+        give_back()
         return rss_nbytes() or 0
 
     def _create(self, source: str | bytes, options: Any, shown: str) -> Session:
@@ -119,6 +123,7 @@ class Sessions:
             options.add_session_config_entry("session.disable_prepacking", "1")
             options.enable_cpu_mem_arena = False  # it grows by powers of two: up to twice what is needed
             options.enable_mem_pattern = False
+            options.enable_mem_reuse = False  # a block that waits to be used again is held between two tensors' lives
         return options
 
     def _set_threads(self, options: Any) -> None:
