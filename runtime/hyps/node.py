@@ -21,6 +21,7 @@ from hyps.adapters.file_cache import FileCache, partition_digest
 from hyps.adapters.frames import Buffer, check_frames, from_frames, to_frames
 from hyps.adapters.links import Heard, LinkEvent, Links, Lost, Opened, Taken
 from hyps.adapters.machine import cpu_family, rss_nbytes
+from hyps.adapters.resident import CODE_NBYTES
 from hyps.adapters.sessions import Mode, Sessions
 from hyps.adapters.yardstick import macs_per_s
 from hyps.core.node_events import (
@@ -89,9 +90,6 @@ from hyps.node_records import NodeRecords
 from hyps.upstream import Upstream
 
 logger = logging.getLogger(__name__)
-
-_SLACK_NBYTES = 10 * 2**20
-"""Resident beyond the measured base once partitions run."""
 
 _POLL_S = 1.0
 
@@ -173,7 +171,7 @@ class Node:
             on_notice: is called with what people should know.
         """
         self._links, self._options, self._on_notice = links, options, on_notice
-        base_nbytes = opener.measure_base() + _SLACK_NBYTES
+        base_nbytes = opener.measure_base() + CODE_NBYTES
         self._facts = MachineFacts(options.memory_bytes, opener.threads, macs_per_s(opener))
         self._state = NodeState(options.memory_bytes, base_nbytes, bounds_tensors=True)
         self._completions: queue.SimpleQueue[Completion] = queue.SimpleQueue()
