@@ -117,7 +117,10 @@ class Partition(Struct, frozen=True, kw_only=True):
     parameters: int
     weight_bytes: int
     peak_memory_bytes: int | None = None
-    """Weights and the most activations alive while it runs, without the process's own base; null: sizes unknown."""
+    """What the process has resident beside its own base, at most, while it runs: its weights, all activations alive
+    then, and what its kernels take. Null: sizes unknown."""
+    memory_measured: bool = False
+    """Whether the peak was measured where the plan was made; else it is reckoned."""
     macs: int | None = None
     """Multiply-accumulates per run; null: sizes unknown."""
     shard: Shard | None = None
