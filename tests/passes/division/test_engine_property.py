@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import event, given, settings
@@ -181,3 +182,64 @@ def test_divided_sums_over_channels(made: Growing, data: st.DataObject, carry: b
         whole, pieces = cut.run(made.net.feeds())
         for name, value in whole.items():
             assert distance(value, pieces[name]) <= CLOSE
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.booleans(), st.booleans())
+def test_dense_layers_with_one_merge(data: st.DataObject, carry: bool, transposed: bool) -> None:
+    """Any run of dense layers and activations whose last product's sum is divided."""
+    batch, *widths = data.draw(st.lists(st.integers(1, 9), min_size=3, max_size=5))
+    net = Net({"x": (batch, widths[0])}, seed=data.draw(st.integers(0, 99)))
+    value = "x"
+    for inner, width in pairwise(widths):
+        shape = (width, inner) if transposed else (inner, width)
+        value = net.add("Gemm", value, net.weight(*shape), net.weight(width), transB=int(transposed))
+        value = net.add(data.draw(st.sampled_from(["Relu", "Tanh", "Sigmoid"])), value)
+    net.nodes.pop()
+    value = net.nodes[-1].output[0]
+    first = data.draw(st.integers(0, len(net.nodes) - 1))
+    nodes = [node.name for node in net.nodes[first:]]
+    size = widths[-2]
+    if size > 1:
+        cut = divided(net.proto(value), nodes, None, data.draw(st.integers(2, size)), carry=carry)
+        whole, pieces = cut.run(net.feeds())
+        assert distance(whole[value], pieces[value]) <= CLOSE
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data(), st.booleans())
+def test_attention_of_any_shape(data: st.DataObject, carry: bool) -> None:
+    """By heads, where they are an axis, by queries, and by what the last product makes; from any node on."""
+    heads, width, tokens = (data.draw(st.integers(1, 4)) for _ in range(3))
+    net = Net({"x": (2, tokens, heads * width)}, seed=data.draw(st.integers(0, 99)))
+    value = _attention(net, heads, width, has_bias=data.draw(st.booleans()))
+    axis = data.draw(st.sampled_from([None, -1, -2, -3]))
+    nodes = [node.name for node in net.nodes][data.draw(st.integers(0, len(net.nodes) - 1)) :]
+    whole = net.proto(value)
+    model = prepared(whole)
+    try:
+        found = extent(model, Region("heads", tuple(nodes), axis, carry), sizes_of(model))
+        cut = divided(whole, nodes, axis, data.draw(st.integers(2, found.most)), carry=carry)
+    except IndivisibleError as error:
+        event(f"refused: {error.reason.split('`')[-1]}")
+        return
+    event("divided")
+    before, after = cut.run(net.feeds())
+    assert distance(before[value], after[value]) <= CLOSE
+    amounts, made = cut.computed()
+    assert not carry or all(made.get(op_type, 0) <= work for op_type, work in amounts.items())
+
+
+def _attention(net: Net, heads: int, width: int, *, has_bias: bool) -> str:
+    size = heads * width
+
+    def by_heads() -> str:
+        product = net.add("MatMul", "x", net.weight(size, size))
+        biased = net.add("Add", product, net.weight(size)) if has_bias else product
+        return net.add("Transpose", net.add("Reshape", biased, net.constant([0, 0, heads, width])), perm=[0, 2, 1, 3])
+
+    query, key, value = by_heads(), by_heads(), by_heads()
+    scores = net.add("MatMul", query, net.add("Transpose", key, perm=[0, 1, 3, 2]))
+    mixed = net.add("MatMul", net.add("Softmax", scores, axis=-1), value)
+    flat = net.add("Reshape", net.add("Transpose", mixed, perm=[0, 2, 1, 3]), net.constant([0, 0, size]))
+    return net.add("MatMul", flat, net.weight(size, size))
