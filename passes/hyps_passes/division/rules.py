@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from hyps_passes.division import (
+    attention,
     blocks,
     channelwise,
     convolution,
@@ -31,6 +32,7 @@ RULES: Mapping[Key, Rule] = {
     **transposed.RULES,
     **matrix.RULES,
     **lookup.RULES,
+    **attention.RULES,
 }
 
 CONTRACTIONS: Mapping[Key, Contraction] = {
