@@ -19,6 +19,11 @@ UNIT = Span(0, 1)
 _MOST_WHOLE_ELEMENTS = 65_536
 """Up to here a piece may hold a constant whole to use a part of it."""
 
+_CONCAT_OF_ANY = 4
+"""The opset from which `Concat` takes more than floats."""
+
+_FLOATS = (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)
+
 ConstantKey = tuple[ir.Value, Part]
 
 
@@ -224,8 +229,8 @@ class _Attempt:
 
     def _owned(self, node: ir.Node, needed: Sequence[MaybeSpan], size: int) -> list[MaybeSpan]:
         for value in node.outputs:
-            if self._scene.is_output(value) and not can_cross(value):
-                raise IndivisibleError(f"`{value.name}` cannot travel between partitions")
+            if self._scene.is_output(value):
+                self._check_joint(value)
         if node is self._scene.last:
             return list(self._layout.ranges)
         if all(span is None for span in needed):
@@ -257,6 +262,8 @@ class _Attempt:
                     self._demands.setdefault(value, empty)[index].append(part)
                 elif part is not None and self._scene.is_constant(value):
                     self._constant(value, part)
+                elif part is not None and not can_cross(value):
+                    raise IndivisibleError(f"`{value.name}` is {value.dtype}, of which there are no slices")
 
     def _checked(self, node: ir.Node, answer: Piece) -> Piece:
         """Return the answer without parts that are all of an input."""
@@ -292,9 +299,18 @@ class _Attempt:
     def _receive(self, value: ir.Value, share: Share) -> None:
         parts = received(self._layout.needs[value], share.made)
         assert parts[0] is None, (value.name, parts)
-        if any(parts) and not can_cross(value):
-            raise IndivisibleError(f"`{value.name}` cannot travel between partitions")
+        if any(parts):
+            self._check_joint(value)
         self._layout.received[value] = tuple(parts)
+
+    def _check_joint(self, value: ir.Value) -> None:
+        """Make sure that parts of a value can go from one partition to another and be joined there."""
+        if not can_cross(value):
+            raise IndivisibleError(f"`{value.name}` cannot travel between partitions")
+        if self._scene.facts.opset < _CONCAT_OF_ANY and value.dtype not in _FLOATS:
+            raise IndivisibleError(
+                f"`{value.name}` is {value.dtype}, of which opset {_CONCAT_OF_ANY} joins parts first"
+            )
 
 
 def reads(node: ir.Node, answer: Piece) -> Iterator[tuple[ir.Value, Part | None]]:
