@@ -1,8 +1,6 @@
 """The whole compile, top to bottom: a model file in, a verified plan folder out."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -11,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
+from msgspec import structs
 
-from hyps.adapters.guard import allowed_seconds, death
 from hyps.adapters.machine import cpu_family
-from hyps.errors import HypsError, InfeasibleError, printable
+from hyps.adapters.plan_files import PLAN_FILE
+from hyps.errors import InfeasibleError
 from hyps.formats.plan import ModelInfo, Optimization, Partition, Plan, Prediction, Variant, encode_plan, plan_problems
 from hyps.formats.quantities import format_nbytes
 from hyps_compiler import emit
 from hyps_compiler.arrays import read_npz, write_npz
+from hyps_compiler.children import run_child
 from hyps_compiler.forms import emit_forms
 from hyps_compiler.frontend import open_model
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
@@ -29,6 +29,7 @@ from hyps_compiler.snapshot import unchanged
 from hyps_compiler.source import Source
 from hyps_compiler.stage import Staged, stage_model
 from hyps_compiler.verify import Report, verify_plan
+from hyps_compiler.weighing import MEASURED_BEYOND_NBYTES, needed_nbytes, weigh_plan, with_measured_peaks
 from hyps_passes import ops
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ LOCAL = "local"
 """Name of the one device and variant of a plan made without a cluster."""
 
 _MEMORY_TRIES = 3
+_FINER_NBYTES = 500_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def compile_model(
                 step("putting the plan in place")
                 target.publish(plan_folder)
                 return replace(compiled, folder=output)
-            reserve += over + 2_000_000  # the estimate was too low by this much: divide again, finer
+            reserve += over + _FINER_NBYTES  # the estimate was too low by this much: divide again, finer
     raise InfeasibleError(
         f"the plan was measured at {format_nbytes(compiled.peak_bytes or 0)} resident, more than --memory"
         f" {format_nbytes(options.request.memory_bytes or 0)}",
@@ -146,7 +148,7 @@ def _compile_once(
     partitions = emit_forms(folder, partitions, outputs, measured.feeds)
     plan = _plan(source, staged, measured, division, partitions, options, parameters, placed)
     assert not plan_problems(plan), plan_problems(plan)
-    (folder / "plan.json").write_bytes(encode_plan(plan))
+    (folder / PLAN_FILE).write_bytes(encode_plan(plan))
     if placed:
         emit.emit_devices(plan, folder)
     unverified = _reason_not_to_verify(staged, measured, options)
@@ -154,6 +156,10 @@ def _compile_once(
     if options.request.memory_bytes is not None and _is_storable(measured.feeds):
         step("measuring memory")
         assert measured.feeds is not None
+        plan = _weighed(plan, folder, stage, measured.feeds)
+        needed = needed_nbytes(plan) + BASE_BYTES - MEASURED_BEYOND_NBYTES
+        if needed > options.request.memory_bytes:
+            return Compiled(plan, folder, division, None, unverified, needed, placed, source.initializer_inputs)
         peak, answer = _run_under_budget(folder, stage, measured.feeds)
         answers = [answer]
     if not unverified:
@@ -253,34 +259,22 @@ def _local_variant(partitions: tuple[Partition, ...]) -> Variant:
     return Variant(name=LOCAL, placement={p.id: LOCAL for p in partitions}, prediction=Prediction(memory_bytes=memory))
 
 
+def _weighed(plan: Plan, folder: Path, scratch: Path, feeds: Feeds) -> Plan:
+    """Return the plan with the measured peaks of its partitions, written anew; as it is where none can be measured."""
+    weighing = weigh_plan(folder, scratch, feeds)
+    if weighing is None:
+        return plan
+    partitions = with_measured_peaks(plan.partitions, weighing)
+    variants = plan.variants if plan.entry else (_local_variant(partitions),)
+    plan = structs.replace(plan, partitions=partitions, variants=variants)
+    (folder / PLAN_FILE).write_bytes(encode_plan(plan))
+    return plan
+
+
 def _run_under_budget(folder: Path, scratch: Path, feeds: Feeds) -> tuple[int | None, dict[str, Any]]:
     """Run one request in a fresh process under the plan's budget; return its peak resident bytes and its outputs."""
     request, answer = scratch / "request.npz", scratch / "answer.npz"
     write_npz(request, feeds)
-    command = [sys.executable, "-m", "hyps_compiler.peak", *map(os.fspath, (folder, request, answer))]
-    timeout_s = allowed_seconds() or 0.0
-    command.append(str(timeout_s))
-    pipe = subprocess.PIPE
-    # its standard input stays open as long as this process lives, and it ends with that
-    with (
-        (scratch / "said").open("w+", errors="replace") as stderr,
-        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, text=True) as process,
-    ):
-        assert process.stdout is not None
-        try:
-            printed = process.stdout.read()
-            process.wait()
-        except BaseException:
-            process.kill()
-            raise
-        stderr.seek(0)
-        said = stderr.read()
-    if process.returncode < 0:
-        raise death(-process.returncode, "measuring memory", timeout_s, said)
-    if process.returncode == InfeasibleError.exit_status:
-        message, hint = said.splitlines()[-2:]
-        raise InfeasibleError(message, hint)
-    if process.returncode != 0:
-        lines = said.strip().splitlines() or ["it said nothing"]
-        raise HypsError(f"the plan did not run in a process of its own: {printable(lines[-1], 200)}")
+    arguments = [os.fspath(path) for path in (folder, request, answer)]
+    printed = run_child("hyps_compiler.peak", arguments, scratch, "measuring memory")
     return int(printed) or None, read_npz(answer)

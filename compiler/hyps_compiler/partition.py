@@ -12,11 +12,12 @@ from hyps_compiler.choice import Blocked, Choice, smallest
 from hyps_passes.graph import CutGraph
 from hyps_passes.searches import chain, split_points
 
-BASE_BYTES = 95_000_000
+BASE_BYTES = 54_000_000
 """What a worker process needs beside its partitions.
 
-Measured: 62 to 76 MB for Python, numpy, onnxruntime with one session, ZeroMQ and the digests of the files; 10 MB that
-the worker leaves free for onnxruntime's code once partitions run; the rest is for other machines' libraries."""
+Measured: 32 to 36 MB for Python, numpy, onnxruntime, ZeroMQ and the command once what only starting needed has been
+given back, 16 MB of code that partitions touch once they run, and 1 MB by which a partition may be measured larger than
+it was reckoned; the rest is for other machines' libraries."""
 
 CUTS = ("mandatory", "pooling", "strided", "bottleneck", "all")
 """What `--cut` understands besides tensor names."""
