@@ -1,6 +1,7 @@
 """Element types and opsets that pieces cannot have: refused with the reason, before anything is changed."""
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -13,7 +14,7 @@ from hyps_passes.division.rule import IndivisibleError
 from model_fixtures import save
 
 
-def one(op_type: str, given: int, made: int, opset: int, path: Path, **attributes: int) -> Path:
+def one(op_type: str, given: int, made: int, opset: int, path: Path, **attributes: Any) -> Path:
     node = helper.make_node(op_type, ["x"], ["y"], "one", **attributes)
     values = [helper.make_tensor_value_info(name, kind, [6, 4]) for name, kind in (("x", given), ("y", made))]
     graph = helper.make_graph([node], "g", values[:1], values[1:])
@@ -21,7 +22,7 @@ def one(op_type: str, given: int, made: int, opset: int, path: Path, **attribute
     return save(model, path)
 
 
-CASES = {
+CASES: dict[str, tuple[str, int, int, int, str, dict[str, int]]] = {
     "no slices of its input": ("Cast", TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT, 19, "no slices", {"to": 1}),
     "no joint of its output": ("Not", TensorProto.BOOL, TensorProto.BOOL, 1, "opset 4 joins parts first", {}),
     "no travel": ("Cast", TensorProto.FLOAT, TensorProto.BFLOAT16, 19, "cannot travel", {"to": TensorProto.BFLOAT16}),
