@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from hashlib import sha256
 from importlib.metadata import version
@@ -21,6 +22,9 @@ from conformance.suites import SUITES, iterate
 from conformance.trial import STATUSES, Effort
 from hyps_compiler.source import files_digest
 
+_REASONS = 40
+"""Reasons shown why regions are not divided, the most frequent first; the file has all."""
+
 
 @click.command()
 @click.argument("suites", nargs=-1)
@@ -29,6 +33,8 @@ from hyps_compiler.source import files_digest
 @click.option("--two-part", default=40, show_default=True, help="Most two-part cuts per level.")
 @click.option("--random", "random_cuts", default=3, show_default=True, help="Random cuts in many parts per level.")
 @click.option("--slices", default=4, show_default=True, help="Most layers cut into slices per level.")
+@click.option("--pieces", default=12, show_default=True, help="Most regions divided into pieces per level.")
+@click.option("--product/--no-product", default=True, help="Also compile and run as `hypsc` and a worker do.")
 @click.option("--timeout", default=600.0, show_default=True, help="Seconds for one model.")
 @click.option("--only", help="Only models with this in their name.")
 @click.option(
@@ -42,6 +48,8 @@ def main(
     two_part: int,
     random_cuts: int,
     slices: int,
+    pieces: int,
+    product: bool,
     timeout: float,
     only: str | None,
     fresh: bool,
@@ -49,7 +57,12 @@ def main(
 ) -> None:
     """Cut every model of the suites (default: all) at every legal place, run in parts, compare with onnxruntime."""
     effort = Effort(
-        levels=levels or ("none", "portable", "native"), two_part=two_part, random_cuts=random_cuts, slices=slices
+        levels=levels or ("none", "portable", "native"),
+        two_part=two_part,
+        random_cuts=random_cuts,
+        slices=slices,
+        pieces=pieces,
+        product=product,
     )
     words = suites or tuple(SUITES)
     tasks = [task for task in iterate(words) if only is None or only in task[1]]
@@ -115,8 +128,16 @@ def summary(words: Iterable[str], done: dict[tuple[str, str], dict[str, Any]]) -
         ]
         for status in ("refused", "wrong")
     }
+    undivided: Counter[str] = Counter()
+    for record in done.values():
+        undivided.update(record["undivided"])
     slowest = sorted(done.items(), key=lambda item: -item[1]["seconds"])[:5]
-    return {"suites": rows, **bad, "slowest": [[*key, record["seconds"]] for key, record in slowest]}
+    return {
+        "suites": rows,
+        **bad,
+        "undivided": dict(undivided.most_common()),
+        "slowest": [[*key, record["seconds"]] for key, record in slowest],
+    }
 
 
 def table(words: Iterable[str], done: dict[tuple[str, str], dict[str, Any]]) -> str:
@@ -137,6 +158,9 @@ def table(words: Iterable[str], done: dict[tuple[str, str], dict[str, Any]]) -> 
             lines += ["", f"{status}:"]
         for reason, models in sorted(reasons.items(), key=lambda item: -len(item[1])):
             lines.append(f"  {len(models):4}  {reason}\n        {', '.join(sorted(models)[:2])}")
+    if told["undivided"]:
+        lines += ["", "not divided:"]
+        lines += [f"  {count:4}  {reason[:110]}" for reason, count in list(told["undivided"].items())[:_REASONS]]
     lines += [
         "",
         "slowest: " + ", ".join(f"{suite}/{name} {seconds:.0f} s" for suite, name, seconds in told["slowest"]),

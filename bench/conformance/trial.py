@@ -6,6 +6,7 @@ import re
 import tempfile
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import onnx_ir as ir
 
 from conformance import answers
+from conformance.divisions import attempts
 from conformance.suites import Model, Request
 from hyps.errors import DifferenceError, HypsError
 from hyps.formats.plan import Optimization, Partition
@@ -25,6 +27,7 @@ from hyps_compiler.partition import Division
 from hyps_compiler.partition import Request as Wish
 from hyps_compiler.source import open_source
 from hyps_compiler.stage import Staged, stage_model
+from hyps_passes.division.rule import IndivisibleError
 from hyps_passes.graph import CutGraph
 from hyps_passes.layers import build_cut_graph
 from hyps_passes.rewrites.slice_dense import DenseLayer, SliceDense, find_dense
@@ -50,6 +53,8 @@ class Effort:
     random_cuts: int = 3
     slices: int = 4
     """Most sliceable layers tried, spread over the model."""
+    pieces: int = 12
+    """Most regions divided into pieces per level, drawn at random; and all recurrent layers and tables."""
     product: bool = True
     """Also compile with `hypsc`'s own steps, verify, and run as a worker does."""
 
@@ -72,6 +77,8 @@ class Trial:
     notes: list[str] = field(default_factory=list)
     """What is odd about onnxruntime itself: it differs from the stored answer, or from itself."""
     seconds: float = 0.0
+    undivided: Counter[str] = field(default_factory=Counter)
+    """Why regions were not divided, names left out."""
 
     def add(self, level: str, cut: str, status: Status, reason: str = "") -> None:
         """Note a finding."""
@@ -189,6 +196,40 @@ def _try_level(
     for cut, sliced, division in _slices(staged, measured, effort):
         step(f"{level} {cut}")
         _try_cut(sliced, division, oracles, level, cut, folder / "plan", trial, _judge_with_noise)
+    if effort.pieces:
+        _try_pieces(staged, measured, oracles, level, effort, folder / "plan", trial, step, random.Random(seed))
+
+
+def _try_pieces(
+    staged: Staged,
+    measured: Measured,
+    oracles: Sequence[_Oracle],
+    level: str,
+    effort: Effort,
+    folder: Path,
+    trial: Trial,
+    step: Callable[[str], None],
+    rng: random.Random,
+) -> None:
+    """Divide regions, recurrent layers and tables into pieces, one at a time."""
+    graph = build_cut_graph(staged.model, measured.sizes, fused=staged.fused)
+    held = sum(layer.weight_bytes for layer in graph.layers) + 1
+    for attempt in attempts(staged, measured, graph, rng, min(effort.pieces, max(3, effort.weight_bytes // held))):
+        if isinstance(attempt, str):
+            trial.undivided[_NAMES.sub("`…`", attempt)] += 1
+            continue
+        step(f"{level} {attempt.title}")
+        try:
+            model, division = attempt.divide(staged, measured)
+        except IndivisibleError as error:
+            trial.undivided[_NAMES.sub("`…`", error.reason)] += 1
+        except Exception as error:  # a bug of ours
+            trial.add(level, attempt.title, "wrong", f"{type(error).__name__}: {error}")
+        else:
+            _try_cut(model, division, oracles, level, attempt.title, folder, trial, _judge_with_noise)
+
+
+_NAMES = re.compile(r"`[^`]*`")
 
 
 def _cuts(graph: CutGraph, effort: Effort, rng: random.Random, *, grouped: bool) -> Iterator[tuple[str, list[int]]]:
@@ -337,6 +378,7 @@ def as_record(trial: Trial) -> dict[str, Any]:
         "counts": counts,
         "seconds": trial.seconds,
         "notes": list(dict.fromkeys(trial.notes)),
+        "undivided": dict(trial.undivided.most_common()),
         "findings": [
             {"level": f.level, "cut": f.cut, "status": f.status, "reason": f.reason}
             for f in trial.findings
