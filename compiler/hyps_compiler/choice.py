@@ -11,7 +11,7 @@ from hyps_compiler.choice_windows import Flow
 from hyps_passes.graph import CutGraph, Layer
 from hyps_passes.layers import build_cut_graph
 from hyps_passes.searches import split_points
-from hyps_passes.searches.chain import Limits, needed_nbytes
+from hyps_passes.searches.chain import Limits
 
 _MOST_ROUNDS = 12
 _MOST_REGIONS = 4
@@ -78,7 +78,7 @@ class Choice:
 
     def _picked(self, graph: CutGraph, blockers: Sequence[Layer]) -> "list[Found] | Blocked":
         """Return the cuts that make all the layers fit for the least, in running order."""
-        flow, indices = Flow(graph), [layer.index for layer in blockers]
+        flow, indices = Flow(graph, may_spill=self.limits.may_spill), [layer.index for layer in blockers]
         offers: dict[tuple[int, int], Found] = {}
         reasons: dict[tuple[int, int], list[str]] = {}
         for index in sorted(indices, key=lambda i: (-self._needed(graph, i), i)):
@@ -94,8 +94,7 @@ class Choice:
         return [offers[window] for window in _cheapest_cover(len(graph.layers), indices, offers)]
 
     def _needed(self, graph: CutGraph, index: int) -> int:
-        window = graph.window(index, index)
-        return window.weight_bytes if window.peak_bytes is None else window.peak_bytes
+        return self.limits.needed_nbytes(graph.window(index, index))
 
     def _best(self, flow: Flow, window: tuple[int, int]) -> tuple[Found | None, list[str]]:
         """Return the cheapest cut of the layers, and why others do not help."""
@@ -133,18 +132,35 @@ def smallest(whole: Choice, figure: str) -> int:
     """
     graph = build_cut_graph(whole.model, whole.sizes, fused=whole.fused)
     windows = [graph.window(layer.index, layer.index) for layer in graph.layers]
-    needs = [window.parameters if figure == "parameters" else needed_nbytes(window) for window in windows]
+    needs = [window.parameters if figure == "parameters" else whole.limits.needed_nbytes(window) for window in windows]
     low, high = -1, max(needs, default=0)
-    if not _can_divide(whole, replace(whole.limits, **{figure: high})):
-        whole = replace(whole, limits=Limits())
+    if not _can_divide(whole, _with(whole.limits, figure, high)):
+        whole = replace(whole, limits=Limits(may_spill=whole.limits.may_spill))
     step = max(1, high >> _STEPS)
     while high - low > step:
         middle = (low + high) // 2
-        if _can_divide(whole, replace(whole.limits, **{figure: middle})):
+        if _can_divide(whole, _with(whole.limits, figure, middle)):
             high = middle
         else:
             low = middle
     return high
+
+
+def start_over(choice: Choice, whole: Choice) -> Choice:
+    """Return the choice as it was before it divided anything, its model too, under the limits of `whole`.
+
+    Args:
+        choice: what has divided its model and did not come through.
+        whole: the same model, not divided; it stays as it is.
+    """
+    choice.model.graph = whole.model.clone().graph
+    choice.sizes.clear()
+    choice.sizes.update(whole.sizes)
+    return replace(choice, fused=whole.fused, limits=whole.limits)
+
+
+def _with(limits: Limits, figure: str, most: int) -> Limits:
+    return replace(limits, parameters=most) if figure == "parameters" else replace(limits, peak_bytes=most)
 
 
 def _can_divide(whole: Choice, limits: Limits) -> bool:

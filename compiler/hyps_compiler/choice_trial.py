@@ -11,7 +11,7 @@ from hyps_passes import ops
 from hyps_passes.division.rule import IndivisibleError
 from hyps_passes.graph import CutGraph, Layer, nbytes_of
 from hyps_passes.layers import SHARD, build_cut_graph, tensor_nbytes
-from hyps_passes.searches.chain import Limits, needed_nbytes
+from hyps_passes.searches.chain import Limits
 
 _EXACT_PIECES = 32
 """Up to so many, one less is worth another trial."""
@@ -66,9 +66,9 @@ class Excerpt:
         self.layers = graph.layers[window[0] : window[1] + 1]
         self.sizes, self.fused = sizes, fused
         self._view, self._alive = _view(model, graph, *window)
-        self._held = flow.crossing(*window).held
+        self._held, self._unlimited = flow.crossing(*window).held, Limits(may_spill=flow.may_spill)
         self._opsets, self._ir_version = model.opset_imports, model.ir_version
-        self.signature = (self._held, *self._signature())
+        self.signature = (flow.may_spill, self._held, *self._signature())
         """Equal for layers that differ in names and weights alone."""
 
     def model(self) -> ir.Model:
@@ -106,7 +106,7 @@ class Excerpt:
 
     def _peak_bytes(self, graph: CutGraph, index: int) -> int:
         window = graph.window(index, index)
-        return needed_nbytes(window) + (0 if window.peak_bytes is None else self._held)
+        return self._unlimited.needed_nbytes(window) + (0 if window.peak_bytes is None else self._held)
 
     def _price(self, graph: CutGraph, sizes: Sizes) -> float:
         """Return the seconds of a request that are about how it is divided."""

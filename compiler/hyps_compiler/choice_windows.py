@@ -22,7 +22,7 @@ class Crossing:
     """What is in memory around consecutive layers, in bytes."""
 
     held: int
-    """There before, while and after they run."""
+    """There before, while and after they run; what may lie in a scratch file does not count."""
     taken: int
     """There before, and not needed after them."""
     made: int
@@ -33,9 +33,12 @@ class Crossing:
 class Flow:
     """How long each value of a cut graph is in memory."""
 
-    def __init__(self, graph: CutGraph) -> None:
-        """Take the layers; values of unknown sizes count as nothing."""
-        self.graph = graph
+    def __init__(self, graph: CutGraph, *, may_spill: bool = False) -> None:
+        """Take the layers, and whether values that nobody needs at the moment may lie in a scratch file.
+
+        Values of unknown sizes count as nothing.
+        """
+        self.graph, self.may_spill = graph, may_spill
         self._starts = np.array([value.producer for value in graph.values], np.int64)
         self._stops = np.array([last_need(graph, value) for value in graph.values], np.int64)
         self._nbytes = np.array([value.nbytes or 0 for value in graph.values], np.int64)
@@ -43,9 +46,12 @@ class Flow:
     def crossing(self, first: int, last: int) -> Crossing:
         """Return what is in memory around layers `first` to `last`."""
         before, after = self._starts < first, self._stops > last
+        held = int(self._nbytes[before & after].sum())
+        if self.may_spill:
+            held -= self.graph.window(first, last).passing_bytes
         made = self._nbytes[(self._starts >= first) & (self._starts <= last) & after]
         return Crossing(
-            held=int(self._nbytes[before & after].sum()),
+            held=held,
             taken=int(self._nbytes[before & ~after & (self._stops >= first)].sum()),
             made=int(made.sum()),
             largest_made=int(made.max(initial=0)),

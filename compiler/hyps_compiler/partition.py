@@ -8,7 +8,7 @@ import onnx_ir as ir
 from hyps.errors import InfeasibleError, UsageError, printable
 from hyps.formats.plan import SplitPoint
 from hyps.formats.quantities import format_nbytes
-from hyps_compiler.choice import Blocked, Choice, smallest
+from hyps_compiler.choice import Blocked, Choice, smallest, start_over
 from hyps_passes.graph import CutGraph
 from hyps_passes.searches import chain, split_points
 
@@ -77,20 +77,31 @@ def divide(model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[
     Raises:
         InfeasibleError: the limits cannot be met; says by which layer, and what would do.
     """
-    graph, rewrites = sliced(model, sizes, fused, request)
+    graph, rewrites = sliced(model, sizes, fused, request, may_spill=True)
     return cut_at(graph, _borders(graph, request), rewrites)
 
 
 def sliced(
-    model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[str], request: Request
+    model: ir.Model,
+    sizes: dict[str, tuple[int, ...]],
+    fused: frozenset[str],
+    request: Request,
+    *,
+    may_spill: bool = False,
 ) -> tuple[CutGraph, tuple[str, ...]]:
     """Divide what exceeds the limits by itself; return the layers and the rewrites, with the arguments of `divide`.
+
+    `may_spill` says whether the device can send activations to a scratch file, which is done where nothing else helps.
 
     Raises:
         InfeasibleError: no way of dividing a layer makes it fit; says which, and what would do.
     """
     whole = Choice(model.clone(), dict(sizes), fused, request.limits, carry=request.carry)
-    found = replace(whole, model=model, sizes=sizes).divide()
+    choice = replace(whole, model=model, sizes=sizes)
+    found = choice.divide()
+    if isinstance(found, Blocked) and may_spill and request.memory_bytes is not None:
+        whole = replace(whole, limits=replace(whole.limits, may_spill=True))
+        found = start_over(choice, whole).divide()
     if isinstance(found, Blocked):
         raise _infeasible(whole, found, request)
     return found.graph, found.rewrites
@@ -117,7 +128,7 @@ def parse_cuts(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def smallest_memory(model: ir.Model, sizes: Mapping[str, tuple[int, ...]], fused: frozenset[str]) -> int:
     """Return the smallest `--memory` that `divide` can keep."""
-    return BASE_BYTES + smallest(Choice(model, dict(sizes), fused, chain.Limits()), "peak_bytes")
+    return BASE_BYTES + smallest(Choice(model, dict(sizes), fused, chain.Limits(may_spill=True)), "peak_bytes")
 
 
 def smallest_max_params(model: ir.Model, sizes: Mapping[str, tuple[int, ...]], fused: frozenset[str]) -> int:
@@ -135,7 +146,7 @@ def _infeasible(whole: Choice, blocked: Blocked, request: Request) -> Infeasible
             f" sliced: {reason}",
             f"the smallest that would do is --max-params {smallest(whole, 'parameters')}",
         )
-    needed = chain.needed_nbytes(blocked.graph.window(layer.index, layer.index)) + BASE_BYTES
+    needed = whole.limits.needed_nbytes(blocked.graph.window(layer.index, layer.index)) + BASE_BYTES
     return InfeasibleError(
         f"{what} needs {format_nbytes(needed)} of memory, more than --memory"
         f" {format_nbytes(request.memory_bytes or 0)}, and cannot be sliced: {reason}",
@@ -161,10 +172,16 @@ def _borders(graph: CutGraph, request: Request) -> list[int]:
     forced.update(border for border in (_border_behind(graph, name) for name in request.tensors) if border is not None)
     forced.intersection_update(graph.legal_borders())
     if request.partitions is None:
-        borders = chain.fewest_partitions(graph, forced, request.limits)
+        borders = chain.fewest_partitions(graph, forced, _kept_limits(graph, request))
         assert borders is not None, "every layer keeps the limits"
         return borders
     return _exactly(graph, forced, request, request.partitions)
+
+
+def _kept_limits(graph: CutGraph, request: Request) -> chain.Limits:
+    """Return the limits that every layer keeps: with activations in a scratch file only where it must be."""
+    limits = request.limits
+    return replace(limits, may_spill=bool(split_points.complex_layers(graph, limits)))
 
 
 def _exactly(graph: CutGraph, forced: set[int], request: Request, count: int) -> list[int]:
@@ -173,13 +190,14 @@ def _exactly(graph: CutGraph, forced: set[int], request: Request, count: int) ->
             f"--partitions {count} is too many: the model has {len(graph.layers)} layers, which are never separated",
             f"give --partitions {len(graph.layers)} or fewer",
         )
-    least = chain.fewest_partitions(graph, forced, request.limits) or []
+    limits = _kept_limits(graph, request)
+    least = chain.fewest_partitions(graph, forced, limits) or []
     if len(least) + 1 > count:
         raise InfeasibleError(
             f"--partitions {count} is too few: the limits and cuts asked for need {len(least) + 1}",
             f"give --partitions {len(least) + 1} or more",
         )
-    borders = chain.balanced_partitions(graph, forced, request.limits, count)
+    borders = chain.balanced_partitions(graph, forced, limits, count)
     if borders is None:
         raise InfeasibleError(f"the model cannot be divided into exactly {count} partitions at its legal borders")
     return borders

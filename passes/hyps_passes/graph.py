@@ -145,6 +145,8 @@ class CutGraph:
     def windows(self, first: int) -> Iterator["Window"]:
         """Yield layers `first` to `last` as one partition, for every `last` from `first` on; no figure ever falls."""
         weights: set[int] = set()
+        passing = self._crossing(first - 1)
+        passing_bytes = sum(passing.values())
         parameters = weight_bytes = kept = dropped = 0
         known = True
         for layer in self.layers[first:]:
@@ -156,9 +158,23 @@ class CutGraph:
             live = self.live_bytes[layer.index]
             known = known and live is not None
             kept = max(kept, (live or 0) + dropped)
-            yield Window(first, layer.index, parameters, weight_bytes, weight_bytes + kept if known else None)
+            for value in self.used_by.get(layer.index, ()):
+                passing_bytes -= passing.pop(value.name, 0)
+            peak = weight_bytes + kept if known else None
+            yield Window(first, layer.index, parameters, weight_bytes, peak, passing_bytes)
             ending = (v for v in self.used_by.get(layer.index, ()) if v.producer < first and not v.is_output)
             dropped += sum(v.nbytes or 0 for v in ending if v.consumers[-1] == layer.index)
+
+    def _crossing(self, border: int) -> dict[str, int]:
+        """Return the bytes of what layers up to a border have made and later ones or the answer need, by name."""
+        if border < 0:
+            return {}
+        outputs = [value for value in self._outputs if 0 <= value.producer <= border]
+        return {value.name: value.nbytes or 0 for value in (*self.borders[border], *outputs)}
+
+    @cached_property
+    def _outputs(self) -> tuple[CutValue, ...]:
+        return tuple(value for value in self.values if value.is_output)
 
     def window(self, first: int, last: int) -> "Window":
         """Return the figures of layers `first` to `last` as one partition."""
@@ -196,6 +212,8 @@ class Window:
     weight_bytes: int
     peak_bytes: int | None
     """Weights and the most activations alive, its inputs kept until it ends; None where a size is unknown."""
+    passing_bytes: int = 0
+    """Of these, what earlier layers made and only others need: it may lie in a scratch file meanwhile."""
 
 
 def can_cross(value: ir.Value) -> bool:

@@ -19,10 +19,25 @@ def test_the_figures_of_windows_are_what_their_definition_says(graph: CutGraph) 
 
 
 @given(cut_graphs())
+def test_what_passes_a_window_by_was_made_before_it_and_is_only_needed_behind_it(graph: CutGraph) -> None:
+    for first in range(len(graph.layers)):
+        for window in graph.windows(first):
+            passing = [
+                value.nbytes or 0
+                for value in graph.values
+                if MODEL < value.producer < first
+                and not any(first <= consumer <= window.last for consumer in value.consumers)
+                and (value.is_output or any(consumer > window.last for consumer in value.consumers))
+            ]
+            assert window.passing_bytes == sum(passing)
+            assert window.peak_bytes is None or window.weight_bytes + window.passing_bytes <= window.peak_bytes
+
+
+@given(cut_graphs())
 def test_no_figure_of_a_window_falls_as_it_grows(graph: CutGraph) -> None:
     """The searches stop at the first window that breaks a limit."""
     for first in range(len(graph.layers)):
-        grown = [(w.parameters, w.weight_bytes, w.peak_bytes or 0) for w in graph.windows(first)]
+        grown = [(w.parameters, w.weight_bytes, w.peak_bytes or 0, -w.passing_bytes) for w in graph.windows(first)]
         assert [w.last for w in graph.windows(first)] == list(range(first, len(graph.layers)))
         for smaller, larger in pairwise(grown):
             assert all(before <= after for before, after in zip(smaller, larger, strict=True))

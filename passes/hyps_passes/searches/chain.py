@@ -13,16 +13,19 @@ class Limits:
     parameters: int | None = None
     peak_bytes: int | None = None
     """Weights and activations, without the process's base."""
+    may_spill: bool = False
+    """Whether activations that the partition neither takes nor makes may lie in a scratch file while it runs."""
 
     def allow(self, window: Window) -> bool:
         """Return whether the window keeps the limits. A window of unknown sizes is judged by its weights."""
         over = self.parameters is not None and window.parameters > self.parameters
-        return not over and (self.peak_bytes is None or needed_nbytes(window) <= self.peak_bytes)
+        return not over and (self.peak_bytes is None or self.needed_nbytes(window) <= self.peak_bytes)
 
-
-def needed_nbytes(window: Window) -> int:
-    """Return the peak memory of a partition, or its weights where sizes are unknown."""
-    return window.weight_bytes if window.peak_bytes is None else window.peak_bytes
+    def needed_nbytes(self, window: Window) -> int:
+        """Return the memory that a partition cannot do without, or its weights where sizes are unknown."""
+        if window.peak_bytes is None:
+            return window.weight_bytes
+        return window.peak_bytes - (window.passing_bytes if self.may_spill else 0)
 
 
 def fewest_partitions(graph: CutGraph, forced: Collection[int], limits: Limits) -> list[int] | None:
@@ -63,7 +66,9 @@ def balanced_partitions(graph: CutGraph, forced: Collection[int], limits: Limits
     Returns:
         Borders, ascending; None where no such division keeps the limits.
     """
-    sizes = sorted({needed_nbytes(window) for first in range(len(graph.layers)) for window in graph.windows(first)})
+    sizes = sorted(
+        {limits.needed_nbytes(window) for first in range(len(graph.layers)) for window in graph.windows(first)}
+    )
     low, high = 0, len(sizes) - 1
     found = None
     while low <= high:
@@ -83,7 +88,7 @@ def _exactly(graph: CutGraph, forced: Collection[int], limits: Limits, count: in
         if not best[first]:
             continue
         for window in graph.windows(first):
-            if not limits.allow(window) or needed_nbytes(window) > size:
+            if not limits.allow(window) or limits.needed_nbytes(window) > size:
                 break
             end = window.last + 1
             if end == layers or graph.is_legal(window.last):

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from graph_fixtures import cut_graphs, figures, layer, value, weight
 from hyps_passes.graph import MODEL, CutGraph
-from hyps_passes.searches.chain import Limits, balanced_partitions, fewest_partitions, needed_nbytes
+from hyps_passes.searches.chain import Limits, balanced_partitions, fewest_partitions
 
 
 def some_limits(data: st.DataObject, graph: CutGraph) -> Limits:
     """Draw limits that some windows just keep and others just break."""
     found = [window for first in range(len(graph.layers)) for window in graph.windows(first)]
     parameters = data.draw(st.none() | st.sampled_from(sorted({window.parameters for window in found})))
-    peak_bytes = data.draw(st.none() | st.sampled_from(sorted({needed_nbytes(window) for window in found})))
+    peak_bytes = data.draw(st.none() | st.sampled_from(sorted({Limits().needed_nbytes(window) for window in found})))
     slack = data.draw(st.integers(-1, 1))
     return Limits(
         parameters=None if parameters is None else parameters + slack,
@@ -133,7 +133,7 @@ def test_partitions_of_unknown_sizes_are_judged_by_their_weights() -> None:
     )
     window = graph.window(0, 0)
     assert window.peak_bytes is None
-    assert needed_nbytes(window) == 40
+    assert Limits().needed_nbytes(window) == 40
     assert Limits(peak_bytes=40).allow(window)
     assert not Limits(peak_bytes=39).allow(window)
 
