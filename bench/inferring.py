@@ -57,8 +57,7 @@ def infer(job: Job, load: Callable[[], Callable[[], object]]) -> None:
             sys.stdin.readline()
         if mode == "warm":
             run()
-        _tell(mode=mode, samples_s=list(_samples(job, mode, run)))
-    _tell(**_memory())
+        _tell(mode=mode, samples_s=list(_samples(job, mode, run)), memory=_memory())
 
 
 def evict(files: Path) -> None:

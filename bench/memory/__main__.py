@@ -20,14 +20,13 @@ from memory.measuring import (
     measure_base,
     measure_limit,
     measure_size,
-    measure_slow_disk,
+    measure_slow_disks,
     smallest_limits,
 )
 from memory.processes import cannot_slow_down
 from memory.subjects import SUBJECTS, Subject
 
 ROOT = Path(__file__).parents[2]
-PART_FOR_SLOW_DISK = "1/4"
 
 
 @click.command()
@@ -89,8 +88,7 @@ def _slow(files: contenders.Files, limits: dict[str, Any], size: Any, folder: Pa
     reason = cannot_slow_down(folder)
     if reason:
         return {"skipped": reason}
-    word = next(word for word in limits if word.startswith(PART_FOR_SLOW_DISK))
-    return measure_slow_disk(files, limits[word], size)
+    return measure_slow_disks(files, limits, size)
 
 
 def _brief(limit: dict[str, Any]) -> dict[str, Any]:

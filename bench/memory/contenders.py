@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class Files:
     feeds: Path
     is_external: bool
     """Whether the model's weights lie in a file of their own already."""
+    layouts: tuple[str, ...]
+    """Of the plans worth making."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ def write_files(subject: Subject, folder: Path) -> Files:
         (folder / part).mkdir()
     subject.write(model)
     write_npz(feeds, subject.feeds())
-    files = Files(folder, model, feeds, model.with_suffix(".data").exists())
+    layouts = (PORTABLE, NATIVE) if subject.has_layouts else (PORTABLE,)
+    files = Files(folder, model, feeds, model.with_suffix(".data").exists(), layouts)
     for how, optimized in ((BEST, True), (PLAIN, False)):
         if how in rivals(files):
             call = f"whole.prepare({str(model)!r}, {str(folder / how / 'model.onnx')!r}, optimized={optimized})"
@@ -82,6 +86,13 @@ def compile_plan(files: Files, layout: str, limit_bytes: int | None) -> PlanMade
     if limit_bytes is not None:
         options += ["--memory", str(limit_bytes - MARGIN_NBYTES)]
     return _compiled(files, f"{layout}-{limit_bytes}", options)
+
+
+def compile_plans(files: Files, limit_bytes: int | None) -> dict[str, PlanMade]:
+    """Return the plans for a limit by layout, compiled side by side."""
+    with ThreadPoolExecutor() as pool:
+        made = pool.map(lambda layout: compile_plan(files, layout, limit_bytes), files.layouts)
+        return dict(zip(files.layouts, made, strict=True))
 
 
 def parts(files: Files, made: PlanMade, layout: str) -> Contender:

@@ -14,7 +14,7 @@ from onnx import helper
 import hyps
 from memory import contenders
 from memory.contenders import BEST, DEFAULT, NATIVE, PLAIN, PORTABLE, RIVALS, Files, PlanMade
-from memory.predictions import partition_peaks
+from memory.predictions import weigh
 from memory.processes import SD_CARD_BYTES_PER_S, Contender, Run, quick, run_once
 from memory.subjects import MB, Subject
 
@@ -23,6 +23,9 @@ FRACTIONS = (2, 1, 1 / 2, 1 / 4, 1 / 8)
 SPARE_NBYTES = 15 * MB
 """At the smallest limit that completes everything thrashes: limits leave this much beside the process itself."""
 
+PARTS_FOR_SLOW_DISK = ("1/2", "1/4")
+
+_LONG_TO_READ_NBYTES = 10**9
 _LEAST_LIMIT_NBYTES = 16 * MB
 _LEAST_DEADLINE_S, _MOST_DEADLINE_S = 20.0, 60.0
 
@@ -69,7 +72,7 @@ def measure_base(folder: Path) -> int:
     """Return what onnxruntime's process has resident at most with a model of one node."""
     made = contenders.write_files(Subject("nothing", _write_nothing, lambda: {"x": np.zeros(1, np.float32)}), folder)
     run = run_once(quick(contenders.rival(made, DEFAULT), ("cold",)), ENDLESS, _LEAST_DEADLINE_S)
-    return run.memory["peak_rss_bytes"]
+    return run.memory["cold"]["peak_rss_bytes"]
 
 
 def measure_size(files: Files, base_bytes: int) -> Size:
@@ -83,15 +86,19 @@ def measure_size(files: Files, base_bytes: int) -> Size:
 def measure_limit(files: Files, limit_bytes: int, effort: Effort, deadline_s: float) -> dict[str, Any]:
     """Return what every contender does under one limit."""
     budget = None if limit_bytes == ENDLESS else limit_bytes
-    plans = {layout: contenders.compile_plan(files, layout, budget) for layout in (PORTABLE, NATIVE)}
+    plans = contenders.compile_plans(files, budget)
     ways = {how: contenders.rival(files, how) for how in contenders.rivals(files)}
     ways |= {layout: contenders.parts(files, made, layout) for layout, made in plans.items() if not made.refusal}
     runs = _in_turns(ways, limit_bytes, effort, deadline_s)
-    return {
+    found: dict[str, Any] = {
         "limit_bytes": limit_bytes,
         "runs": {label: [asdict(run) for run in done] for label, done in runs.items()},
-        "plans": {layout: plan_record(made, files) for layout, made in plans.items()},
+        "plans": {layout: plan_record(made) for layout, made in plans.items()},
     }
+    best = best_of(files.layouts, found, "cold")
+    if best is not None and budget is not None:
+        found["plans"][best]["weighed"] = weigh(plans[best].folder, files.feeds)
+    return found
 
 
 def deadline_for(endless: Mapping[str, Any], size: Size) -> float:
@@ -100,6 +107,13 @@ def deadline_for(endless: Mapping[str, Any], size: Size) -> float:
     whole_s = min(samples, default=1.0)
     wanted = _LEAST_DEADLINE_S + 20 * whole_s + size.weight_bytes / (100 * MB)
     return min(_MOST_DEADLINE_S, wanted) if whole_s < 1 else 20 * whole_s
+
+
+def measure_slow_disks(files: Files, limits: Mapping[str, Any], size: Size) -> dict[str, Any]:
+    """Return what a slow disk makes of some of the limits; of models that take minutes to read, one."""
+    parts = PARTS_FOR_SLOW_DISK[: 1 if size.weight_bytes > _LONG_TO_READ_NBYTES else None]
+    chosen = {word: limit for word, limit in limits.items() if word.split()[0] in parts}
+    return {word: measure_slow_disk(files, limit, size) for word, limit in chosen.items()}
 
 
 def measure_slow_disk(files: Files, limit: Mapping[str, Any], size: Size) -> dict[str, Any]:
@@ -122,9 +136,9 @@ def smallest_limits(files: Files, tried: Sequence[Mapping[str, Any]], deadline_s
     smallest: dict[str, Any] = {}
     for how in contenders.rivals(files):
         smallest[how] = smallest_limit(contenders.rival(files, how), *bracket(how, tried), deadline_s)
-    for layout in (PORTABLE, NATIVE):
+    for layout in files.layouts:
         made = contenders.smallest_plan(files, layout)
-        smallest[layout] = {"plan": plan_record(made, files)}
+        smallest[layout] = {"plan": plan_record(made)}
         if not made.refusal:
             budget = hyps.load(made.folder).memory_bytes or 0
             way = contenders.parts(files, made, layout)
@@ -175,14 +189,14 @@ def median_s(limit: Mapping[str, Any], label: str, mode: str) -> float | None:
     return statistics.median(samples) if samples else None
 
 
-def plan_record(made: PlanMade, files: Files) -> dict[str, Any]:
+def plan_record(made: PlanMade) -> dict[str, Any]:
     """Return what the results tell of a plan."""
     record: dict[str, Any] = {"options": made.options, "compile_s": made.compile_s, "refusal": made.refusal}
     if not made.refusal:
         plan = hyps.load(made.folder)
         record["budget_bytes"] = plan.memory_bytes
         record["partitions"] = len(plan.partitions)
-        record["peaks"] = partition_peaks(made.folder, files.feeds)
+        record["predicted"] = {partition.id: partition.peak_memory_bytes for partition in plan.partitions}
     return record
 
 

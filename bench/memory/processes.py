@@ -36,7 +36,8 @@ class Run:
     load_s: float | None = None
     samples_s: dict[str, list[float]] = field(default_factory=dict)
     """Per mode that it finished."""
-    memory: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Bytes at the end of each mode."""
     cgroup_peak_bytes: int | None = None
     failure: str = ""
     """Why it did not finish; empty: it did."""
@@ -95,11 +96,9 @@ def _listen(run: Run, contender: Contender, limit: Limit, lines: IO[str], answer
             answers.write("\n")
             answers.flush()
         elif "mode" in told:
-            run.samples_s[told["mode"]] = told["samples_s"]
-        elif "load_s" in told:
-            run.load_s = told["load_s"]
+            run.samples_s[told["mode"]], run.memory[told["mode"]] = told["samples_s"], told["memory"]
         else:
-            run.memory = told
+            run.load_s = told["load_s"]
 
 
 def _serve(wish: str, files: Path, limit: Limit) -> None:

@@ -30,6 +30,8 @@ class Subject:
     feeds: Callable[[], Feeds]
     further_limits: tuple[int, ...] = ()
     """Bytes that somebody asked for, beside those that come of the model's size."""
+    has_layouts: bool = True
+    """Whether onnxruntime has layouts of its own for it, so that plans for one CPU family differ from portable ones."""
 
     @property
     def missing(self) -> str:
@@ -39,8 +41,9 @@ class Subject:
         return ""
 
 
-def _zoo(name: str, *further_limits: int) -> Subject:
-    return Subject(name, partial(hyps_models.save, name), partial(hyps_models.sample_inputs, name), further_limits)
+def _zoo(name: str, *further_limits: int, has_layouts: bool = True) -> Subject:
+    write, feeds = partial(hyps_models.save, name), partial(hyps_models.sample_inputs, name)
+    return Subject(name, write, feeds, further_limits, has_layouts)
 
 
 def _shared(name: str) -> Subject:
@@ -72,9 +75,9 @@ SUBJECTS = {
         _zoo("vgg16", 64 * MB),
         _zoo("resnet50"),
         _zoo("mobilenetv2"),
-        _zoo("encoder"),
-        Subject("dense-3gb", write_large, _large_feeds),
-        _zoo("meshnet", 256 * MB),
+        _zoo("encoder", has_layouts=False),
+        Subject("dense-3gb", write_large, _large_feeds, has_layouts=False),
+        _zoo("meshnet", 256 * MB, has_layouts=False),
         _shared("deeplabv3_dm05_nhwc"),
         _shared("squeezenet_fp16"),
         _shared("ultraface_rfb320_op9"),

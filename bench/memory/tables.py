@@ -93,12 +93,15 @@ def _slow_table(models: Mapping[str, Model]) -> str:
     rows = []
     for name, model in models.items():
         slow = model.get("slow") or {}
-        if "runs" in slow:
-            a, b, c = _abc(slow, "slow")
-            cells = [_seconds(figure, {**slow, "plans": {}}, who) for who, figure in zip("abc", (a, b, c), strict=True)]
-            rows.append([name, _mb(slow["limit_bytes"]), *cells, _ratio(c, b)])
-        elif slow:
+        if "skipped" in slow:
             rows.append([name, "", slow["skipped"], "", "", ""])
+            continue
+        for limit in slow.values():
+            a, b, c = _abc(limit, "slow")
+            cells = [
+                _seconds(figure, {**limit, "plans": {}}, who) for who, figure in zip("abc", (a, b, c), strict=True)
+            ]
+            rows.append([name, _mb(limit["limit_bytes"]), *cells, _ratio(c, b)])
     return _markdown(["40 MB/s disk", "limit MB", "a", "b", "c", "c/b"], rows)
 
 
@@ -108,17 +111,27 @@ def _peaks_table(models: Mapping[str, Model]) -> str:
         ratios = sorted(_peak_ratios(model))
         if ratios:
             middle = ratios[len(ratios) // 2]
-            rows.append([name, str(len(ratios)), *(f"{ratio:.2f}" for ratio in (ratios[0], middle, ratios[-1]))])
-    return _markdown(["predicted / measured peak", "partitions", "least", "median", "most"], rows)
+            figures = (ratios[0], middle, ratios[-1], max(_budget_ratios(model), default=0.0))
+            rows.append([name, str(len(ratios)), *(f"{ratio:.2f}" for ratio in figures)])
+    columns = ["predicted / measured peak", "partitions", "least", "median", "most", "process / budget, most"]
+    return _markdown(columns, rows)
 
 
 def _peak_ratios(model: Model) -> Iterator[float]:
     plans = [plan for limit in model["limits"].values() for plan in limit["plans"].values()]
-    plans += [model["smallest"][layout]["plan"] for layout in _OURS if layout in model["smallest"]]
     for plan in plans:
-        for peak in plan.get("peaks", ()):
-            if peak.get("measured_bytes") and peak["predicted_bytes"] is not None:
-                yield peak["predicted_bytes"] / peak["measured_bytes"]
+        for partition, measured in plan.get("weighed", {}).get("measured", {}).items():
+            predicted = plan["predicted"][partition]
+            if measured and predicted is not None:
+                yield predicted / measured
+
+
+def _budget_ratios(model: Model) -> Iterator[float]:
+    """Yield what processes had resident at most, as a part of the budget that they were given."""
+    for limit in model["limits"].values():
+        for layout, plan in limit["plans"].items():
+            for run in limit["runs"].get(layout, []) if plan.get("budget_bytes") else ():
+                yield from (memory["peak_rss_bytes"] / plan["budget_bytes"] for memory in run["memory"].values())
 
 
 def _loads(model: Model) -> str:
