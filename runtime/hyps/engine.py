@@ -15,9 +15,10 @@ from hyps.adapters.deadlines import Turn, Watchdog
 from hyps.adapters.feeds import nbytes_of
 from hyps.adapters.guard import deadline_error, guarded
 from hyps.adapters.lanes import Lanes, Leg, spec_of
-from hyps.adapters.machine import hold_memory_down, trim
+from hyps.adapters.machine import hold_memory_down
 from hyps.adapters.plan_files import check_cpu, check_files, read_plan
-from hyps.adapters.sessions import ORT_ERRORS, Mode, Session, Sessions, execution_error
+from hyps.adapters.resident import CODE_NBYTES, give_back
+from hyps.adapters.sessions import ORT_ERRORS, Mode, Sessions, execution_error
 from hyps.adapters.spill_file import SpillCounts
 from hyps.adapters.yardstick import macs_per_s
 from hyps.core.events import (
@@ -31,16 +32,18 @@ from hyps.core.events import (
     Load,
     Loaded,
     LoadFailed,
+    ReadAhead,
     Reply,
     Submitted,
     TensorArrived,
     Unload,
 )
-from hyps.core.residency import Residency, Task, decide_residency, live_activations, tasks_of
+from hyps.core.residency import Residency, Task, by_weight, decide_residency, live_activations, packable, tasks_of
 from hyps.core.spilling import Forecast, forecast_spills
 from hyps.core.worker_state import WorkerState
 from hyps.errors import HypsError, InternalError, PlanError, UsageError, printable
 from hyps.formats.plan import Partition, Plan
+from hyps.loading import Loader
 from hyps.tensor_store import TensorStore
 
 logger = logging.getLogger(__name__)
@@ -51,25 +54,7 @@ OnActivation = Callable[[str, Any], None]
 Outcome = dict[str, Any] | HypsError
 """A request's outputs by name, or why there are none."""
 
-_SLACK_NBYTES = 10 * 2**20
-"""Resident beyond the measured base once partitions run: onnxruntime's code that they touch, the allocator's rest."""
-
-_REMEMBERED_RUNS = 4096
-
 _ENDLESS: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds that a partition took, the latest last; only the last few thousand are remembered."""
-
-    load_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_RUNS))
-    """To have its weights and its session; of one that was read ahead, what the reading thread took."""
-    run_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_RUNS))
-    wait_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_RUNS))
-    """What the request stood still for of each loading."""
-    release_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_RUNS))
-    """To hand its memory back after its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,25 +141,27 @@ class Engine:
         self.memory_bytes = plan.memory_bytes if options.memory_bytes is None else options.memory_bytes
         self._partitions = {partition.id: partition for partition in plan.partitions}
         self._opener = opener
-        self.base_nbytes = self._opener.measure_base() + _SLACK_NBYTES + options.reserved_nbytes
+        self.base_nbytes = self._opener.measure_base() + CODE_NBYTES + options.reserved_nbytes
         self._tasks = tasks_of(plan)
         self._input_names = [tensor.name for tensor in plan.model.inputs]
         self._output_names = [tensor.name for tensor in plan.model.outputs]
         self._sizes = {name: info.nbytes for name, info in plan.tensors.items() if info.nbytes is not None}
-        self._residency, self._spills, self._mode = self._decide(options.exact)
+        self._residency, self._spills, modes = self._decide(options.exact)
         self.kept = tuple(task.id for task in self._tasks if task.id in self._residency.kept)
         self.swapped = tuple(task.id for task in self._tasks if task.id not in self._residency.kept)
-        self.timings = {task.id: Timing() for task in self._tasks}
-        self._sessions: dict[str, Session] = {}
+        self._loader = Loader(folder, plan, opener, modes)
+        self.timings = self._loader.timings
         self._store = TensorStore(self._tasks, self._output_names, self._sizes, self._spills)
         self._numbers = itertools.count()
         self._one_batch = threading.Lock()
         self._is_closed = False
         self._watchdog = None if options.timeout_s is None else Watchdog(options.timeout_s)
-        if self._mode is Mode.MAPPED:
+        if not {Mode.FAST, Mode.EXACT}.issuperset(modes.values()):
             hold_memory_down()
-        for partition in self.kept:
-            self._open(partition)
+        for partition in by_weight(self._tasks, self.kept):
+            self._loader.load(partition)
+        if self.memory_bytes is not None:
+            give_back()  # code that laying out weights needed, and running does not
         self._core = self._new_core()
         self._steps = [] if self._goes_in_turns else self._steps_for(None)
         self._lanes = self._new_lanes()
@@ -186,9 +173,13 @@ class Engine:
             self._watchdog.close()
         self._steps = []
         self._lanes = Lanes([], [], [])
-        self._sessions.clear()
+        self._loader.close()
         self._store.close()
-        trim()
+
+    @property
+    def modes(self) -> Mapping[str, Mode]:
+        """How each partition is run, by its id."""
+        return self._loader.modes
 
     @property
     def spilled(self) -> SpillCounts:
@@ -248,8 +239,7 @@ class Engine:
                 outcome = error
             on_done(index, outcome)
 
-    def _decide(self, exact: bool) -> tuple[Residency, Forecast | None, Mode]:
-        mode = Mode.EXACT if exact else Mode.MAPPED
+    def _decide(self, exact: bool) -> tuple[Residency, Forecast | None, dict[str, Mode]]:
         if exact and self.memory_bytes is not None:
             # Exact sessions lay weights out anew, beside the mapped ones, so that the bits are onnxruntime's own.
             self._tasks = [_with_weight(task, 2 * task.weight_nbytes) for task in self._tasks]
@@ -259,12 +249,20 @@ class Engine:
         spills = forecast_spills(self._tasks, *names, self._sizes, live, available)
         present = live if spills is None else spills.live_nbytes
         residency = decide_residency(self._tasks, present, self.memory_bytes, self.base_nbytes)
+        if exact:
+            return residency, spills, {task.id: Mode.EXACT for task in self._tasks}
+        return residency, spills, self._modes(residency, spills)
+
+    def _modes(self, residency: Residency, spills: Forecast | None) -> dict[str, Mode]:
+        """Return how each partition is run: laid out for speed where memory allows it, else read, else mapped."""
         weights = sum(task.weight_nbytes for task in self._tasks)
         all_kept = len(residency.kept) == len(self._tasks)
         is_roomy = residency.spare_nbytes is None or residency.spare_nbytes >= weights
-        if not exact and all_kept and is_roomy and spills is None:
-            mode = Mode.FAST
-        return residency, spills, mode
+        if all_kept and is_roomy and spills is None:
+            return {task.id: Mode.FAST for task in self._tasks}
+        packed = packable(self._tasks, residency) if spills is None else frozenset()
+        plain = {part.id: Mode.MAPPED if part.form is None else Mode.STREAMED for part in self.plan.partitions}
+        return {**plain, **dict.fromkeys(packed, Mode.PACKED)}
 
     def _new_core(self) -> WorkerState:
         names = self._input_names, self._output_names
@@ -272,20 +270,6 @@ class Engine:
         for partition in self.kept:
             core.handle(Loaded(partition))
         return core
-
-    def _open(self, partition: str) -> None:
-        start = time.perf_counter()
-        path = self._folder / self._partitions[partition].file
-        self._sessions[partition] = self._opener.open(path, self._mode, self.plan.optimization)
-        load_s = time.perf_counter() - start
-        self.timings[partition].load_s.append(load_s)
-        self.timings[partition].wait_s.append(load_s)
-
-    def _shut(self, partition: str) -> None:
-        start = time.perf_counter()
-        del self._sessions[partition]
-        trim()
-        self.timings[partition].release_s.append(time.perf_counter() - start)
 
     # Everything kept: the order never changes, so that it is worked out once.
 
@@ -347,12 +331,13 @@ class Engine:
 
     def _new_lanes(self) -> Lanes:
         legs = [
-            Leg(self._sessions[step.id], step.inputs, step.outputs, self.timings[step.id].run_s) for step in self._steps
+            Leg(self._loader.session(step.id), step.inputs, step.outputs, self.timings[step.id].run_s)
+            for step in self._steps
         ]
         return Lanes(legs, self._input_names, self._output_names)
 
     def _step(self, partition: Partition, drops: tuple[str, ...]) -> _Step:
-        session = self._sessions[partition.id]
+        session = self._loader.session(partition.id)
         run_s = self.timings[partition.id].run_s
         return _Step(partition.id, session.run, partition.inputs, list(partition.outputs), drops, run_s)
 
@@ -384,8 +369,10 @@ class Engine:
         match step:
             case Load(partition):
                 return self._load(partition, batch)
+            case ReadAhead(partition):
+                self._read_ahead(partition)
             case Unload(partition):
-                self._shut(partition)
+                self._loader.unload(partition)
             case Execute(request, partition):
                 return self._execute(request, partition, batch)
             case Drop(request, tensor):
@@ -410,11 +397,16 @@ class Engine:
     def _load(self, partition: str, batch: "_Batch") -> list[Instruction]:
         try:
             self._store.make_room(partition)
-            self._open(partition)
+            self._loader.load(partition, self._core.room_nbytes())
         except HypsError as error:
             batch.failure = error
             return self._core.handle(LoadFailed(partition, error.message))
         return self._core.handle(Loaded(partition))
+
+    def _read_ahead(self, partition: str) -> None:
+        """Begin to read a partition; what is wrong with it shows when it is loaded."""
+        with contextlib.suppress(PlanError):
+            self._loader.read_ahead(partition, self._core.room_nbytes())
 
     def _execute(self, request: str, partition: str, batch: "_Batch") -> list[Instruction]:
         names = self._partitions[partition]
@@ -423,10 +415,13 @@ class Engine:
         except HypsError as error:
             batch.failure = error
             return self._core.handle(ExecuteFailed(request, partition, error.message))
+        room_nbytes = self._core.room_nbytes()
+        if room_nbytes is not None:
+            self._loader.shrink(room_nbytes)
         start = time.perf_counter()
         with self._turn(batch.indices[request], batch.used_s.get(request, 0.0)) as turn, guarded():
             try:
-                made = self._sessions[partition].run(list(names.outputs), feeds, turn and turn.options)
+                made = self._loader.session(partition).run(list(names.outputs), feeds, turn and turn.options)
             except ORT_ERRORS as error:
                 batch.failure = self._failure(partition, error, turn)
                 return self._core.handle(ExecuteFailed(request, partition, batch.failure.message))
@@ -443,7 +438,7 @@ class Engine:
     def _forget(self) -> None:
         """Start over after a batch was broken off: none of it is left."""
         for partition in self.swapped:
-            self._sessions.pop(partition, None)
+            self._loader.unload(partition)
         self._store.clear()
         self._core = self._new_core()
 

@@ -6,11 +6,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from hyps.adapters.feeds import Feeds
+from hyps.adapters.sessions import Mode
 from hyps.adapters.spill_file import SpillCounts
-from hyps.engine import OnActivation, Options, Outcome, Request, Timing, open_engine
+from hyps.engine import OnActivation, Options, Outcome, Request, open_engine
 from hyps.errors import HypsError
 from hyps.formats.plan import NamedTensor, Plan
 from hyps.formats.signature import check_outputs
+from hyps.loading import Timing
 
 
 class LocalRunner:
@@ -118,6 +120,11 @@ class LocalRunner:
     def spilled(self) -> SpillCounts:
         """Feature maps that went to a scratch file and came back, in bytes and seconds, since it was opened."""
         return self._engine.spilled
+
+    @property
+    def modes(self) -> Mapping[str, Mode]:
+        """How each partition is run, by its id."""
+        return self._engine.modes
 
     @property
     def timings(self) -> Mapping[str, Timing]:

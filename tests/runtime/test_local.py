@@ -138,7 +138,7 @@ def test_nothing_of_a_batch_is_left(folder: Path, flow: Dataflow) -> None:
         engine = runner._engine
         assert not engine._store
         assert engine._core.is_idle
-        assert set(engine._sessions) == set(runner.kept)
+        assert engine._loader.loaded == set(runner.kept)
 
 
 def test_a_batch_that_is_broken_off_leaves_nothing_and_the_next_works(folder: Path, flow: Dataflow) -> None:
@@ -251,7 +251,7 @@ def test_weights_are_laid_out_for_speed_where_there_is_room(
 ) -> None:
     mlp(8, 8).write(tmp_path / "plan")
     with LocalRunner(tmp_path / "plan", memory_bytes=budget, exact=exact) as runner:
-        assert runner._engine._mode is mode
+        assert set(runner.modes.values()) == {mode}
 
 
 def test_altered_files_are_refused_unless_unchecked(tmp_path: Path) -> None:

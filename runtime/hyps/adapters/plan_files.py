@@ -37,7 +37,7 @@ def read_plan(folder: str | Path) -> Plan:
         raise PlanError(f"`{shown}` is a file, not a plan folder", hint, code="E_NO_PLAN")
     if not os.path.lexists(path / PLAN_FILE):
         raise PlanError(f"the folder `{shown}` holds no `{PLAN_FILE}`", hint, code="E_NO_PLAN")
-    with _opened(path, PLAN_FILE) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
+    with opened(path, PLAN_FILE) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
         return decode_plan(file.read(_MAX_PLAN_FILE_NBYTES + 1))
 
 
@@ -64,7 +64,7 @@ def read_piece(folder: str | Path, path: str, offset: int, nbytes: int) -> tuple
     Raises:
         PlanError: the file is missing, or is no plain file of the folder.
     """
-    with _opened(Path(folder), path) as descriptor:
+    with opened(Path(folder), path) as descriptor:
         return os.pread(descriptor, nbytes, offset), os.fstat(descriptor).st_size
 
 
@@ -90,7 +90,7 @@ def _expected(partitions: list[Partition]) -> dict[tuple[str, str], int | None]:
 
 
 def _check_file(folder: Path, path: str, sha256: str, nbytes: int | None, drop_cache: bool) -> None:
-    with _opened(folder, path) as descriptor:
+    with opened(folder, path) as descriptor:
         found = os.fstat(descriptor).st_size
         if nbytes is not None and found != nbytes:
             raise PlanError(
@@ -119,7 +119,7 @@ def _sha256(descriptor: int) -> str:
 
 
 @contextlib.contextmanager
-def _opened(folder: Path, path: str) -> Iterator[int]:
+def opened(folder: Path, path: str) -> Iterator[int]:
     """Yield a descriptor of a plain file under `folder`, without following a link on the way.
 
     A hard link is refused too: its bytes belong to someone else's file, which onnxruntime would serve.

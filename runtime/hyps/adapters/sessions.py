@@ -47,6 +47,10 @@ class Mode(Enum):
 
     FAST = "fast"
     """Kept loaded, weights laid out anew for speed: twice their bytes while it loads, once after."""
+    PACKED = "packed"
+    """As `FAST`, under a budget: without memory that onnxruntime would keep for later runs."""
+    STREAMED = "streamed"
+    """Weights are inputs, read into memory that is used again: for partitions that have a form."""
     MAPPED = "mapped"
     """Weights stay in the mapped file: loads in milliseconds, no private memory, released at once."""
     EXACT = "exact"
@@ -115,12 +119,13 @@ class Sessions:
         self._set_threads(options)
         level = onnxruntime.GraphOptimizationLevel
         already_laid_out = optimization == "native"
-        optimize = mode is Mode.FAST and not already_laid_out
+        optimize = mode in (Mode.FAST, Mode.PACKED) and not already_laid_out
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         # By default onnxruntime would quantize what is multiplied with weights that are quantized by blocks.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
-        if mode is Mode.MAPPED:
+        if mode in (Mode.MAPPED, Mode.STREAMED):
             options.add_session_config_entry("session.disable_prepacking", "1")
+        if mode not in (Mode.FAST, Mode.EXACT):
             options.enable_cpu_mem_arena = False  # it grows by powers of two: up to twice what is needed
             options.enable_mem_pattern = False
             options.enable_mem_reuse = False  # a block that waits to be used again is held between two tensors' lives

@@ -73,6 +73,13 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadAhead:
+    """Begin to load the partition beside what follows; `Load` comes for it, or `Unload` where nothing needs it."""
+
+    partition: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unload:
     """Close the partition's session and give its memory back."""
 
@@ -110,4 +117,4 @@ class Fail:
     reason: str
 
 
-Instruction = Load | Unload | Execute | Drop | Reply | Fail
+Instruction = Load | ReadAhead | Unload | Execute | Drop | Reply | Fail

@@ -124,6 +124,28 @@ def tensor_room_nbytes(tasks: Sequence[Task], residency: Residency) -> int | Non
     return residency.limit_nbytes - kept - turn - max((task.scratch_nbytes for task in tasks), default=0)
 
 
+def by_weight(tasks: Sequence[Task], ids: Collection[str]) -> list[str]:
+    """Return `ids`, those of the heaviest tasks first: in this order most can be laid out anew as they are loaded."""
+    chosen = [task for task in tasks if task.id in ids]
+    return [task.id for task in sorted(chosen, key=lambda task: (-task.weight_nbytes, task.id))]
+
+
+def packable(tasks: Sequence[Task], residency: Residency) -> frozenset[str]:
+    """Return the kept tasks whose weights fit twice, as they are while they are laid out anew, when loaded `by_weight`.
+
+    Nothing runs yet when they are loaded, so that what is left for running counts too.
+    """
+    if residency.limit_nbytes is None:
+        return residency.kept
+    weights = {task.id: task.weight_nbytes for task in tasks}
+    loaded, packed = 0, set()
+    for partition in by_weight(tasks, residency.kept):
+        if loaded + 2 * weights[partition] <= residency.limit_nbytes:
+            packed.add(partition)
+        loaded += weights[partition]
+    return frozenset(packed)
+
+
 def live_activations(
     tasks: Sequence[Task], inputs: Collection[str], outputs: Collection[str], nbytes: Mapping[str, int]
 ) -> dict[str, int]:

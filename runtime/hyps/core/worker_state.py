@@ -18,6 +18,7 @@ from hyps.core.events import (
     Load,
     Loaded,
     LoadFailed,
+    ReadAhead,
     Reply,
     Submitted,
     TensorArrived,
@@ -93,7 +94,8 @@ class WorkerState:
 
     `handle` takes what happened and returns what to do, in order; one `Load` or `Execute` is out at a time. Requests
     are admitted in chunks whose activations fit the budget. While every partition is kept loaded, work is ordered by
-    request; otherwise by partition, so that a chunk passes through a partition before the next one is loaded.
+    request; otherwise by partition, so that a chunk passes through a partition before the next one is loaded. That one
+    is read ahead where the budget has room for it beside all that runs until its turn.
     """
 
     def __init__(
@@ -126,6 +128,10 @@ class WorkerState:
         self._ready: list[tuple[int, int, str]] = []
         self._loaded: set[str] = set()
         self._loading: str | None = None
+        self._ahead: str | None = None
+        """What is read ahead, and not asked for yet."""
+        self._live: dict[str, int] = {}
+        """Per partition, the bytes of one admitted request's tensors that are alive while it runs."""
         self._executing: tuple[str, str] | None = None
         self._queued_ever = 0
         self._foreseen_nbytes = -1
@@ -162,12 +168,25 @@ class WorkerState:
 
     def resident_nbytes(self) -> int:
         """Return the bytes in memory: loaded weights, admitted requests' tensors, what a running partition needs."""
-        weights = sum(task.weight_nbytes for task in self._tasks if task.id in self._loaded or task.id == self._loading)
+        present = {*self._loaded, self._loading, self._ahead}
+        weights = sum(task.weight_nbytes for task in self._tasks if task.id in present)
         running = 0
         if self._executing is not None:
             task = self._tasks[self._index[self._executing[1]]]
             running = task.scratch_nbytes + self._made_nbytes(task)
         return weights + running + self._present_nbytes()
+
+    def room_nbytes(self) -> int | None:
+        """Return the bytes of the budget that nothing needs as long as what was said last is done; None: no budget."""
+        limit = self._residency.limit_nbytes
+        if limit is None:
+            return None
+        return max(0, limit - self.resident_nbytes()) if self._is_foreseeable else 0
+
+    @property
+    def _is_foreseeable(self) -> bool:
+        """Whether all bytes are known: not while tensors come and go by the scratch file, which takes what is free."""
+        return self._spills is None and all(self._requests[name].is_foreseen for name in self._admitted)
 
     def _present_nbytes(self) -> int:
         """Return the bytes of all tensors that are in memory, not in the scratch file."""
@@ -184,6 +203,9 @@ class WorkerState:
         """Raise InternalError unless everything that must always hold does."""
         transient = self._loaded - self._residency.kept
         _require(len(transient) + (self._loading in self._transient_ids()) <= 1, "two partitions are loaded in passing")
+        if self._ahead is not None:
+            there = {*self._loaded, *self._residency.kept, self._loading}
+            _require(self._ahead not in there and bool(self._admitted), "read ahead what is there, or for nobody")
         _require(self._loading is None or self._executing is None, "loading while executing")
         _require(self._executing is None or self._executing[1] in self._loaded, "executing what is not loaded")
         whole = {name for name, request in self._requests.items() if not request.absent}
@@ -363,16 +385,47 @@ class WorkerState:
         steps = self._unload_transient(partition)
         if partition not in self._loaded:
             self._loading = partition
+            if partition == self._ahead:
+                self._ahead = None
             self._push_ready(request, index)
             return [*steps, Load(partition)]
         self._executing = (request.name, partition)
         self._move(request, index, Trigger.STARTED)
-        return [*steps, Execute(request.name, partition)]
+        return [*steps, *self._read_ahead(index), Execute(request.name, partition)]
 
     def _unload_transient(self, wanted: str | None) -> list[Instruction]:
-        leaving = sorted(self._loaded - self._residency.kept - {wanted})
-        self._loaded.difference_update(leaving)
-        return [Unload(partition) for partition in leaving]
+        leaving = self._loaded - self._residency.kept - {wanted}
+        self._loaded -= leaving
+        if self._ahead is not None and (wanted is None or self._index[self._ahead] < self._index[wanted]):
+            leaving.add(self._ahead)  # the requests that needed it have failed
+            self._ahead = None
+        return [Unload(partition) for partition in sorted(leaving)]
+
+    def _read_ahead(self, index: int) -> list[Instruction]:
+        """Return what to read while partition `index` runs: the next that is not kept, if it fits until its turn."""
+        limit = self._residency.limit_nbytes
+        if limit is None or self._ahead is not None or not self._by_partition or not self._is_foreseeable:
+            return []
+        following = self._next_transient(index)
+        if following is None:
+            return []
+        until = self._tasks[index:following]
+        present = {*self._loaded, *self._residency.kept, self._tasks[following].id}
+        weights = sum(task.weight_nbytes for task in self._tasks if task.id in present)
+        tensors = len(self._admitted) * max(self._live[task.id] for task in until)
+        if weights + tensors + max(task.scratch_nbytes for task in until) > limit:
+            return []
+        self._ahead = self._tasks[following].id
+        return [ReadAhead(self._ahead)]
+
+    def _next_transient(self, index: int) -> int | None:
+        """Return the first partition behind `index` that is not kept and that an admitted request still needs."""
+        todo = (TaskState.WAITING, TaskState.READY)
+        for later in range(index + 1, len(self._tasks)):
+            is_needed = any(self._requests[name].states[later] in todo for name in self._admitted)
+            if is_needed and self._tasks[later].id not in self._residency.kept:
+                return later
+        return None
 
     def _admit(self) -> None:
         """Let the next chunk in: at once while all is kept loaded, else when the chunk before it is through.
@@ -391,7 +444,9 @@ class WorkerState:
             for index in range(len(self._tasks)):
                 self._make_ready(request, index)
             if not request.is_foreseen:
-                return
+                break
+        if self._by_partition:
+            self._live = live_activations(self._tasks, self._inputs, self._outputs, self._nbytes)
 
     def _room(self) -> float:
         """Return how many foreseen requests' activations fit at once."""

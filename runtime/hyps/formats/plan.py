@@ -327,6 +327,8 @@ def _form_problems(partition: Partition) -> list[str]:
             problems.append(f"{shown} has a weight of {weight.nbytes} bytes that is no `{printable(weight.dtype)}`")
         elif weight.offset < 0 or weight.offset + weight.nbytes > lengths.get(weight.path, 0):
             problems.append(f"{shown} has a weight outside of `{printable(weight.path)}`")
+        elif weight.offset % item or not weight.nbytes:
+            problems.append(f"{shown} has a weight at {weight.offset} where no `{printable(weight.dtype)}` can lie")
     return problems
 
 

@@ -20,6 +20,7 @@ from hyps.core.events import (
     Load,
     Loaded,
     LoadFailed,
+    ReadAhead,
     Reply,
     Submitted,
     TensorArrived,
@@ -71,6 +72,7 @@ class Device:
     log: list[Instruction] = field(default_factory=list)
     held: dict[tuple[str, str], int] = field(default_factory=dict)
     loaded: set[str] = field(default_factory=set)
+    ahead: set[str] = field(default_factory=set)
     replies: dict[str, set[str]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -103,13 +105,19 @@ class Device:
     def carry_out(self, step: Instruction) -> Sequence[Event]:
         match step:
             case Load(partition):
+                self.ahead.discard(partition)
                 if partition in self.failing:
                     return [LoadFailed(partition, "no such file")]
                 assert partition not in self.loaded
                 self.loaded.add(partition)
                 return [Loaded(partition)]
+            case ReadAhead(partition):
+                assert partition not in self.loaded
+                self.ahead.add(partition)
             case Unload(partition):
-                self.loaded.remove(partition)
+                assert (partition in self.loaded) != (partition in self.ahead)
+                self.loaded.discard(partition)
+                self.ahead.discard(partition)
             case Execute(request, partition):
                 return self.execute(request, partition)
             case Drop(request, tensor):
@@ -135,7 +143,7 @@ class Device:
 
     def check_budget(self, scratch: int = 0) -> None:
         if self.budget is not None:
-            weights = sum(task.weight_nbytes for task in self.flow.tasks if task.id in self.loaded)
+            weights = sum(task.weight_nbytes for task in self.flow.tasks if task.id in self.loaded | self.ahead)
             held = sum(NBYTES for request, _ in self.held if request in self.state._admitted)
             assert weights + scratch + held <= self.budget
 

@@ -139,6 +139,8 @@ def test_a_form_outside_of_the_folder_is_named(plan: Plan, form: Form) -> None:
         ({"shape": (12, 13)}, "576 bytes that is no `float32`"),
         ({"shape": (-12, -12)}, "576 bytes that is no `float32`"),
         ({"dtype": "float16"}, "576 bytes that is no `float16`"),
+        ({"offset": 1, "shape": (12, 11), "nbytes": 528}, "at 1 where no `float32` can lie"),
+        ({"shape": (0,), "nbytes": 0}, "at 0 where no `float32` can lie"),
         ({"dtype": "object"}, "576 bytes that is no `object`"),
     ],
 )
