@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from hyps_passes.division.reading import broadcast_part, integer, is_used, operand, parts
-from hyps_passes.division.rule import Contraction, Facts, IndivisibleError, Key, Part, Piece, Rule, Span
+from hyps_passes.division.rule import Facts, IndivisibleError, Key, Part, Piece, Rule, Span
 
 
 def divide_gather(node: ir.Node, axis: int, span: Span, facts: Facts) -> Piece:
@@ -72,5 +72,3 @@ RULES: Mapping[Key, Rule] = {
     ("com.microsoft", "GatherBlockQuantized"): divide_blocked_gather,
     ("com.microsoft", "EmbedLayerNormalization"): divide_embeddings,
 }
-
-CONTRACTIONS: Mapping[Key, Contraction] = {}

@@ -41,6 +41,13 @@ def _softmax_axes(node: ir.Node, shape: Sequence[int], facts: Facts) -> Sequence
     return range(integer(node, "axis", 1) % len(shape), len(shape))
 
 
+def _quantized_softmax_axes(node: ir.Node, shape: Sequence[int], facts: Facts) -> Sequence[int]:
+    """Return the same; the node says itself by which opset it reads its axis."""
+    if integer(node, "opset") >= _SOFTMAX_OVER_ONE_AXIS:
+        return _along_last(node, shape, facts)
+    return range(integer(node, "axis", -1) % len(shape), len(shape))
+
+
 def _from_axis(node: ir.Node, shape: Sequence[int], facts: Facts) -> Sequence[int]:
     return range(integer(node, "axis", -1) % len(shape), len(shape))
 
@@ -109,6 +116,7 @@ RULES: Mapping[Key, Rule] = {
     ("", "Softmax"): _SOFTMAX,
     ("", "LogSoftmax"): _SOFTMAX,
     ("", "Hardmax"): _SOFTMAX,
+    ("com.microsoft", "QLinearSoftmax"): _same_place(_quantized_softmax_axes),
     ("", "LayerNormalization"): _LAYER,
     ("", "SimplifiedLayerNormalization"): _LAYER,
     ("", "RMSNormalization"): _LAYER,

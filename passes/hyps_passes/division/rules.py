@@ -7,6 +7,7 @@ from hyps_passes.division import (
     blocks,
     channelwise,
     convolution,
+    einsum,
     elementwise,
     lookup,
     matrix,
@@ -33,6 +34,7 @@ RULES: Mapping[Key, Rule] = {
     **convolution.RULES,
     **transposed.RULES,
     **matrix.RULES,
+    **einsum.RULES,
     **lookup.RULES,
     **attention.RULES,
 }
@@ -42,5 +44,5 @@ CONTRACTIONS: Mapping[Key, Contraction] = {
     **transposed.CONTRACTIONS,
     **sampling.CONTRACTIONS,
     **matrix.CONTRACTIONS,
-    **lookup.CONTRACTIONS,
+    **einsum.CONTRACTIONS,
 }

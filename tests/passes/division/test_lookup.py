@@ -64,6 +64,21 @@ def test_gather_of_tuples_is_divided_by_tuple_and_by_what_they_name(data: Data) 
         assert_spans(data, one, tolerance=0)
 
 
+def test_tables_in_blocks_of_few_bits_are_divided_by_index() -> None:
+    rng = np.random.default_rng(4)
+    constants: dict[str, Array] = {
+        "t": rng.integers(0, 255, (6, 16)).astype(np.uint8),
+        "s": rng.standard_normal((6, 2)).astype(np.float32),
+    }
+    node = helper.make_node("GatherBlockQuantized", ["t", "i", "s"], ["y"], block_size=16, **_MS)
+    one = OneNode(node, {"i": rng.integers(0, 6, (3, 4))}, constants)
+
+    assert_span(one, 0, 1, 3, tolerance=0)
+    assert_span(one, 1, 2, 3, tolerance=0)
+    with pytest.raises(IndivisibleError, match="by index only"):
+        one.piece(2, 0, 1)
+
+
 def _embeddings(data: Data, used: list[str], *, positions: bool) -> OneNode:
     batch, length, width = 3, 4, 5
     feeds = {

@@ -53,6 +53,24 @@ def test_softmax_without_an_axis_takes_the_one_of_its_opset(opset: int, mixed: s
             assert_span(one, axis, 1, 2)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_quantized_softmax_says_itself_which_axes_it_needs(data: Data) -> None:
+    x = numbers(data, some_shape(data), np.uint8)
+    axis, opset = data.draw(st.integers(0, x.ndim - 1), "axis"), data.draw(st.sampled_from([12, 13]), "opset")
+    constants: dict[str, Array] = {
+        "xs": np.asarray(0.05, np.float32),
+        "xz": np.asarray(120, np.uint8),
+        "ys": np.asarray(1 / 256, np.float32),
+        "yz": np.asarray(0, np.uint8),
+    }
+    node = helper.make_node("QLinearSoftmax", ["x", *constants], ["y"], axis=axis, opset=opset, **_MS)
+
+    _assert_divided_beside(
+        data, OneNode(node, {"x": x}, constants), {axis} if opset == 13 else set(range(axis, x.ndim))
+    )
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_layer_normalization_needs_its_axis_and_all_behind_it(data: Data) -> None:
