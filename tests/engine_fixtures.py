@@ -18,6 +18,9 @@ from model_fixtures import model_of
 
 Sizes = dict[str, tuple[int, ...]]
 
+OPEN = 3
+"""The size that requests have where the model leaves it open."""
+
 COPIES = frozenset({"Add", "Concat", "Slice", "Sum"})
 
 
@@ -25,7 +28,7 @@ class Net:
     """A network in the making; node `n3` makes value `v3`."""
 
     def __init__(self, inputs: Mapping[str, Sequence[int | str]], *, seed: int = 0, opset: int = 17) -> None:
-        """Take the shapes of the inputs; a word is an open dimension of size 2."""
+        """Take the shapes of the inputs; a word is an open dimension, 1 when it is divided and `OPEN` when it runs."""
         self.inputs, self.opset = dict(inputs), opset
         self._rng = np.random.default_rng(seed)
         self.nodes: list[onnx.NodeProto] = []
@@ -62,7 +65,7 @@ class Net:
         """Return a request."""
         rng = np.random.default_rng(seed)
         return {
-            name: rng.standard_normal([size if isinstance(size, int) else 2 for size in shape]).astype(np.float32)
+            name: rng.standard_normal([size if isinstance(size, int) else OPEN for size in shape]).astype(np.float32)
             for name, shape in self.inputs.items()
         }
 
@@ -111,10 +114,10 @@ def prepared(whole: onnx.ModelProto) -> ir.Model:
 
 
 def sizes_of(model: ir.Model) -> Sizes:
-    """Return the inferred shapes; open dimensions have size 2."""
+    """Return the inferred shapes; open dimensions have size 1."""
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
     return {
-        str(value.name): tuple(dim if isinstance(dim, int) else 2 for dim in value.shape)
+        str(value.name): tuple(dim if isinstance(dim, int) else 1 for dim in value.shape)
         for value in values
         if value.shape is not None
     }

@@ -7,6 +7,7 @@ import onnx_ir as ir
 def slice_tensor(tensor: ir.TensorProtocol, axis: int, start: int, stop: int) -> ir.TensorProtocol:
     """Return a part of a tensor along one axis; a part of a memory-mapped file stays one where it is contiguous."""
     dims = list(tensor.shape.numpy())
+    axis %= len(dims)
     whole = dims[axis]
     dims[axis] = stop - start
     shape = ir.Shape(dims)
@@ -24,7 +25,7 @@ def slice_tensor(tensor: ir.TensorProtocol, axis: int, start: int, stop: int) ->
         )
 
     def part() -> ir.TensorProtocol:
-        selected = np.take(tensor.numpy(), range(start, stop), axis=axis)
+        selected = tensor.numpy()[(slice(None),) * axis + (slice(start, stop),)]
         return ir.Tensor(np.ascontiguousarray(selected), dtype=tensor.dtype)
 
     return ir.LazyTensor(part, dtype=tensor.dtype, shape=shape, name=tensor.name)

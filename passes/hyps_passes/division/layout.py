@@ -203,20 +203,10 @@ class _Attempt:
     def _common_size(self, values: Iterable[ir.Value], axis: int) -> int:
         found = set()
         for value in values:
-            found.add(self._fixed_size(value, axis))
+            found.add(fixed_size(self._scene, value, axis))
         if len(found) > 1:
             raise IndivisibleError(f"its outputs differ in axis {axis}")
         return found.pop()
-
-    def _fixed_size(self, value: ir.Value, axis: int) -> int:
-        shape = self._scene.facts.shape(value)
-        if axis >= len(shape):
-            raise IndivisibleError(f"`{value.name}` has no axis {axis}")
-        if not self._scene.is_constant(value) and not self._scene.facts.is_fixed(value, axis):
-            raise IndivisibleError(
-                f"axis {axis} of `{value.name}` differs between requests; `--input` can fix the size of an input"
-            )
-        return shape[axis]
 
     def _needs(self, value: ir.Value, axis: int | None, size: int) -> list[MaybeSpan]:
         parts = self._demands.get(value, [[] for _ in range(self._count)])
@@ -271,10 +261,9 @@ class _Attempt:
         for index, part in answer.parts.items():
             value = node.inputs[index]
             assert value is not None, (node.name, index)
-            size = self._scene.facts.shape(value)[part.axis]
+            size = fixed_size(self._scene, value, part.axis)  # what is all of it must be so in every request
             assert 0 <= part.span.start < part.span.stop <= size, (node.name, value.name, part, size)
             if len(part.span) < size:
-                self._fixed_size(value, part.axis)
                 parts[index] = part
         return replace(answer, parts=parts)
 
@@ -335,6 +324,22 @@ def axis_of(scene: Scene, node: ir.Node) -> int:
     return rank + axis
 
 
+def fixed_size(scene: Scene, value: ir.Value, axis: int) -> int:
+    """Return the size of an axis, counted from the front, that all requests share.
+
+    Raises:
+        IndivisibleError: there is no such axis, or requests differ in it.
+    """
+    shape = scene.facts.shape(value)
+    if axis >= len(shape):
+        raise IndivisibleError(f"`{value.name}` has no axis {axis}")
+    if not scene.is_constant(value) and not scene.facts.is_fixed(value, axis):
+        raise IndivisibleError(
+            f"axis {axis} of `{value.name}` differs between requests; `--input` can fix the size of an input"
+        )
+    return shape[axis]
+
+
 def contraction_of(node: ir.Node) -> Contraction:
     """Return how the node's sum is divided.
 
@@ -350,7 +355,7 @@ def contraction_of(node: ir.Node) -> Contraction:
 def _size(scene: Scene) -> int:
     last = scene.last
     if scene.region.axis is not None:
-        return scene.facts.shape(_first_output(scene, last))[axis_of(scene, last)]
+        return fixed_size(scene, _first_output(scene, last), axis_of(scene, last))
     try:
         return contraction_of(last).size(last, scene.facts)
     except IndivisibleError as error:

@@ -18,6 +18,8 @@ class Scene:
     region: Region
     nodes: tuple[ir.Node, ...]
     """In running order."""
+    members: frozenset[ir.Node]
+    """The same."""
     last: ir.Node
     behind: tuple[ir.Node, ...]
     """Other nodes that stand between them and need what they make, in running order."""
@@ -27,7 +29,7 @@ class Scene:
 
     def inside(self, value: ir.Value) -> bool:
         """Return whether a node of the region makes the value."""
-        return value.producer() in self.nodes
+        return value.producer() in self.members
 
     def is_constant(self, value: ir.Value) -> bool:
         """Return whether the value is the same in every request."""
@@ -35,7 +37,7 @@ class Scene:
 
     def is_output(self, value: ir.Value) -> bool:
         """Return whether something outside the region needs a value that it makes."""
-        return value.is_graph_output() or any(use.node not in self.nodes for use in value.uses())
+        return value.is_graph_output() or any(use.node not in self.members for use in value.uses())
 
 
 def find_scene(model: ir.Model, region: Region, sizes: Mapping[str, tuple[int, ...]]) -> Scene:
@@ -65,7 +67,7 @@ def find_scene(model: ir.Model, region: Region, sizes: Mapping[str, tuple[int, .
     order = list(model.graph)
     nodes = tuple(node for node in order if node in members)
     facts = Facts(ops.Shapes(dict(sizes)), model.graph.opset_imports.get("", 0))
-    return Scene(region, nodes, last, _behind(order, members), frozenset(constants), facts)
+    return Scene(region, nodes, frozenset(members), last, _behind(order, members), frozenset(constants), facts)
 
 
 def _check_node(node: ir.Node) -> None:
