@@ -160,8 +160,10 @@ class Engine:
             hold_memory_down()
         for partition in by_weight(self._tasks, self.kept):
             self._loader.load(partition)
+        for partition in self.swapped:
+            self._loader.prepare(partition)
         if self.memory_bytes is not None:
-            give_back()  # code that laying out weights needed, and running does not
+            give_back()  # code that making sessions needed, and running does not
         self._core = self._new_core()
         self._steps = [] if self._goes_in_turns else self._steps_for(None)
         self._lanes = self._new_lanes()

@@ -59,6 +59,15 @@ class Loader:
         """Return what runs a loaded partition: a session, or a `Streamed`."""
         return self._sessions[partition]
 
+    def prepare(self, partition: str) -> None:
+        """Do what can be done once for all turns of a partition.
+
+        Raises:
+            PlanError: it cannot be loaded.
+        """
+        if self.modes[partition] is Mode.STREAMED:
+            self._streams.prepare(self._folder, self._partitions[partition], self._optimization)
+
     def read_ahead(self, partition: str, room_nbytes: int | None) -> None:
         """Begin to load a partition beside what is done meanwhile, where it is one whose weights are read.
 

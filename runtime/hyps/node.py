@@ -547,16 +547,18 @@ class Node:
     def _load(self, step: Load) -> None:
         key = (step.partition, step.digest)
         assert self._plan is not None, "a partition is loaded for a plan"
-        path = self._files.folders[key] / self._partitions[step.partition].file
-        self._executor.open(key, path, self._mode(), self._plan.optimization)
+        partition = self._partitions[step.partition]
+        self._executor.open(key, self._files.folders[key], partition, self._mode(partition), self._plan.optimization)
 
-    def _mode(self) -> Mode:
-        """Lay weights out for speed where all of them fit twice, as an engine does."""
+    def _mode(self, partition: Partition) -> Mode:
+        """Lay weights out for speed where all of them fit twice, as an engine does; else read them, or map them."""
         residency = self._state.residency
-        weights = sum(partition.weight_bytes for partition in self._partitions.values())
+        weights = sum(other.weight_bytes for other in self._partitions.values())
         all_kept = len(residency.kept) == len(self._partitions)
         is_roomy = residency.spare_nbytes is None or residency.spare_nbytes >= weights
-        return Mode.FAST if all_kept and is_roomy else Mode.MAPPED
+        if all_kept and is_roomy:
+            return Mode.FAST
+        return Mode.MAPPED if partition.form is None else Mode.STREAMED
 
     def _tell(self, step: Tell) -> None:
         message = step.message

@@ -1,5 +1,6 @@
 """A node's two working threads: one runs partitions, the other finds their files and opens their sessions."""
 
+import functools
 import logging
 import queue
 import threading
@@ -13,8 +14,9 @@ from hyps.adapters.deadlines import Turn, Watchdog
 from hyps.adapters.guard import deadline_error, guarded
 from hyps.adapters.machine import hold_memory_down, trim
 from hyps.adapters.sessions import ORT_ERRORS, Mode, Session, Sessions, execution_error
+from hyps.adapters.streams import Streamed, Streams
 from hyps.errors import HypsError, InternalError
-from hyps.formats.plan import Optimization
+from hyps.formats.plan import Optimization, Partition
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +88,7 @@ class Executor:
         self._watchdog = None if timeout_s is None else Watchdog(timeout_s)
         if self._watchdog is not None:
             self._watchdog.call_when_stuck(lambda run: on_completion(Stuck(run)))
+        self._streams = Streams(opener)
         self._sessions: dict[Key, Session] = {}
         self._runs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._errands: queue.SimpleQueue[tuple[Any, Callable[[], Any]] | None] = queue.SimpleQueue()
@@ -108,15 +111,16 @@ class Executor:
         end_s = time.monotonic() + wait_s
         for thread in self._threads:
             thread.join(max(0.0, end_s - time.monotonic()))
+        self._streams.close()
 
-    def open(self, key: Key, path: Path, mode: Mode, optimization: Optimization) -> None:
-        """Open the session of the partition in the file `path`; `Opened` tells."""
+    def open(self, key: Key, folder: Path, partition: Partition, mode: Mode, optimization: Optimization) -> None:
+        """Load a partition whose files lie in `folder`; `Opened` tells."""
 
         def work() -> None:
             start_s = time.monotonic()
             error: HypsError | None = None
             try:
-                self._sessions[key] = self._opener.open(path, mode, optimization)
+                self._sessions[key] = self._loaded(folder, partition, mode, optimization)
             except HypsError as refusal:
                 error = refusal
             except Exception as broken:  # were nobody told, the partition would be on its way for ever
@@ -124,19 +128,23 @@ class Executor:
                 error = InternalError(f"{type(broken).__name__}: {broken}")
             self._tell(Opened(key, error, start_s, time.monotonic()))
 
-        if mode is Mode.MAPPED and not self._is_held_down:
+        if mode is not Mode.FAST and not self._is_held_down:
             self._is_held_down = True
             hold_memory_down()
         self._errands.put((None, work))
 
     def shut(self, key: Key) -> None:
-        """Close a session; a run of it that is under way goes on."""
-        self._sessions.pop(key, None)
-        self._errands.put((None, trim))
+        """Release a partition; runs of it that were begun go on."""
+        session = self._sessions.pop(key, None)
+        errand = functools.partial(self._let_go, session) if isinstance(session, Streamed) else trim
+        self._errands.put((None, errand))
 
     def run(self, run: int, key: Key, outputs: tuple[str, ...], feeds: Callable[[], Mapping[str, Any]]) -> None:
         """Run a partition whose session is open on what `feeds` returns; `Ran` tells."""
-        self._runs.put(_Job(run, key[0], self._sessions[key], outputs, feeds))
+        session = self._sessions[key]
+        if isinstance(session, Streamed):
+            self._streams.hold(session)
+        self._runs.put(_Job(run, key[0], session, outputs, feeds))
 
     def do(self, name: Any, errand: Callable[[], Any]) -> None:
         """Have something done beside the computing, in turn; `Done` tells with this name."""
@@ -161,6 +169,8 @@ class Executor:
                 logger.exception("a run broke off")
                 outcome = InternalError(f"{type(error).__name__}: {error}")
             self._now = None
+            if isinstance(job.session, Streamed):
+                self._let_go(job.session)
             self._tell(Ran(job.run, outcome, start_s, time.monotonic()))
 
     def _outcome(self, job: _Job) -> dict[str, Any]:
@@ -181,6 +191,17 @@ class Executor:
         return dict(zip(job.outputs, made, strict=True))
 
     # The thread that does the rest.
+
+    def _loaded(self, folder: Path, partition: Partition, mode: Mode, optimization: Optimization) -> Session:
+        if mode is not Mode.STREAMED:
+            return self._opener.open(folder / partition.file, mode, optimization)
+        streamed = self._streams.begin(folder, partition, optimization, room_nbytes=0)
+        self._streams.finish(streamed)
+        return streamed
+
+    def _let_go(self, streamed: Streamed) -> None:
+        self._streams.shut(streamed)
+        self._streams.shrink(0)  # tensors of other requests may come into its place at any time
 
     def _do_errands(self) -> None:
         while (entry := self._errands.get()) is not None:

@@ -8,16 +8,30 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from onnx import save
 
+from form_fixtures import write_formed
 from hyps.adapters.executor import Completion, Done, Executor, Opened, Ran, Stuck
 from hyps.adapters.sessions import Mode, Sessions
 from hyps.errors import DeadlineError, ExecutionError, HypsError, InternalError, PlanError
+from hyps.formats.plan import Partition
 from loop_fixtures import looping
 from plan_fixtures import mlp
 
 WAIT_S = 20.0
 KEY = ("v0", "digest")
+PARTITION = Partition(
+    id="v0",
+    kind="vertical",
+    file="v0.onnx",
+    sha256="0",
+    inputs=("t0",),
+    outputs=("t1",),
+    layers=("v0",),
+    parameters=16,
+    weight_bytes=64,
+)
 
 
 class Rig:
@@ -31,7 +45,10 @@ class Rig:
         return self._told.get(timeout=WAIT_S)
 
     def open(self, path: Path, key: tuple[str, str] = KEY) -> HypsError | None:
-        self.executor.open(key, path, Mode.FAST, "none")
+        return self.load(path.parent, replace(PARTITION, file=path.name), Mode.FAST, key)
+
+    def load(self, folder: Path, partition: Partition, mode: Mode, key: tuple[str, str] = KEY) -> HypsError | None:
+        self.executor.open(key, folder, partition, mode, "none")
         told = self.next()
         assert isinstance(told, Opened)
         assert told.key == key
@@ -121,6 +138,41 @@ def test_a_run_goes_on_when_its_session_is_closed(rig: Rig, path: Path) -> None:
     told = rig.next()
     assert isinstance(told, Ran)
     assert isinstance(told.outcome, dict)
+
+
+def test_a_run_keeps_its_weights_while_others_are_read(rig: Rig, tmp_path: Path) -> None:
+    """The partition is released, and memory asked for another's weights, before the run begins to compute."""
+    flow = mlp(4, 4, 4)
+    first, second = write_formed(flow, tmp_path / "plan").partitions
+    assert rig.load(tmp_path / "plan", first, Mode.STREAMED) is None
+    expected = rig.run(1, ones(), "t1")["t1"]
+    is_waiting, goes_on = threading.Event(), threading.Event()
+
+    def feeds() -> dict[str, Any]:
+        is_waiting.set()
+        assert goes_on.wait(WAIT_S)
+        return ones()
+
+    rig.executor.run(2, KEY, ("t1",), feeds)
+    assert is_waiting.wait(WAIT_S)
+    rig.executor.shut(KEY)
+    assert rig.load(tmp_path / "plan", second, Mode.STREAMED, ("v1", "digest")) is None
+    goes_on.set()
+    told = rig.next()
+    assert isinstance(told, Ran)
+    assert isinstance(told.outcome, dict)
+    assert told.outcome["t1"].tobytes() == expected.tobytes()
+
+
+def test_what_is_released_leaves_no_memory_behind(rig: Rig, tmp_path: Path) -> None:
+    plan = write_formed(mlp(4, 4), tmp_path / "plan")
+    for number in range(2):
+        assert rig.load(tmp_path / "plan", plan.partitions[0], Mode.STREAMED) is None
+        assert "t1" in rig.run(number, ones(), "t1")
+        rig.executor.shut(KEY)
+        rig.executor.do("after it", lambda: None)
+        assert rig.next() == Done("after it", None)
+        assert rig.executor._streams._pool.idle_nbytes == 0
 
 
 def test_errands_are_done_in_turn_and_their_failures_told(rig: Rig) -> None:

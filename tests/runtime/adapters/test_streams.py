@@ -50,7 +50,7 @@ def test_partitions_of_one_shape_share_a_session_and_nothing_else(streams: Strea
     plan = write_formed(flow, folder)
     first, second = (load(streams, folder, plan, index) for index in range(2))
     assert first.session is second.session
-    x = flow.feeds()["t0"]
+    x = flow.feeds()["t0"].astype(np.float32)
     expected = np.maximum(x @ _weight(folder, plan, 1).T, 0)
     np.testing.assert_allclose(second.run(["t2"], {"t1": x})[0], expected, rtol=1e-5)
     assert not np.allclose(first.run(["t1"], {"t0": x})[0], expected)
@@ -128,7 +128,7 @@ def test_altered_weights_are_refused_and_leave_the_rest_to_work(
 def test_a_session_that_was_not_used_for_long_is_made_anew(
     streams: Streams, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hyps.adapters.streams._SESSIONS_NBYTES", 300_000)
+    monkeypatch.setattr("hyps.adapters.streams._SESSIONS_NBYTES", 120_000)
     plan = write_formed(mlp(8, 16, 24, 32), folder)
     for index in (0, 1, 0, 2):
         streams.shut(load(streams, folder, plan, index))
