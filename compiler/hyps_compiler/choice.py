@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from hyps_compiler.choice_cuts import Cut, DenseRows, Sizes, Way, dense_rows, region_ways
+from hyps_compiler.choice_cuts import Cut, DenseRows, Sizes, Way, dense_rows, region_ways, special_cuts
 from hyps_compiler.choice_trial import Excerpt, Found, Outcome, fewest_pieces
 from hyps_compiler.choice_windows import Flow
 from hyps_passes.graph import CutGraph, Layer
@@ -80,27 +80,37 @@ class Choice:
         """Return the cuts that make all the layers fit for the least, in running order."""
         flow, indices = Flow(graph, may_spill=self.limits.may_spill), [layer.index for layer in blockers]
         offers: dict[tuple[int, int], Found] = {}
-        reasons: dict[tuple[int, int], list[str]] = {}
         for index in sorted(indices, key=lambda i: (-self._needed(graph, i), i)):
-            windows = flow.likely_windows(index, indices, self.limits.peak_bytes, _MOST_REGIONS)
-            for window in windows:
-                if window not in offers and window not in reasons:
-                    found, reasons[window] = self._best(flow, window)
-                    if found is not None:
-                        offers[window] = found
-            if not any(first <= index <= last for first, last in offers):
-                told = [reason for window in windows for reason in reasons[window]]
-                return Blocked(graph.layers[index], graph, tuple(dict.fromkeys(told)))
+            reasons = self._add_offers(flow, index, indices, offers, opened=False)
+            if not _covers(offers, index):
+                reasons += self._add_offers(flow, index, indices, offers, opened=True)
+            if not _covers(offers, index):
+                return Blocked(graph.layers[index], graph, tuple(dict.fromkeys(reasons)))
         return [offers[window] for window in _cheapest_cover(len(graph.layers), indices, offers)]
+
+    def _add_offers(
+        self, flow: Flow, index: int, blockers: Sequence[int], offers: dict[tuple[int, int], Found], *, opened: bool
+    ) -> list[str]:
+        """Add the best cut of each region around a layer to `offers`, and return why others do not help."""
+        reasons: list[str] = []
+        for window in flow.likely_windows(index, blockers, self.limits.peak_bytes, _MOST_REGIONS, opened=opened):
+            covered = [i for i in blockers if window[0] <= i <= window[1]]
+            if window in offers or (len(covered) == 1 and (index, index) in offers):
+                continue  # other layers in the region would gain nothing
+            found, told = self._best(flow, window, opened=opened)
+            reasons += told
+            if found is not None:
+                offers[window] = found
+        return reasons
 
     def _needed(self, graph: CutGraph, index: int) -> int:
         return self.limits.needed_nbytes(graph.window(index, index))
 
-    def _best(self, flow: Flow, window: tuple[int, int]) -> tuple[Found | None, list[str]]:
+    def _best(self, flow: Flow, window: tuple[int, int], *, opened: bool) -> tuple[Found | None, list[str]]:
         """Return the cheapest cut of the layers, and why others do not help."""
         excerpt = Excerpt(self.model, flow, window, self.sizes, self.fused)
         best: Found | None = None
-        offers, reasons = self._offers(excerpt)
+        offers, reasons = self._offers(excerpt, opened=opened)
         for found in offers:
             if isinstance(found, str):
                 reasons.append(found)
@@ -108,19 +118,30 @@ class Choice:
                 best = found
         return best, reasons
 
-    def _offers(self, excerpt: Excerpt) -> tuple[list[Found | str], list[str]]:
+    def _offers(self, excerpt: Excerpt, *, opened: bool) -> tuple[list[Found | str], list[str]]:
         """Return what comes of each way to divide the layers, and why there are no others."""
-        key = excerpt.signature
+        key = (opened, excerpt.signature)
         if key not in self.trials.ways:
-            self.trials.ways[key] = region_ways(excerpt.model(), excerpt.layers, excerpt.sizes, carry=self.carry)
+            model, layers, sizes = excerpt.model(), excerpt.layers, excerpt.sizes
+            self.trials.ways[key] = region_ways(model, layers, sizes, carry=self.carry, opened=opened)
         ways, refused = self.trials.ways[key]
         cuts: list[tuple[object, Cut]] = [(way, way.cut(excerpt.layers)) for way in ways]
-        rows = dense_rows(excerpt.layers[0]) if len(excerpt.layers) == 1 else None
-        reasons = [*([rows] if isinstance(rows, str) and not ways else []), *refused]
-        if isinstance(rows, DenseRows):
-            cuts = [("rows", rows), *((way, way.cut(excerpt.layers)) for way in ways if way.axis != -1)]
+        reasons = list(refused)
+        if len(excerpt.layers) == 1 and not opened:
+            special, told = special_cuts(self.model, excerpt.layers[0], self.sizes)
+            rows = dense_rows(excerpt.layers[0])
+            if isinstance(rows, DenseRows):
+                special.append(("rows", rows))
+                cuts = [(way, way.cut(excerpt.layers)) for way in ways if way.axis != -1]
+            elif not cuts:
+                told.append(rows)
+            cuts, reasons = [*special, *cuts], [*told, *reasons]
         trials = [(self.trials.outcomes.setdefault((key, way), {}), cut) for way, cut in cuts]
         return [fewest_pieces(excerpt, cut, self.limits, tried) for tried, cut in trials], reasons
+
+
+def _covers(offers: Mapping[tuple[int, int], Found], index: int) -> bool:
+    return any(first <= index <= last for first, last in offers)
 
 
 def smallest(whole: Choice, figure: str) -> int:

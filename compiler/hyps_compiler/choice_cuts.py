@@ -11,14 +11,22 @@ from hyps_passes.division.region import Region
 from hyps_passes.division.rule import IndivisibleError, key_of
 from hyps_passes.division.rules import CONTRACTIONS
 from hyps_passes.graph import Layer
-from hyps_passes.rewrites.slice_dense import DenseLayer, Refusal, SliceDense, find_dense
+from hyps_passes.rewrites.divide_recurrent import WAYS, RecurrentLayer, find_recurrent
+from hyps_passes.rewrites.divide_table import TableLayer, find_table
+from hyps_passes.rewrites.open_pieces import Group, OpenPieces
+from hyps_passes.rewrites.recurrent_cell import is_recurrent
+from hyps_passes.rewrites.slice_dense import DenseLayer, Refusal, SliceDense, find_dense, row_ranges
 
 Sizes = dict[str, tuple[int, ...]]
 
+_MOST_AXES = 3
+"""The outermost that can be divided: others would hardly do better, and their parts are not contiguous."""
 _MOST_ENDS = 8
 _MOST_PIECES = 1024
+_FEW_PIECES = 128
 _SUM_S = 1e-3
 """Sums in another order round differently: they have to be worth it."""
+_STRIDED_S = 0.2e-3
 
 
 class Cut(Protocol):
@@ -27,6 +35,11 @@ class Cut(Protocol):
     @property
     def units(self) -> int:
         """The most pieces that there can be; every piece is some of them."""
+        ...
+
+    @property
+    def least(self) -> int:
+        """The fewest pieces."""
         ...
 
     @property
@@ -61,6 +74,7 @@ class DenseRows:
     units: int
     inputs: frozenset[str]
 
+    least = 2
     penalty_s = 0.0
 
     @property
@@ -86,17 +100,79 @@ class RegionPieces:
     region: Region
     units: int
     inputs: frozenset[str]
+    groups: tuple[Group, ...] = ()
+    """Of the nodes of each piece, what is an H-partition of its own; empty: the piece is one."""
 
-    most = _MOST_PIECES
+    least = 2
+
+    @property
+    def most(self) -> int:
+        """The fewer, the more nodes each has."""
+        return max(_MOST_PIECES // len(self.region.nodes), _FEW_PIECES)
 
     @property
     def penalty_s(self) -> float:
-        """What a sum costs beside its additions."""
-        return _SUM_S if self.region.axis is None else 0.0
+        """What a sum costs beside its additions, and what cutting along the innermost axis costs beside its bytes."""
+        return {None: _SUM_S, -1: _STRIDED_S}.get(self.region.axis, 0.0)
 
     def apply(self, model: ir.Model, sizes: Sizes, count: int) -> str:
         """Divide, as in `Cut`."""
         rewrite = Divide(self.region, count)
+        rewrite.apply(model, sizes)
+        if not self.groups:
+            return str(rewrite)
+        opening = OpenPieces(self.region.name, self.groups)
+        opening.apply(model)
+        return f"{rewrite},{opening}"
+
+
+@dataclass(frozen=True, slots=True)
+class TableRows:
+    """Rows of the table of a look-up."""
+
+    table: TableLayer
+    carry: bool
+    inputs: frozenset[str]
+
+    least = 2
+    most = _MOST_PIECES
+    penalty_s = 0.0
+
+    @property
+    def units(self) -> int:
+        """The most pieces."""
+        return self.table.most
+
+    def apply(self, model: ir.Model, sizes: Sizes, count: int) -> str:
+        """Divide, as in `Cut`."""
+        rewrite = self.table.rewrite(count, carry=self.carry)
+        rewrite.apply(model, sizes)
+        return str(rewrite)
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentPieces:
+    """Directions, gates, samples or time steps of a recurrent layer."""
+
+    layer: RecurrentLayer
+    inputs: frozenset[str]
+
+    most = _MOST_PIECES
+    penalty_s = 0.0
+
+    @property
+    def units(self) -> int:
+        """The most pieces."""
+        return self.layer.most
+
+    @property
+    def least(self) -> int:
+        """The fewest pieces."""
+        return self.layer.least
+
+    def apply(self, model: ir.Model, sizes: Sizes, count: int) -> str:
+        """Divide, as in `Cut`."""
+        rewrite = self.layer.rewrite(count)
         rewrite.apply(model, sizes)
         return str(rewrite)
 
@@ -110,6 +186,27 @@ def dense_rows(layer: Layer) -> DenseRows | str:
     return DenseRows(layer, dense.rows, inputs)
 
 
+def special_cuts(model: ir.Model, layer: Layer, sizes: Sizes) -> tuple[list[tuple[object, Cut]], list[str]]:
+    """Return the cuts that are made for operators of one kind, each with a key of its own, and why others are none."""
+    found: list[tuple[object, Cut]] = []
+    reasons: list[str] = []
+    inputs = _outside(layer.nodes)
+    if any(node.op_type == "Gather" for node in layer.nodes):
+        table = find_table(model, layer, sizes)
+        if isinstance(table, TableLayer):
+            found += [(("table", carry), TableRows(table, carry, inputs)) for carry in (False, True)]
+        else:
+            reasons.append(table.reason)
+    if any(is_recurrent(node) for node in layer.nodes):
+        for way in WAYS:
+            pieces = find_recurrent(layer, way, sizes)
+            if isinstance(pieces, RecurrentLayer):
+                found.append((way, RecurrentPieces(pieces, inputs)))
+            else:
+                reasons.append(pieces.reason)
+    return found, reasons
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
     """How layers of one signature can be divided as a region."""
@@ -119,31 +216,42 @@ class Way:
     axis: int | None
     carry: bool
     units: int
+    groups: int = 1
+    """Into how many H-partitions each piece is opened."""
 
     def cut(self, layers: Sequence[Layer]) -> RegionPieces:
         """Return the cut of such layers."""
         nodes = [node for layer in layers for node in layer.nodes][: self.nodes]
         region = Region(_title(layers), tuple(str(node.name) for node in nodes), self.axis, self.carry)
-        return RegionPieces(region, self.units, _outside(nodes))
+        return RegionPieces(region, self.units, _outside(nodes), _groups(layers, region.nodes, self.groups))
 
 
-def region_ways(model: ir.Model, layers: Sequence[Layer], sizes: Sizes, *, carry: bool) -> tuple[list[Way], list[str]]:
+def region_ways(
+    model: ir.Model, layers: Sequence[Layer], sizes: Sizes, *, carry: bool, opened: bool
+) -> tuple[list[Way], list[str]]:
     """Return how consecutive layers can be divided as one region, along each axis and each sum, and why not otherwise.
 
-    The region ends with the last layer; where that cannot be divided as a whole, with one of its nodes.
+    The region ends with the last layer; where that cannot be divided as a whole, with one of its nodes. Each piece is
+    one H-partition, or `opened` into several.
     """
     found: list[Way] = []
     reasons: list[str] = []
     nodes = [node for layer in layers for node in layer.nodes]
+    most_axes = _MOST_AXES + (len(layers) == 1)
     for end in _ends(layers[-1], len(nodes)):
         for axis in _axes(nodes[end - 1], sizes):
             way = Way(end, axis, carry, 0)
+            if axis is not None and len({known.axis for known in found} - {None}) >= most_axes:
+                continue
             try:
                 units = extent(model, way.cut(layers).region, sizes).most
             except IndivisibleError as error:
                 reasons.append(error.reason)
                 continue
-            found.append(replace(way, units=units))
+            if not opened:
+                found.append(replace(way, units=units))
+            elif carry and axis is not None and len(layers) > 1:
+                found += [replace(way, units=units, groups=count) for count in sorted({2, len(layers)})]
         if any(way.axis is not None for way in found):
             break  # a shorter region saves less
     return [way for way in found if way.units >= 2], reasons
@@ -162,6 +270,17 @@ def _axes(node: ir.Node, sizes: Sizes) -> list[int | None]:
     shape = sizes.get(str(node.outputs[0].name), ())
     axes: list[int | None] = [index - len(shape) for index, size in enumerate(shape) if size > 1]
     return [*axes, None] if key_of(node) in CONTRACTIONS else axes
+
+
+def _groups(layers: Sequence[Layer], members: Sequence[str], count: int) -> tuple[Group, ...]:
+    """Return the nodes of the layers in `count` groups of nearly as many layers; one group is none."""
+    if count == 1:
+        return ()
+    groups = []
+    for first, stop in row_ranges(len(layers), count):
+        nodes = (str(node.name) for layer in layers[first:stop] for node in layer.nodes)
+        groups.append(Group(_title(layers[first:stop]), tuple(name for name in nodes if name in members)))
+    return tuple(group for group in groups if group.nodes)
 
 
 def _title(layers: Sequence[Layer]) -> str:

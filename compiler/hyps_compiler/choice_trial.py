@@ -16,11 +16,14 @@ from hyps_passes.searches.chain import Limits
 _EXACT_PIECES = 32
 """Up to so many, one less is worth another trial."""
 _MACS_PER_S = 10e9
-_COPIED_BYTES_PER_S = 2e9
+_COPIED_BYTES_PER_S = 4e9
 _READ_BYTES_PER_S = 1e9
 _PARTITION_S = 0.2e-3
 _COPIES = ("Slice", "Concat", "Sum", "Add")
-_HOPELESS = 1.02
+_FLAT = 0.998
+"""Of what larger pieces take: smaller ones do not help."""
+_HOPELESS = 1.1
+"""Times the limit, by a line that is not quite straight."""
 _TOLD_ELEMENTS = 1024
 """Constants up to this size tell layers apart that are otherwise alike: shapes, axes, pads."""
 
@@ -164,15 +167,15 @@ class _Search:
     def __init__(self, excerpt: Excerpt, cut: Cut, limits: Limits, tried: dict[int, Outcome]) -> None:
         self._excerpt, self._cut, self._limits, self._tried = excerpt, cut, limits, tried
         self._seen: dict[int, float] = {}
-        """The excess by the size of the pieces."""
+        """The excess by the size of the pieces, all alike."""
 
     def fewest(self) -> Found | str:
         most = min(self._cut.units, self._cut.most)
         least = -(-self._cut.units // most)
-        high = -(-self._cut.units // 2)
+        high = -(-self._cut.units // self._cut.least)
         if self._excess(high) <= 1:
             return self._found(high)
-        size = max(least, min(high - 1, -(-self._cut.units // 4)))
+        size = max(least, min(high - 1, high // 2))
         while self._excess(size) > 1:
             if size <= least or self._is_hopeless(least):
                 return f"in any number of pieces up to {most}, {self._outcome(min(self._seen)).largest} is too large"
@@ -200,7 +203,8 @@ class _Search:
         return self._tried[count]
 
     def _excess(self, size: int) -> float:
-        return self._seen.setdefault(size, self._outcome(size).excess(self._limits))
+        even = -(-self._cut.units // self._pieces(size))
+        return self._seen.setdefault(even, self._outcome(size).excess(self._limits))
 
     def _tolerated(self, size: int) -> int:
         """Return how far the size may be from the largest that fits: not at all where pieces are few."""
@@ -221,7 +225,8 @@ class _Search:
             return False
         one, two = sorted(self._seen)[:2]
         slope = (self._seen[two] - self._seen[one]) / (two - one)
-        return self._seen[one] - max(slope, 0) * (one - least) > _HOPELESS
+        is_flat = self._seen[one] > _FLAT * self._seen[two]
+        return is_flat or self._seen[one] - slope * (one - least) > _HOPELESS
 
 
 def _view(model: ir.Model, graph: CutGraph, first: int, last: int) -> tuple[ir.GraphView, frozenset[str]]:

@@ -14,7 +14,7 @@ _AHEAD = 40
 _NEAR = 3
 """How far apart two layers may be that are both too large and are divided together."""
 _PARTITION_S = 0.2e-3
-_COPIED_BYTES_PER_S = 2e9
+_COPIED_BYTES_PER_S = 4e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ class Flow:
         )
 
     def likely_windows(
-        self, blocker: int, blockers: Collection[int], peak_bytes: int | None, most: int
+        self, blocker: int, blockers: Collection[int], peak_bytes: int | None, most: int, *, opened: bool
     ) -> list[tuple[int, int]]:
-        """Return the regions around a layer that is too large, the most promising first; the layer alone is the first.
+        """Return the regions around a layer that is too large: the layer alone first, then the most promising.
 
         A region is promising where what crosses its ends leaves room: the pieces of its outputs and the merged output
         are in memory at once, and so are its inputs and what is between.
@@ -70,15 +70,16 @@ class Flow:
             blockers: indices of all layers that are too large.
             peak_bytes: what a partition may take; None: any.
             most: how many regions to return beside the layer alone and the layer with the next one that is too large.
+            opened: whether a piece need not hold the weights of all layers at once.
         """
         found = [(blocker, other) for other in sorted(blockers) if blocker < other <= blocker + _NEAR][:1]
         if peak_bytes is not None and self.graph.live_bytes[blocker] is not None:
-            windows = sorted(self._windows(blocker, blockers, peak_bytes))
+            windows = sorted(self._windows(blocker, blockers, peak_bytes, opened=opened))
             found += [(first, last) for _, _, first, last in windows[:most]]
         return list(dict.fromkeys([(blocker, blocker), *found]))
 
     def _windows(
-        self, blocker: int, blockers: Collection[int], peak_bytes: int
+        self, blocker: int, blockers: Collection[int], peak_bytes: int, *, opened: bool
     ) -> Iterator[tuple[float, int, int, int]]:
         """Yield what each region costs at least for each layer that it makes fit, its length, first and last layer."""
         layers = self.graph.layers
@@ -87,16 +88,18 @@ class Flow:
             for last in takewhile(lambda i: layers[i].shard is None, range(blocker, len(layers))):
                 if last >= blocker + _AHEAD:
                     break
-                price_s = self._least_price(first, last, peak_bytes) if last > first else None
+                price_s = self._least_price(first, last, peak_bytes, opened=opened) if last > first else None
                 if price_s is not None:
                     yield price_s / sum(first <= i <= last for i in blockers), last - first, first, last
 
-    def _least_price(self, first: int, last: int, peak_bytes: int) -> float | None:
+    def _least_price(self, first: int, last: int, peak_bytes: int, *, opened: bool) -> float | None:
         """Return the seconds that dividing the layers costs at least; None where no division leaves room."""
         crossing = self.crossing(first, last)
-        weights = {id(w): nbytes_of(w) for layer in self.graph.layers[first : last + 1] for w in layer.weights}
+        layers = self.graph.layers[first : last + 1]
+        weights = {id(w): nbytes_of(w) for layer in layers for w in layer.weights}
+        weight_bytes = max(layer.weight_bytes for layer in layers) if opened else sum(weights.values())
         around = crossing.held + crossing.taken + crossing.made
-        room = peak_bytes - around - sum(weights.values())
+        room = peak_bytes - around - weight_bytes
         if room <= 0 or crossing.held + crossing.made + crossing.largest_made > peak_bytes:
             return None
         inside = max(self.graph.live_bytes[index] or 0 for index in range(first, last + 1)) - around
