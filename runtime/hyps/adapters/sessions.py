@@ -129,6 +129,8 @@ class Sessions:
             options.enable_cpu_mem_arena = False  # it grows by powers of two: up to twice what is needed
             options.enable_mem_pattern = False
             options.enable_mem_reuse = False  # a block that waits to be used again is held between two tensors' lives
+            # Of its own accord onnxruntime would put off what makes an output, and hold what that is made of.
+            options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         return options
 
     def _set_threads(self, options: Any) -> None:
