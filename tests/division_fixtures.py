@@ -42,7 +42,9 @@ class OneNode:
 
     def piece(self, axis: int, start: int, stop: int) -> Piece:
         """Return what the rule says of a span of the output."""
-        return RULES[key_of(self.ir_node)](self.ir_node, axis, Span(start, stop), self.facts)
+        piece = RULES[key_of(self.ir_node)](self.ir_node, axis, Span(start, stop), self.facts)
+        assert all(self.ir_node.inputs[index] is not None for index in piece.parts), "a part of what is not there"
+        return piece
 
     def made(self, axis: int, start: int, stop: int) -> list[Array]:
         """Return the outputs of the piece for a span of the output."""
