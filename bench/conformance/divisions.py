@@ -58,8 +58,11 @@ class Attempt:
 def attempts(
     staged: Staged, measured: Measured, graph: CutGraph, rng: random.Random, most: int
 ) -> Iterator[Attempt | str]:
-    """Yield ways to divide the model, `most` regions at most, and the reasons why others cannot be."""
-    yield from _own_rewrites(staged, measured, graph)
+    """Yield ways to divide the model, `most` of regions and as many others at most, and why further ones cannot be."""
+    own = list(_own_rewrites(staged, measured, graph))
+    yield from (reason for reason in own if isinstance(reason, str))
+    ways = [attempt for attempt in own if not isinstance(attempt, str)]
+    yield from rng.sample(ways, min(most, len(ways)))
     if not graph.layers:
         return
     found = tried = 0

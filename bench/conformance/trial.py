@@ -54,7 +54,7 @@ class Effort:
     slices: int = 4
     """Most sliceable layers tried, spread over the model."""
     pieces: int = 12
-    """Most regions divided into pieces per level, drawn at random; and all recurrent layers and tables."""
+    """Most regions divided into pieces per level, drawn at random, and as many recurrent layers and tables."""
     product: bool = True
     """Also compile with `hypsc`'s own steps, verify, and run as a worker does."""
 

@@ -21,7 +21,7 @@ from conformance.suites import Model, Request, load_suite
 from conformance.trial import STATUSES, THEIRS, Effort, Trial, as_record, try_model
 from hyps_compiler.emit import emit_partitions
 
-EFFORT = Effort(two_part=6, random_cuts=1, slices=2, product=False)
+EFFORT = Effort(two_part=6, random_cuts=1, slices=2, pieces=3, product=False)
 EVERY = 20
 """One in so many of the node suite's models; onnx's own tests run all of them with a cut between all layers."""
 RUNNER = Path(trial.__file__).parent
@@ -56,11 +56,20 @@ def two_layers(folder: Path) -> Model:
 
 
 def test_a_sound_model_is_identical_however_it_is_cut(tmp_path: Path) -> None:
-    found = try_model(two_layers(tmp_path), Effort())
+    found = try_model(two_layers(tmp_path), Effort(pieces=0))
     tried = {(finding.level, finding.cut) for finding in found.findings}
     assert {("none", "all nodes"), ("none", "layer 0 in 2 slices"), ("native", "all layers")} <= tried
     assert ("portable", "product") in tried
     assert {finding.status for finding in found.findings} == {"identical"}
+
+
+def test_a_sound_model_is_close_in_any_pieces(tmp_path: Path) -> None:
+    found = try_model(two_layers(tmp_path), Effort(levels=("none",), slices=0, pieces=20, product=False))
+    pieces = [finding for finding in found.findings if finding.cut.startswith("layers ")]
+    assert any("along the sum in" in finding.cut for finding in pieces)
+    assert any("along axis -1 in" in finding.cut for finding in pieces)
+    assert {finding.status for finding in pieces} <= {"identical", "tolerance"}
+    assert any("differs between requests" in reason for reason in as_record(found)["undivided"])
 
 
 @pytest.mark.parametrize("factor", [1.001, 1.0001])

@@ -18,6 +18,9 @@ from hyps_passes.layers import CUT
 _SUMMED = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
 """Element types that onnxruntime has `Sum` for."""
 
+_ADDS_BY_SHAPE = 7
+"""The opset from which onnxruntime has `Add`."""
+
 
 def extent(model: ir.Model, region: Region, sizes: Mapping[str, tuple[int, ...]]) -> Extent:
     """Return into how many pieces the region can be divided at most.
@@ -133,11 +136,12 @@ class _Placing:
         parts = [maker.parts[value] for maker in makers]
         node = self._scene.last
         if self._scene.region.carry or value.dtype not in _SUMMED:
+            add = "Add" if value.dtype not in _SUMMED or self._scene.facts.opset >= _ADDS_BY_SHAPE else "Sum"
             total = parts[0]
             for maker, part in zip(makers, parts, strict=True):
                 self._nodes += maker.nodes
                 if part is not total:
-                    total = self._merge(ir.Node("", "Add", [total, part]), value)
+                    total = self._merge(ir.Node("", add, [total, part]), value)
         else:
             for maker in makers:
                 self._nodes += maker.nodes

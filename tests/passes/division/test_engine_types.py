@@ -3,15 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from cut_fixtures import stage
-from hyps_passes.division.engine import extent
+from cut_fixtures import distance, emit_cut, stage, whole_answer
+from hyps_passes.division.engine import Divide, extent
 from hyps_passes.division.region import Region
 from hyps_passes.division.rule import IndivisibleError
-from model_fixtures import save
+from hyps_passes.layers import build_cut_graph
+from model_fixtures import floats, model_of, save
 
 
 def one(op_type: str, given: int, made: int, opset: int, path: Path, **attributes: Any) -> Path:
@@ -44,3 +46,18 @@ def test_the_same_operator_is_divided_where_its_type_allows_it(tmp_path: Path) -
     staged, measured = stage(one("Not", TensorProto.BOOL, TensorProto.BOOL, 7, tmp_path / "m.onnx"), tmp_path / "s")
     (name,) = (node.name for node in staged.model.graph)
     assert extent(staged.model, Region("one", (name,), -2), measured.sizes).most == 6
+
+
+@pytest.mark.parametrize("carry", [False, True])
+def test_parts_of_a_sum_are_added_in_opsets_without_an_add(carry: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((4, 6, 3, 3)).astype(np.float32)
+    feeds = {"x": rng.standard_normal((1, 6, 5, 5)).astype(np.float32)}
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "one")
+    model = model_of([node], [floats("x", 1, 6, 5, 5)], [floats("y", 1, 4, 3, 3)], {"w": weight}, opset=6)
+    path = save(model, tmp_path / "m.onnx")
+    staged, measured = stage(path, tmp_path / "stage", feeds=feeds)
+    Divide(Region("one", ("one",), None, carry=carry), 3).apply(staged.model, measured.sizes)
+    graph = build_cut_graph(staged.model, measured.sizes)
+    cut = emit_cut(staged, measured, graph, tmp_path / "plan", graph.legal_borders())
+    assert distance(whole_answer(path, feeds)["y"], cut.run(feeds)["y"]) <= 1e-5
