@@ -107,16 +107,65 @@ def divide_resize(node: ir.Node, axis: int, span: Span, facts: Facts) -> Piece:
     if axis not in axes:
         return Piece({0: Part(axis, span)})
     at = axes.index(axis)
-    scale, sizes = _sizes(node, at, shape[axis], facts)
+    wanted = _wanted(node, facts)
+    scale = wanted.scale(at, shape[axis])
     if shape[axis] == counts[axis] and scale == 1:
-        return Piece({0: Part(axis, span)}, constants=_sized(sizes, at, len(span)))
-    resizing = _resizing(node, shape[axis], counts[axis], scale, facts, sized=sizes is not None)
+        return Piece({0: Part(axis, span)}, constants=wanted.resized(at, len(span)))
+    if shape[axis] == 1 and (
+        _is_float(source) or text(node, "mode", "nearest") == "nearest"
+    ):  # all positions are that row, whatever the scale
+        return wanted.repeated(at, len(span))
+    resizing = _resizing(node, shape[axis], counts[axis], scale, facts, sized=wanted.sizes is not None)
     read, made = _read(resizing, span)
-    if sizes is None and floor(np.float32(len(read)) * scale) != len(made):
+    if wanted.sizes is None and floor(np.float32(len(read)) * scale) != len(made):
         raise IndivisibleError("its scale is none of whole numbers")
     _check(resizing, source, read, made, span)
     surplus = (span.start - made.start, made.stop - span.stop)
-    return Piece({0: Part(axis, read)}, constants=_sized(sizes, at, len(made)), surplus=surplus)
+    return Piece({0: Part(axis, read)}, constants=wanted.resized(at, len(made)), surplus=surplus)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How large the resized axes are to be: their sizes, or else their scales."""
+
+    index: int | None
+    """The input that says so; None: an attribute."""
+    sizes: tuple[int, ...] | None
+    scales: tuple[float, ...]
+
+    def scale(self, at: int, size: int) -> np.float32:
+        """Return the scale of an axis of some size, as onnxruntime has it."""
+        return np.float32(self.scales[at]) if self.sizes is None else np.float32(self.sizes[at]) / np.float32(size)
+
+    def resized(self, at: int, count: int) -> dict[int, ir.TensorProtocol]:
+        """Return the input that gives sizes, if one does, with another one at its place `at`."""
+        if self.sizes is None or self.index is None:
+            return {}
+        return {self.index: shape_constant([*self.sizes[:at], count, *self.sizes[at + 1 :]])}
+
+    def repeated(self, at: int, count: int) -> Piece:
+        """Return the piece that makes `count` positions of a single row."""
+        if self.sizes is not None:
+            return Piece(constants=self.resized(at, count))
+        scales = [*self.scales[:at], float(count), *self.scales[at + 1 :]]
+        if self.index is None:
+            return Piece(attributes={"scales": ir.AttrFloat32s("scales", scales)})
+        return Piece(constants={self.index: ir.tensor(scales, dtype=ir.DataType.FLOAT)})
+
+
+def _wanted(node: ir.Node, facts: Facts) -> Wanted:
+    attribute = node.attributes.get("scales")
+    if attribute is not None:
+        return Wanted(None, None, tuple(attribute.as_floats()))
+    by_sizes = node.op_type == "Resize" and facts.opset >= _MODES_BY_ATTRIBUTE
+    sizes = constant_integers(node, 3, facts) if by_sizes else None
+    if sizes:
+        return Wanted(3, sizes, ())
+    index = 2 if by_sizes else 1
+    scales = facts.constant(operand(node, index))
+    if scales is None or not scales.size:
+        raise IndivisibleError("its scales are computed")
+    return Wanted(index, None, tuple(float(scale) for scale in scales.reshape(-1)))
 
 
 def _read(resizing: Resizing, span: Span) -> tuple[Span, Span]:
@@ -147,38 +196,18 @@ def _check(resizing: Resizing, source: ir.Value, read: Span, made: Span, span: S
             raise IndivisibleError("its positions are rounded to other rows in pieces")
         return
     numbers = (resizing.ratio.made, resizing.ratio.read)
-    is_float = source.dtype is not None and source.dtype.is_floating_point()
-    if not is_float and any(number & (number - 1) for number in numbers):
+    if not _is_float(source) and any(number & (number - 1) for number in numbers):
         raise IndivisibleError("its weights are rounded, and so are its integers")
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point()
 
 
 def _coordinates(node: ir.Node, facts: Facts) -> str:
     if node.op_type == "Upsample" or facts.opset < _MODES_BY_ATTRIBUTE:
         return "asymmetric"
     return text(node, "coordinate_transformation_mode", "half_pixel")
-
-
-def _sizes(node: ir.Node, at: int, size: int, facts: Facts) -> tuple[np.float32, dict[int, tuple[int, ...]] | None]:
-    """Return the scale of one of the resized axes, and the sizes by the index of their input, if those are given."""
-    attribute = node.attributes.get("scales")
-    if attribute is not None:
-        return np.float32(attribute.as_floats()[at]), None
-    by_sizes = node.op_type == "Resize" and facts.opset >= _MODES_BY_ATTRIBUTE
-    if by_sizes and operand(node, 3) is not None:
-        sizes = constant_integers(node, 3, facts)
-        if sizes:
-            return np.float32(sizes[at]) / np.float32(size), {3: sizes}
-    scales = facts.constant(operand(node, 2 if by_sizes else 1))
-    if scales is None or scales.size <= at:
-        raise IndivisibleError("its scales are computed")
-    return np.float32(scales.reshape(-1)[at]), None
-
-
-def _sized(sizes: dict[int, tuple[int, ...]] | None, at: int, count: int) -> dict[int, ir.TensorProtocol]:
-    """Return the input that gives sizes, with another one at its place `at`."""
-    return {
-        index: shape_constant([*numbers[:at], count, *numbers[at + 1 :]]) for index, numbers in (sizes or {}).items()
-    }
 
 
 def _resizing(node: ir.Node, size: int, count: int, scale: np.float32, facts: Facts, *, sized: bool) -> Resizing:

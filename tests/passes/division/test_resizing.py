@@ -4,6 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -138,3 +139,20 @@ def test_a_resize_of_opset_10_is_divided(scale: float) -> None:
 def test_what_pieces_might_make_otherwise_is_refused(one: OneNode, reason: str) -> None:
     with pytest.raises(IndivisibleError, match=reason):
         one.piece(2, 3, 6)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("sized", [False, True])
+def test_a_single_row_is_repeated_by_any_scale(mode: str, sized: bool) -> None:
+    one = _resized(7.7, mode, "asymmetric", sized=sized, size=1)
+    for start, stop in pairwise([0, 1, 4, 7]):
+        assert one.piece(2, start, stop).surplus == (0, 0)
+        check_same(one.made(2, start, stop)[0], one.expected(2, start, stop)[0], one.whole["y"])
+
+
+def test_scales_that_are_computed_are_refused() -> None:
+    scales = np.array([1, 1, 2, 2], np.float32)
+    node = onnx.helper.make_node("Resize", ["x", "", "scales"], ["y"], name="up")
+    one = OneNode(node, {"x": np.ones((1, 1, 2, 2), np.float32), "scales": scales})
+    with pytest.raises(IndivisibleError, match="its scales are computed"):
+        one.piece(2, 0, 2)
