@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hyps.adapters.feeds import numpy_dtype
+from hyps.adapters.plan_files import read_plan
 from hyps.errors import OutputError, TensorError, printable
 from hyps.formats.plan import NamedTensor
 from hyps.formats.quantities import format_seconds
 from hyps.formats.signature import check_names
 from hyps.local import LocalRunner
-from hyps.remote import RemoteRunner, connect
 from hyps.terminal import table
 from hyps_compiler.arrays import IMAGE_SUFFIXES, read_image, read_npy, read_npz, write_npz
 from hyps_compiler.output import check_output_file, output_file
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from hyps.remote import RemoteRunner
 
 Array = np.ndarray[Any, Any]
 
@@ -134,9 +136,9 @@ def show_answers(answers: Answers) -> str:
 
 
 def _run_local(plan: Path, inputs: Sequence[str], memory_bytes: int | None, threads: int | None) -> Answers:
-    with LocalRunner(plan, memory_bytes=memory_bytes, threads=threads) as runner:
-        declared = runner.plan.model.inputs
-        requests, stack = _requests(declared, inputs, runner.plan.assumed_dims)
+    known = read_plan(plan)
+    requests, stack = _requests(known.model.inputs, inputs, known.assumed_dims)  # first: they take memory as well
+    with LocalRunner(plan, plan=known, memory_bytes=memory_bytes, threads=threads) as runner:
         start = time.perf_counter()
         results = runner.run_batch(requests)
         seconds = time.perf_counter() - start
@@ -145,6 +147,8 @@ def _run_local(plan: Path, inputs: Sequence[str], memory_bytes: int | None, thre
 
 
 def _run_remote(endpoint: str, inputs: Sequence[str], timeout_s: float | None) -> Answers:
+    from hyps.remote import connect  # a plan that is run here does without ZeroMQ and the 2 MB that it takes
+
     with contextlib.closing(connect(endpoint, timeout_s=timeout_s)) as runner:
         requests, stack = _requests(runner.inputs, inputs, {})
         start_s = time.perf_counter()
@@ -154,7 +158,7 @@ def _run_remote(endpoint: str, inputs: Sequence[str], timeout_s: float | None) -
 
 
 def _ask_all(
-    runner: RemoteRunner, requests: Sequence[dict[str, Array]]
+    runner: "RemoteRunner", requests: Sequence[dict[str, Array]]
 ) -> tuple[list[dict[str, Any]], tuple[float, ...]]:
     """Return the answers and their latencies, with as many requests under way as the connection takes."""
     latencies_s = [0.0] * len(requests)

@@ -97,6 +97,7 @@ class Sessions:
 
         0 where the system does not tell. Running partitions brings back up to `CODE_NBYTES`.
         """
+        give_back()  # of what importing left, before more comes: a small budget may not hold both
         self._create(_IDENTITY_MODEL, self._options(Mode.MAPPED, "none"), "the empty model")
         give_back()
         return rss_nbytes() or 0
