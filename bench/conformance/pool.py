@@ -93,7 +93,7 @@ def _broken(hand: _Hand, what: str) -> dict[str, Any]:
     counts = {"identical": 0, "tolerance": 0, "refused": 0, "wrong": 0, status: 1}
     finding = {"level": "", "cut": hand.step, "status": status, "reason": reason}
     seconds = round(time.monotonic() - hand.since, 3)
-    return {"status": status, "counts": counts, "seconds": seconds, "notes": [], "findings": [finding]}
+    return {"status": status, "counts": counts, "seconds": seconds, "notes": [], "undivided": {}, "findings": [finding]}
 
 
 def _work(pipe: Connection, effort: Any) -> None:
@@ -115,5 +115,12 @@ def _work(pipe: Connection, effort: Any) -> None:
                     reason = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
                     finding = {"level": "", "cut": "", "status": "wrong", "reason": reason[:300]}
                     counts = {"identical": 0, "tolerance": 0, "refused": 0, "wrong": 1}
-                    record = {"status": "wrong", "counts": counts, "seconds": 0.0, "notes": [], "findings": [finding]}
+                    record = {
+                        "status": "wrong",
+                        "counts": counts,
+                        "seconds": 0.0,
+                        "notes": [],
+                        "undivided": {},
+                        "findings": [finding],
+                    }
                     pipe.send(record)

@@ -185,8 +185,8 @@ FAULTS = (
     Fault(
         "division-open-axis",
         f"{_DIVISION}/layout.py",
-        "        if not self._scene.is_constant(value) and not self._scene.facts.is_fixed(value, axis):\n",
-        "        if not self._scene.is_constant(value) and axis < 0:\n",
+        "    if not scene.is_constant(value) and not scene.facts.is_fixed(value, axis):\n",
+        "    if not scene.is_constant(value) and axis < 0:\n",
         "an axis whose size each request chooses is divided at fixed places",
         _ENGINE,
     ),

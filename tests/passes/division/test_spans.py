@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyps_passes.division.rule import IndivisibleError, Span
-from hyps_passes.division.spans import MaybeSpan, even_spans, hull, new_parts, owned, received, widened
+from hyps_passes.division.spans import MaybeSpan, common, even_spans, handed_on, hull, new_parts, owned, widened
 
 
 @st.composite
@@ -56,26 +56,28 @@ def test_what_is_owned_is_all_of_it_once_and_what_is_there_if_it_can_be(needed: 
         assert all(positions(own) <= positions(need) for own, need in zip(owns, needed, strict=True))
 
 
+def is_out_of_turn(need: MaybeSpan, before: set[int]) -> bool:
+    """Return whether a need lies in front of what the pieces before needed, or of a gap in that."""
+    new = positions(need) - before
+    has_gap = bool(before) and len(before) <= max(before) - min(before)
+    return bool(before) and bool((new and min(new) < max(before)) or (need is not None and has_gap))
+
+
 @given(st.lists(spans(), min_size=1, max_size=6))
 def test_pieces_that_hand_on_make_everything_once_and_get_all_they_need(needed: list[MaybeSpan]) -> None:
     try:
         made = new_parts(needed, "v")
     except IndivisibleError:
-        assert any(
-            positions(need) - union(needed[:index])
-            and min(positions(need) - union(needed[:index])) < max(union(needed[:index]), default=-1)
-            for index, need in enumerate(needed)
-        )
+        assert any(is_out_of_turn(need, union(needed[:index])) for index, need in enumerate(needed))
         return
     assert sum(len(positions(span)) for span in made) == len(union(made)) == len(union(needed))
-    got = received(needed, made)
-    assert got[0] is None
-    before: set[int] = set()
-    for need, new, handed in zip(needed, made, got, strict=True):
-        assert positions(handed) <= before
-        assert positions(need) <= positions(handed) | positions(new)
-        assert handed is None or new is None or handed.stop == new.start
-        before = positions(handed) | positions(new)
+    tails = handed_on(needed, made)
+    for index, (need, new, tail) in enumerate(zip(needed, made, tails, strict=True)):
+        assert positions(need) <= union(tails[:index]) | positions(new)
+        later = union(needed[index + 1 :]) & positions(new)
+        assert later <= positions(tail) <= positions(new)
+        assert not later or {min(later), max(later)} <= positions(tail)
+        assert bool(later) == (tail is not None)
 
 
 def test_what_would_have_to_be_made_in_front_is_refused() -> None:
@@ -87,9 +89,11 @@ def test_a_later_piece_may_look_further_back() -> None:
     needed = [Span(0, 4), Span(3, 6), Span(1, 6)]
     made = new_parts(needed, "v")
     assert made == [Span(0, 4), Span(4, 6), None]
-    assert received(needed, made) == [None, Span(1, 4), Span(1, 6)]
+    assert handed_on(needed, made) == [Span(1, 4), Span(4, 6), None]
 
 
 def test_a_hull_of_nothing_is_nothing() -> None:
     assert hull([None, None]) is None
     assert hull([None, Span(4, 5), Span(1, 2)]) == Span(1, 5)
+    assert common(Span(1, 4), Span(3, 6)) == Span(3, 4)
+    assert common(Span(1, 3), Span(3, 6)) is None
