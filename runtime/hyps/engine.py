@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, assert_never
 
+from hyps.adapters.ceiling import Ceiling
 from hyps.adapters.deadlines import Turn, Watchdog
 from hyps.adapters.feeds import nbytes_of
 from hyps.adapters.guard import deadline_error, guarded
@@ -38,12 +39,20 @@ from hyps.core.events import (
     TensorArrived,
     Unload,
 )
-from hyps.core.residency import Residency, Task, by_weight, decide_residency, live_activations, packable, tasks_of
+from hyps.core.residency import (
+    Residency,
+    Task,
+    by_weight,
+    decide_residency,
+    decide_with_read_ahead,
+    live_activations,
+    tasks_of,
+)
 from hyps.core.spilling import Forecast, forecast_spills
 from hyps.core.worker_state import WorkerState
-from hyps.errors import HypsError, InternalError, PlanError, UsageError, printable
+from hyps.errors import ExecutionError, HypsError, InternalError, PlanError, UsageError, printable
 from hyps.formats.plan import Partition, Plan
-from hyps.loading import Loader
+from hyps.loading import Loader, choose_modes
 from hyps.tensor_store import TensorStore
 
 logger = logging.getLogger(__name__)
@@ -143,6 +152,8 @@ class Engine:
         self._opener = opener
         self.base_nbytes = self._opener.measure_base() + CODE_NBYTES + options.reserved_nbytes
         self._tasks = tasks_of(plan)
+        self._scratch = {task.id: task.scratch_nbytes for task in self._tasks}
+        self._ceiling = None if self.memory_bytes is None else Ceiling(self.memory_bytes)
         self._input_names = [tensor.name for tensor in plan.model.inputs]
         self._output_names = [tensor.name for tensor in plan.model.outputs]
         self._sizes = {name: info.nbytes for name, info in plan.tensors.items() if info.nbytes is not None}
@@ -250,21 +261,12 @@ class Engine:
         names = self._input_names, self._output_names
         spills = forecast_spills(self._tasks, *names, self._sizes, live, available)
         present = live if spills is None else spills.live_nbytes
-        residency = decide_residency(self._tasks, present, self.memory_bytes, self.base_nbytes)
+        can_read = spills is None and not exact and all(part.form is not None for part in self.plan.partitions)
+        decide = decide_with_read_ahead if can_read else decide_residency
+        residency = decide(self._tasks, present, self.memory_bytes, self.base_nbytes)
         if exact:
             return residency, spills, {task.id: Mode.EXACT for task in self._tasks}
-        return residency, spills, self._modes(residency, spills)
-
-    def _modes(self, residency: Residency, spills: Forecast | None) -> dict[str, Mode]:
-        """Return how each partition is run: laid out for speed where memory allows it, else read, else mapped."""
-        weights = sum(task.weight_nbytes for task in self._tasks)
-        all_kept = len(residency.kept) == len(self._tasks)
-        is_roomy = residency.spare_nbytes is None or residency.spare_nbytes >= weights
-        if all_kept and is_roomy and spills is None:
-            return {task.id: Mode.FAST for task in self._tasks}
-        packed = packable(self._tasks, residency) if spills is None else frozenset()
-        plain = {part.id: Mode.MAPPED if part.form is None else Mode.STREAMED for part in self.plan.partitions}
-        return {**plain, **dict.fromkeys(packed, Mode.PACKED)}
+        return residency, spills, choose_modes(self.plan, self._tasks, residency, is_spilling=spills is not None)
 
     def _new_core(self) -> WorkerState:
         names = self._input_names, self._output_names
@@ -276,8 +278,12 @@ class Engine:
     # Everything kept: the order never changes, so that it is worked out once.
 
     def _run_kept(self, request: Request, index: int, on_activation: OnActivation | None) -> dict[str, Any]:
-        with self._turn(index, 0.0) as turn, guarded():
-            return self._run_steps(request, on_activation, turn)
+        try:
+            with self._turn(index, 0.0) as turn, guarded(), self._backstop(self._input_names, request.feeds):
+                return self._run_steps(request, on_activation, turn)
+        finally:
+            if self._ceiling is not None:
+                self._ceiling.settle()
 
     def _turn(self, index: int, used_s: float) -> contextlib.AbstractContextManager[Turn | None]:
         return _ENDLESS if self._watchdog is None else self._watchdog.watch(index, used_s)
@@ -420,8 +426,13 @@ class Engine:
         room_nbytes = self._core.room_nbytes()
         if room_nbytes is not None:
             self._loader.shrink(room_nbytes)
+        try:
+            backstop = self._room_for(partition, feeds)
+        except ExecutionError as error:
+            batch.failure = error
+            return self._core.handle(ExecuteFailed(request, partition, error.message))
         start = time.perf_counter()
-        with self._turn(batch.indices[request], batch.used_s.get(request, 0.0)) as turn, guarded():
+        with self._turn(batch.indices[request], batch.used_s.get(request, 0.0)) as turn, guarded(), backstop:
             try:
                 made = self._loader.session(partition).run(list(names.outputs), feeds, turn and turn.options)
             except ORT_ERRORS as error:
@@ -436,6 +447,31 @@ class Engine:
                 batch.on_activation(name, value)
         tensors = tuple((name, nbytes_of(value)) for name, value in zip(names.outputs, made, strict=True))
         return self._core.handle(Executed(request, partition, tensors))
+
+    def _room_for(self, partition: str, feeds: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Make sure that the partition can run on `feeds` within the budget; return what to run it in.
+
+        Raises:
+            ExecutionError: it cannot (`E_MEMORY`).
+        """
+        if self._ceiling is None:
+            return _ENDLESS
+        names = self._partitions[partition]
+        made = self._scratch[partition] + sum(self._sizes.get(name, 0) for name in names.outputs)
+        needed = int(made * max(1.0, self._growth(names.inputs, feeds)))
+        self._ceiling.make_room(partition, needed, lambda: self._loader.shrink(0))
+        return self._backstop(names.inputs, feeds)
+
+    def _backstop(self, names: Sequence[str], feeds: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Return what to run larger inputs in than the plan was made for: nobody knows what they need."""
+        if self._ceiling is None or self._growth(names, feeds) <= 1.0:
+            return _ENDLESS
+        return self._ceiling.backstop()
+
+    def _growth(self, names: Sequence[str], feeds: Mapping[str, Any]) -> float:
+        """Return how much larger the named inputs are than those that the plan was made for."""
+        foreseen = sum(self._sizes.get(name, 0) for name in names)
+        return sum(nbytes_of(feeds[name]) for name in names if name in feeds) / max(1, foreseen)
 
     def _forget(self) -> None:
         """Start over after a batch was broken off: none of it is left."""

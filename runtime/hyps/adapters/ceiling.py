@@ -1,0 +1,86 @@
+"""Keeps what this process has resident below a budget, whatever was reckoned: looks before work begins, and makes room.
+
+What a plan's figures cannot foresee is a request larger than the plan was made for, another library's memory, and what
+the allocator leaves in pieces.
+"""
+
+import contextlib
+import mmap
+import os
+import resource
+from collections.abc import Callable, Iterator
+
+from hyps.adapters.resident import give_back
+from hyps.errors import ExecutionError, printable
+from hyps.formats.quantities import format_nbytes
+
+_LEFT_NBYTES = 2 * 2**20
+"""What other threads may need while a partition is held to what is left: their failing would end the process."""
+
+
+class Ceiling:
+    """A budget of resident bytes for this process; its methods may be called by one thread at a time."""
+
+    def __init__(self, budget_nbytes: int) -> None:
+        self.budget_nbytes = budget_nbytes
+
+    def make_room(self, partition: str, needed_nbytes: int, free: Callable[[], None]) -> None:
+        """Return when `needed_nbytes` more fit; where they do not, first call `free` and give back what can be.
+
+        One short file is read each time. Where the system does not tell what is resident everything fits.
+
+        Raises:
+            ExecutionError: they do not fit (`E_MEMORY`), for `partition`.
+        """
+        if self._over(needed_nbytes) <= 0:
+            return
+        free()
+        give_back()
+        over = self._over(needed_nbytes)
+        if over > 0:
+            raise ExecutionError(
+                f"partition `{printable(partition)}` needs {format_nbytes(needed_nbytes)} more than the process has"
+                f" now, which would pass the budget of {format_nbytes(self.budget_nbytes)}",
+                f"send smaller requests, or give at least `--memory {self.budget_nbytes + over}`",
+                code="E_MEMORY",
+            )
+
+    def settle(self) -> None:
+        """Give back what can be where a request has left more than the budget allows."""
+        if self._over(0) > 0:
+            give_back()
+
+    @contextlib.contextmanager
+    def backstop(self) -> Iterator[None]:
+        """Have the system refuse private memory beyond the budget within: onnxruntime then fails instead of passing it.
+
+        For work whose need nobody knows; every thread of the process is held to it meanwhile.
+        """
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resident, private = _statm()
+        limit = private + max(0, self.budget_nbytes - resident) + _LEFT_NBYTES
+        if not resident or (soft != resource.RLIM_INFINITY and soft <= limit):
+            yield
+            return
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+    def _over(self, needed_nbytes: int) -> int:
+        resident, _ = _statm()
+        return resident + needed_nbytes - self.budget_nbytes if resident else 0
+
+
+def _statm() -> tuple[int, int]:
+    """Return the resident bytes and those of private writable memory, stack included; zeros where nothing tells."""
+    try:
+        descriptor = os.open("/proc/self/statm", os.O_RDONLY)
+    except OSError:
+        return 0, 0
+    try:
+        fields = os.read(descriptor, 200).split()
+    finally:
+        os.close(descriptor)
+    return int(fields[1]) * mmap.PAGESIZE, int(fields[5]) * mmap.PAGESIZE
