@@ -77,10 +77,8 @@ class Divide:
             PieceMaker(scene, layout, stock, constants, self._shard(index, span), f"{index}of{self.count}")
             for index, span in enumerate(layout.ranges)
         ]
-        handed: Mapping[ir.Value, ir.Value] = {}
-        for maker in makers:
-            maker.make(handed)
-            handed = maker.handed
+        for index, maker in enumerate(makers):
+            maker.make([before.handed for before in makers[:index]])
         _Placing(model.graph, scene, layout, stock).place(constants, makers)
 
     def _shard(self, index: int, span: Span) -> Shard:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from hyps_passes.division.rule import Contraction, GrainError, IndivisibleError, Part, Piece, Span, key_of
 from hyps_passes.division.rules import CONTRACTIONS, RULES
 from hyps_passes.division.scene import Scene
-from hyps_passes.division.spans import MaybeSpan, even_spans, hull, new_parts, owned, received, widened
+from hyps_passes.division.spans import MaybeSpan, even_spans, handed_on, hull, new_parts, owned, widened
 from hyps_passes.graph import can_cross
 
 UNIT = Span(0, 1)
@@ -52,8 +52,8 @@ class Layout:
     shares: dict[ir.Node, Share] = field(default_factory=dict)
     needs: dict[ir.Value, tuple[MaybeSpan, ...]] = field(default_factory=dict)
     """Of each value that the region makes and that is used, what each piece needs of it."""
-    received: dict[ir.Value, tuple[MaybeSpan, ...]] = field(default_factory=dict)
-    """Of the same values, what each piece is handed by the one before it."""
+    handed: dict[ir.Value, tuple[MaybeSpan, ...]] = field(default_factory=dict)
+    """Of the same values, what each piece hands on to later ones, of what it makes."""
     constants: dict[ConstantKey, Piece | None] = field(default_factory=dict)
     """How parts of what constant nodes make are made; None: cut out of the whole when it runs."""
 
@@ -162,7 +162,7 @@ class _Attempt:
         for node, share in self._layout.shares.items():
             for value in node.outputs:
                 if value in self._layout.needs:
-                    self._receive(value, share)
+                    self._hand_on(value, share)
         return self._layout
 
     def _sum(self, node: ir.Node) -> Share:
@@ -285,12 +285,11 @@ class _Attempt:
         for source, along in wanted:
             self._constant(source, along)
 
-    def _receive(self, value: ir.Value, share: Share) -> None:
-        parts = received(self._layout.needs[value], share.made)
-        assert parts[0] is None, (value.name, parts)
+    def _hand_on(self, value: ir.Value, share: Share) -> None:
+        parts = handed_on(self._layout.needs[value], share.made) if self._scene.region.carry else []
         if any(parts):
             self._check_joint(value)
-        self._layout.received[value] = tuple(parts)
+        self._layout.handed[value] = tuple(parts)
 
     def _check_joint(self, value: ir.Value) -> None:
         """Make sure that parts of a value can go from one partition to another and be joined there."""

@@ -1,6 +1,6 @@
 """Makes the nodes of one piece as the layout says."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -10,8 +10,12 @@ from hyps_passes.division.constants import slice_tensor
 from hyps_passes.division.layout import UNIT, Layout, Share
 from hyps_passes.division.rule import Part, Piece, Span, piece_node
 from hyps_passes.division.scene import Scene
+from hyps_passes.division.spans import common
 from hyps_passes.division.stock import Stock
 from hyps_passes.layers import SHARD
+
+Held = tuple[Span, ir.Value]
+"""A part of a value of the region, and the value that holds it."""
 
 
 class ConstantMaker:
@@ -70,27 +74,29 @@ class PieceMaker:
     ) -> None:
         self._scene, self._layout, self._stock, self._constants = scene, layout, stock, constants
         self._shard, self._suffix = shard, suffix
-        self._held: dict[ir.Value, list[tuple[Span, ir.Value]]] = {}
-        """Of each value of the region, what is there of it: handed on first, then made."""
+        self._held: dict[ir.Value, list[Held]] = {}
+        """Of each value of the region, what is there of it in turn: handed on first, then made."""
+        self._joined: dict[ir.Value, list[Held]] = {}
+        """What has been put together of them."""
         self._cut: dict[tuple[ir.Value, int, Span], ir.Value] = {}
         self.nodes: list[ir.Node] = []
         """In running order."""
         self.parts: dict[ir.Value, ir.Value] = {}
         """What it hands out of the values that leave the region."""
-        self.handed: dict[ir.Value, ir.Value] = {}
-        """What the next piece gets of each value."""
+        self.handed: dict[ir.Value, Held] = {}
+        """What it hands on to later pieces."""
 
-    def make(self, handed: Mapping[ir.Value, ir.Value]) -> None:
-        """Make the nodes from what the piece before hands on."""
+    def make(self, handed: Sequence[Mapping[ir.Value, Held]]) -> None:
+        """Make the nodes from what the pieces before hand on."""
         index = self._shard.index
         for node in self._scene.nodes:
             share = self._layout.shares.get(node)
             if share is None:
                 continue
             for value in node.outputs:
-                span = self._layout.received[value][index] if value in self._layout.received else None
-                if span is not None:
-                    self._held.setdefault(value, []).append((span, handed[value]))
+                need = self._layout.needs[value][index] if value in self._layout.needs else None
+                given = [before[value] for before in handed if value in before]
+                self._held[value] = [held for held in given if common(held[0], need) is not None]
             answer, made = share.answers[index], share.made[index]
             if answer is not None and made is not None:
                 self._make(share, answer, made)
@@ -110,7 +116,7 @@ class PieceMaker:
             exact = self._without_surplus(output, name, whole, share, answer, made)
             if node is not self._scene.last or self._shard.merge == "concat":
                 write_claim(exact, _claim(whole, share.axis, made))
-            self._held.setdefault(whole, []).append((made, exact))
+            self._held[whole].append((made, exact))
 
     def _without_surplus(
         self, output: ir.Value, name: str, whole: ir.Value, share: Share, answer: Piece, made: Span
@@ -125,15 +131,20 @@ class PieceMaker:
         return self._stock.describe(output, name, whole, share.axis, len(made))
 
     def _pass_on(self, value: ir.Value, share: Share) -> None:
-        """Cut out what leaves the region and what the next piece needs."""
+        """Cut out what leaves the region and what later pieces need.
+
+        What is long is handed on for the part that is needed; what leaves the region anyway, as it is. What a piece
+        makes little of is thus handed from each to several later ones, not copied into something larger by each.
+        """
         index = self._shard.index
-        own = share.owned[index]
+        own, handed = share.owned[index], self._layout.handed.get(value, ())
         if own is not None and self._scene.is_output(value):
             self.parts[value] = self._local(value, share, own, "")
-        received = self._layout.received.get(value, ())
-        later = received[index + 1] if index + 1 < len(received) else None
+        later = handed[index] if handed else None
         if later is not None:
-            self.handed[value] = self._local(value, share, later, "carry.")
+            span = share.made[index] if self._scene.is_output(value) and own == share.made[index] else later
+            assert span is not None
+            self.handed[value] = span, self._local(value, share, span, "carry.")
 
     def _input(self, node: ir.Node, answer: Piece, index: int) -> ir.Value | None:
         value, part = node.inputs[index], answer.parts.get(index)
@@ -158,8 +169,7 @@ class PieceMaker:
 
     def _local(self, value: ir.Value, share: Share, span: Span, use: str) -> ir.Value:
         """Return a span of a value of the region from what the piece has of it."""
-        held = self._held[value]
-        for having, source in held:
+        for having, source in self._held[value] + self._joined.get(value, []):
             if having.start <= span.start and span.stop <= having.stop:
                 if share.axis is None or having == span:
                     return source
@@ -167,15 +177,19 @@ class PieceMaker:
                 part = self._slice(source, value, share.axis, within, use)
                 write_claim(part, _claim(value, share.axis, span))
                 return part
-        (before, first), (behind, second) = held
+        return self._join(value, share, span)
+
+    def _join(self, value: ir.Value, share: Share, span: Span) -> ir.Value:
+        """Put together a span that no single part holds."""
+        spans = [part for part in (common(having, span) for having, _ in self._held[value]) if part is not None]
         assert share.axis is not None
-        assert before.stop == behind.start, (value.name, held, span)
-        node = self._add(self._stock.concat_node([first, second], share.axis), f"{value.name}.join.{self._suffix}")
-        both = before.hull(behind)
-        name = f"{value.name}.all.{self._suffix}"
-        held.append((both, self._stock.describe(node.outputs[0], name, value, share.axis, len(both))))
-        write_claim(node.outputs[0], _claim(value, share.axis, both))
-        return self._local(value, share, span, use)
+        assert sum(map(len, spans)) == len(span), (value.name, self._held[value], span)
+        parts = [self._local(value, share, part, "end.") for part in spans]
+        node = self._add(self._stock.concat_node(parts, share.axis), f"{value.name}.join.{self._suffix}")
+        both = self._stock.describe(node.outputs[0], f"{value.name}.all.{self._suffix}", value, share.axis, len(span))
+        write_claim(both, _claim(value, share.axis, span))
+        self._joined.setdefault(value, []).append((span, both))
+        return both
 
     def _slice(self, source: ir.Value, whole: ir.Value, axis: int, span: Span, use: str) -> ir.Value:
         key = (source, axis, span)

@@ -1,4 +1,4 @@
-"""Which spans of a value each piece needs, makes, owns and is handed: arithmetic of intervals, no graph."""
+"""Which spans of a value each piece needs, makes, owns and hands on: arithmetic of intervals, no graph."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -70,14 +70,17 @@ def new_parts(needed: Sequence[MaybeSpan], what: str) -> list[MaybeSpan]:
     return made
 
 
-def received(needed: Sequence[MaybeSpan], made: Sequence[MaybeSpan]) -> list[MaybeSpan]:
-    """Return what each piece is handed by the one before it: what it, or a later one, needs and no longer makes."""
-    parts: list[MaybeSpan] = []
-    later: MaybeSpan = None
-    for need, new in zip(reversed(needed), reversed(made), strict=True):
-        wanted = hull((need, later))
-        if wanted is not None and new is not None:
-            wanted = Span(wanted.start, new.start) if wanted.start < new.start else None
-        later = wanted
-        parts.append(wanted)
-    return parts[::-1]
+def handed_on(needed: Sequence[MaybeSpan], made: Sequence[MaybeSpan]) -> list[MaybeSpan]:
+    """Return which part of what each piece makes later pieces need, once pieces make but what is new."""
+    return [
+        hull(common(new, need) for need in needed[index + 1 :]) if new is not None else None
+        for index, new in enumerate(made)
+    ]
+
+
+def common(one: MaybeSpan, other: MaybeSpan) -> MaybeSpan:
+    """Return what two spans share."""
+    if one is None or other is None:
+        return None
+    start, stop = max(one.start, other.start), min(one.stop, other.stop)
+    return Span(start, stop) if start < stop else None
