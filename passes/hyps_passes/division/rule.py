@@ -166,7 +166,7 @@ def piece_node(node: ir.Node, piece: Piece, inputs: "list[ir.Value | None]", nam
     attributes = {**node.attributes, **piece.attributes}
     domain, op_type = piece.kind or (node.domain, node.op_type)
     kept = [None if index in piece.absent else value for index, value in enumerate(inputs)]
-    if op_type == "Concat":  # its inputs have no places: an empty one among them is an error
+    if op_type in ("Concat", "QLinearConcat"):  # its inputs have no places: an empty one among them is an error
         kept = [value for value in kept if value is not None]
     while kept and kept[-1] is None:
         kept.pop()
