@@ -1,11 +1,13 @@
 """Which partitions stay loaded under a memory budget, and which are loaded and released."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hyps.errors import InfeasibleError, printable
 from hyps.formats.plan import Partition, Plan
 from hyps.formats.quantities import format_nbytes
+from hyps.formats.weight_blocks import blocks_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,8 @@ class Task:
     """Bytes that are resident while it is loaded."""
     scratch_nbytes: int = 0
     """Most bytes alive while it runs, beside its weights, inputs and outputs."""
+    shared: tuple[tuple[str, int], ...] = ()
+    """What others have as well, by name, and its bytes, which `weight_nbytes` counts: in memory only once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,34 @@ def tasks_of(plan: Plan) -> list[Task]:
     sizes = {name: info.nbytes for name, info in plan.tensors.items() if info.nbytes is not None}
     inputs, outputs = [one.name for one in plan.model.inputs], [one.name for one in plan.model.outputs]
     live = live_activations(tasks, inputs, outputs, sizes)
-    return [
-        replace(task, scratch_nbytes=max(0, (partition.peak_memory_bytes or 0) - task.weight_nbytes - live[task.id]))
-        for task, partition in zip(tasks, plan.partitions, strict=True)
-    ]
+    scratch = {
+        part.id: max(0, (part.peak_memory_bytes or 0) - part.weight_bytes - live[part.id]) for part in plan.partitions
+    }
+    shared = _shared_blocks(plan)
+    return [replace(task, scratch_nbytes=scratch[task.id], shared=shared[task.id]) for task in tasks]
+
+
+def _shared_blocks(plan: Plan) -> dict[str, tuple[tuple[str, int], ...]]:
+    """Return, per partition, the blocks of weights that are read for other partitions as well, and their bytes."""
+    blocks = {part.id: blocks_of(part) for part in plan.partitions}
+    users = Counter(block.key for found in blocks.values() for block in found.values())
+    return {
+        part.id: tuple(
+            (block.key, sum(weight.nbytes for weight in part.form.weights if weight.path == path))
+            for path, block in blocks[part.id].items()
+            if part.form is not None and users[block.key] > 1
+        )
+        for part in plan.partitions
+    }
+
+
+def loaded_nbytes(tasks: Iterable[Task]) -> int:
+    """Return the bytes of the weights of `tasks` when all of them are loaded: what several share counts once."""
+    own, shared = 0, dict[str, int]()
+    for task in tasks:
+        own += task.weight_nbytes - sum(nbytes for _, nbytes in task.shared)
+        shared.update(task.shared)
+    return own + sum(shared.values())
 
 
 def decide_residency(
@@ -78,16 +106,46 @@ def decide_residency(
     _refuse_too_large(tasks, running, available, budget_nbytes, base_nbytes)
     by_need = sorted(tasks, key=lambda task: (-(task.weight_nbytes + running[task.id]), task.id))
     best: frozenset[str] | None = None
-    weights = {task.id: task.weight_nbytes for task in tasks}
     for largest in range(len(tasks), -1, -1):
         kept = _kept_beside(by_need, largest, running, available)
         if kept is not None and len(kept) == len(tasks):
             best = kept
             break
-        if kept is not None and (best is None or _total(weights, kept) > _total(weights, best)):
+        if kept is not None and (best is None or _total(tasks, kept) > _total(tasks, best)):
             best = kept
     assert best is not None, "keeping nothing fits, or the largest partition would have been refused"
-    return Residency(best, available - _total(weights, best) - _transient_need(tasks, best, running), available)
+    kept_nbytes = loaded_nbytes(task for task in tasks if task.id in best)
+    return Residency(best, available - kept_nbytes - _transient_need(tasks, best, running), available)
+
+
+def decide_with_read_ahead(
+    tasks: Sequence[Task],
+    live_nbytes: Mapping[str, int],
+    budget_nbytes: int | None,
+    base_nbytes: int,
+) -> Residency:
+    """Return what `decide_residency` does, but keep a little less where then each of the others can be read ahead.
+
+    Reading beside computing costs little, so that up to a quarter more may be read for it.
+
+    Raises:
+        InfeasibleError: see `decide_residency`.
+    """
+    plain = decide_residency(tasks, live_nbytes, budget_nbytes, base_nbytes)
+    if budget_nbytes is None or plain.spare_nbytes is None or len(plain.kept) == len(tasks):
+        return plain
+    running = {task.id: live_nbytes[task.id] + task.scratch_nbytes for task in tasks}
+    most = 1.25 * sum(task.weight_nbytes for task in tasks if task.id not in plain.kept)
+    reserved, roomy = 0, plain
+    while (lacking := _read_ahead_need(tasks, roomy.kept, running) - (roomy.spare_nbytes or 0) - reserved) > 0:
+        reserved += lacking
+        try:
+            roomy = decide_residency(tasks, live_nbytes, budget_nbytes - reserved, base_nbytes)
+        except InfeasibleError:
+            return plain
+        if sum(task.weight_nbytes for task in tasks if task.id not in roomy.kept) > most:
+            return plain
+    return replace(roomy, spare_nbytes=(roomy.spare_nbytes or 0) + reserved, limit_nbytes=plain.limit_nbytes)
 
 
 def residency_for_many(
@@ -133,16 +191,18 @@ def by_weight(tasks: Sequence[Task], ids: Collection[str]) -> list[str]:
 def packable(tasks: Sequence[Task], residency: Residency) -> frozenset[str]:
     """Return the kept tasks whose weights fit twice, as they are while they are laid out anew, when loaded `by_weight`.
 
-    Nothing runs yet when they are loaded, so that what is left for running counts too.
+    Nothing runs yet when they are loaded, so that what is left for running counts too. What others share is not laid
+    out anew: each would have a copy of its own.
     """
     if residency.limit_nbytes is None:
         return residency.kept
-    weights = {task.id: task.weight_nbytes for task in tasks}
+    known = {task.id: task for task in tasks}
     loaded, packed = 0, set()
     for partition in by_weight(tasks, residency.kept):
-        if loaded + 2 * weights[partition] <= residency.limit_nbytes:
+        task = known[partition]
+        if not task.shared and loaded + 2 * task.weight_nbytes <= residency.limit_nbytes:
             packed.add(partition)
-        loaded += weights[partition]
+        loaded += task.weight_nbytes
     return frozenset(packed)
 
 
@@ -190,13 +250,16 @@ def _kept_beside(
     if largest < len(by_need):
         transient = by_need[largest]
         peak = max(peak, transient.weight_nbytes + running[transient.id])
-    room = available - peak - sum(task.weight_nbytes for task in kept)
+    room = available - peak - loaded_nbytes(kept)
     if room < 0:
         return None
+    shared = {name for task in kept for name, _ in task.shared}
     for task in sorted(by_need[largest + 1 :], key=lambda task: (-task.weight_nbytes, task.id)):
-        if task.weight_nbytes <= room:
+        more = task.weight_nbytes - sum(nbytes for name, nbytes in task.shared if name in shared)
+        if more <= room:
             kept.append(task)
-            room -= task.weight_nbytes
+            shared.update(name for name, _ in task.shared)
+            room -= more
     return frozenset(task.id for task in kept)
 
 
@@ -204,5 +267,17 @@ def _transient_need(tasks: Sequence[Task], kept: Collection[str], running: Mappi
     return max(running[task.id] + (0 if task.id in kept else task.weight_nbytes) for task in tasks)
 
 
-def _total(weights: Mapping[str, int], ids: Collection[str]) -> int:
-    return sum(weights[partition] for partition in ids)
+def _read_ahead_need(tasks: Sequence[Task], kept: Collection[str], running: Mapping[str, int]) -> int:
+    """Return by how much the need grows where each task that is not kept is read while what is before it runs."""
+    need, before, most_running = 0, None, 0
+    for task in tasks:
+        if task.id not in kept:
+            pair = [task] if before is None else [before, task]
+            need = max(need, most_running + loaded_nbytes(pair))
+            before, most_running = task, 0
+        most_running = max(most_running, running[task.id])
+    return need - _transient_need(tasks, kept, running)
+
+
+def _total(tasks: Sequence[Task], ids: Collection[str]) -> int:
+    return sum(task.weight_nbytes for task in tasks if task.id in ids)

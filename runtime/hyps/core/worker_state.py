@@ -24,7 +24,7 @@ from hyps.core.events import (
     TensorArrived,
     Unload,
 )
-from hyps.core.residency import Residency, Task, live_activations
+from hyps.core.residency import Residency, Task, live_activations, loaded_nbytes
 from hyps.core.spilling import Forecast
 from hyps.errors import InternalError, printable
 
@@ -121,6 +121,9 @@ class WorkerState:
         for index, task in enumerate(tasks):
             for name in dict.fromkeys(task.inputs):
                 self._consumers.setdefault(name, []).append(index)
+        kept = [task for task in tasks if task.id in residency.kept]
+        self._kept_nbytes = loaded_nbytes(kept)
+        self._kept_shared = frozenset(name for task in kept for name, _ in task.shared)
         self._by_partition = len(residency.kept) < len(tasks)
         self._requests: dict[str, _Request] = {}
         self._queued: deque[str] = deque()
@@ -168,13 +171,24 @@ class WorkerState:
 
     def resident_nbytes(self) -> int:
         """Return the bytes in memory: loaded weights, admitted requests' tensors, what a running partition needs."""
-        present = {*self._loaded, self._loading, self._ahead}
-        weights = sum(task.weight_nbytes for task in self._tasks if task.id in present)
+        passing = {one for one in (self._loading, self._ahead) if one is not None}
+        weights = self._weight_nbytes(self._loaded | passing)
         running = 0
         if self._executing is not None:
             task = self._tasks[self._index[self._executing[1]]]
             running = task.scratch_nbytes + self._made_nbytes(task)
         return weights + running + self._present_nbytes()
+
+    def _weight_nbytes(self, present: set[str]) -> int:
+        """Return the bytes of the weights of these partitions; those of all that are kept are worked out only once."""
+        if not present >= self._residency.kept:
+            return loaded_nbytes(task for task in self._tasks if task.id in present)
+        shared, nbytes = set(self._kept_shared), self._kept_nbytes
+        for partition in sorted(present - self._residency.kept):
+            task = self._tasks[self._index[partition]]
+            nbytes += task.weight_nbytes - sum(n for name, n in task.shared if name in shared)
+            shared.update(name for name, _ in task.shared)
+        return nbytes
 
     def room_nbytes(self) -> int | None:
         """Return the bytes of the budget that nothing needs as long as what was said last is done; None: no budget."""
@@ -410,8 +424,7 @@ class WorkerState:
         if following is None:
             return []
         until = self._tasks[index:following]
-        present = {*self._loaded, *self._residency.kept, self._tasks[following].id}
-        weights = sum(task.weight_nbytes for task in self._tasks if task.id in present)
+        weights = self._weight_nbytes({*self._loaded, *self._residency.kept, self._tasks[following].id})
         tensors = len(self._admitted) * max(self._live[task.id] for task in until)
         if weights + tensors + max(task.scratch_nbytes for task in until) > limit:
             return []
