@@ -161,9 +161,9 @@ FAULTS = (
     Fault(
         "division-carry-too-short",
         f"{_DIVISION}/spans.py",
-        "            wanted = Span(wanted.start, new.start) if wanted.start < new.start else None\n",
-        "            wanted = Span(wanted.start + 1, new.start) if wanted.start + 1 < new.start else None\n",
-        "what is handed on begins one row late",
+        "        hull(common(new, need) for need in needed[index + 1 :]) if new is not None else None\n",
+        "        hull(common(new, need) for need in needed[index + 2 :]) if new is not None else None\n",
+        "what only the next piece needs is not handed on",
         _ENGINE,
     ),
     Fault(
