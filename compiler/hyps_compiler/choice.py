@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 import onnx_ir as ir
 
 from hyps_compiler.choice_cuts import Cut, DenseRows, Sizes, Way, dense_rows, region_ways, special_cuts
-from hyps_compiler.choice_trial import Excerpt, Found, Outcome, fewest_pieces
+from hyps_compiler.choice_trial import Excerpt, Found, Outcome, fewest_pieces, layer_nbytes
 from hyps_compiler.choice_windows import Flow
 from hyps_passes.graph import CutGraph, Layer
 from hyps_passes.layers import build_cut_graph
-from hyps_passes.searches import split_points
 from hyps_passes.searches.chain import Limits
 
 _MOST_ROUNDS = 12
@@ -64,7 +63,7 @@ class Choice:
         graph = build_cut_graph(self.model, self.sizes, fused=self.fused)
         rewrites: list[str] = []
         for _ in range(_MOST_ROUNDS):
-            blockers = split_points.complex_layers(graph, self.limits)
+            blockers = [layer for layer in graph.layers if self._is_over(graph, layer)]
             if not blockers:
                 return Sliced(graph, tuple(rewrites))
             picked = self._picked(graph, blockers)
@@ -103,8 +102,16 @@ class Choice:
                 offers[window] = found
         return reasons
 
+    def _is_over(self, graph: CutGraph, layer: Layer) -> bool:
+        if self.limits.parameters is not None and layer.parameters > self.limits.parameters:
+            return True
+        peak_bytes = self.limits.peak_bytes
+        if peak_bytes is None or layer_nbytes(graph, layer.index, replace(self.limits, may_spill=False)) <= peak_bytes:
+            return False
+        return layer_nbytes(graph, layer.index, self.limits) > peak_bytes
+
     def _needed(self, graph: CutGraph, index: int) -> int:
-        return self.limits.needed_nbytes(graph.window(index, index))
+        return layer_nbytes(graph, index, self.limits)
 
     def _best(self, flow: Flow, window: tuple[int, int], *, opened: bool) -> tuple[Found | None, list[str]]:
         """Return the cheapest cut of the layers, and why others do not help."""
@@ -152,8 +159,8 @@ def smallest(whole: Choice, figure: str) -> int:
         figure: the field of `Limits`.
     """
     graph = build_cut_graph(whole.model, whole.sizes, fused=whole.fused)
-    windows = [graph.window(layer.index, layer.index) for layer in graph.layers]
-    needs = [window.parameters if figure == "parameters" else whole.limits.needed_nbytes(window) for window in windows]
+    is_memory = figure == "peak_bytes"
+    needs = [layer_nbytes(graph, i, whole.limits) if is_memory else x.parameters for i, x in enumerate(graph.layers)]
     low, high = -1, max(needs, default=0)
     if not _can_divide(whole, _with(whole.limits, figure, high)):
         whole = replace(whole, limits=Limits(may_spill=whole.limits.may_spill))

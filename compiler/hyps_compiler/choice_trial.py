@@ -108,8 +108,7 @@ class Excerpt:
         return CutGraph(graph.layers, tuple(values))
 
     def _peak_bytes(self, graph: CutGraph, index: int) -> int:
-        window = graph.window(index, index)
-        return self._unlimited.needed_nbytes(window) + (0 if window.peak_bytes is None else self._held)
+        return layer_nbytes(graph, index, self._unlimited) + (0 if graph.live_bytes[index] is None else self._held)
 
     def _price(self, graph: CutGraph, sizes: Sizes) -> float:
         """Return the seconds of a request that are about how it is divided."""
@@ -227,6 +226,13 @@ class _Search:
         slope = (self._seen[two] - self._seen[one]) / (two - one)
         is_flat = self._seen[one] > _FLAT * self._seen[two]
         return is_flat or self._seen[one] - slope * (one - least) > _HOPELESS
+
+
+def layer_nbytes(graph: CutGraph, index: int, limits: Limits) -> int:
+    """Return the memory that a layer alone cannot do without, as `Limits.needed_nbytes` does of its window."""
+    if limits.may_spill:
+        return limits.needed_nbytes(graph.window(index, index))
+    return graph.layers[index].weight_bytes + (graph.live_bytes[index] or 0)  # windows of huge graphs take long
 
 
 def _view(model: ir.Model, graph: CutGraph, first: int, last: int) -> tuple[ir.GraphView, frozenset[str]]:
