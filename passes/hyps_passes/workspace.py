@@ -45,6 +45,9 @@ _HALF_KERNELS = frozenset(
 
 _HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
+_TEXT_NBYTES = 32
+"""Of a text's handle; what its characters take beyond that nobody knows beforehand."""
+
 
 def workspace_bytes(node: ir.Node, shapes: Shapes, threads: int = THREADS) -> int:
     """Return the most bytes that running the node takes beside its inputs and outputs; 0 where a size is unknown.
@@ -97,6 +100,8 @@ class _Node:
     def width(self) -> int:
         """Bytes of one element of the output, in single precision where it would be in half."""
         dtype = self.raw.outputs[0].dtype
+        if dtype == ir.DataType.STRING:
+            return _TEXT_NBYTES
         return 4 if dtype is None or dtype in _HALF else max(1, dtype.bitwidth // 8)
 
     def integer(self, name: str, default: int) -> int:

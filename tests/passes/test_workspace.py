@@ -209,3 +209,9 @@ def test_unknown_shapes_count_as_nothing() -> None:
     for case in CASES.values():
         node, shapes = ir_node(case)
         assert 0 <= workspace_bytes(node, Shapes({}), _THREADS) <= workspace_bytes(node, shapes, _THREADS)
+
+
+def test_texts_count_by_their_handles() -> None:
+    node = ir.Node("", "Where", [ir.Value(name=name) for name in "cab"])
+    node.outputs[0].name, node.outputs[0].type = "y", ir.TensorType(ir.DataType.STRING)
+    assert workspace_bytes(node, Shapes({"c": (5,), "a": (5,), "b": (5,), "y": (5,)})) >= 2 * 32 * 5
