@@ -30,6 +30,8 @@ class Timing:
     """What the request stood still for of each loading."""
     release_s: deque[float] = field(default_factory=_recent)
     """To hand its memory back after its turn."""
+    read_nbytes: deque[int] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_RUNS))
+    """What was read of files for each loading; of weights that are mapped, their length."""
 
 
 def choose_modes(plan: Plan, tasks: Sequence[Task], residency: Residency, *, is_spilling: bool) -> dict[str, Mode]:
@@ -125,6 +127,13 @@ class Loader:
         wait_s = time.perf_counter() - start_s
         self.timings[partition].load_s.append(streamed.read_s if is_ahead else wait_s)
         self.timings[partition].wait_s.append(wait_s)
+        self.timings[partition].read_nbytes.append(self._read_nbytes(partition))
+
+    def _read_nbytes(self, partition: str) -> int:
+        session = self._sessions[partition]
+        if isinstance(session, Streamed):
+            return session.read_nbytes
+        return sum(ref.nbytes for ref in self._partitions[partition].weights)
 
     def unload(self, partition: str) -> None:
         """Release a partition that is loaded or on its way; nothing happens where it is neither."""

@@ -49,6 +49,7 @@ class Streamed:
         names: what the session calls the partition's tensors.
         weights: the other inputs of the session, by its names.
         read_s: seconds that reading took.
+        read_nbytes: bytes that were read: none of what lay in memory already.
     """
 
     session: Session
@@ -56,6 +57,7 @@ class Streamed:
     buffers: Sequence[Buffer]
     weights: dict[str, Array] = field(default_factory=dict)
     read_s: float = 0.0
+    read_nbytes: int = 0
     holders: int = 1
     """Who still needs the weights to stay where they are."""
     error: HypsError | None = None
@@ -251,6 +253,7 @@ class Streams:
             if not buffer.is_filled:
                 read_block(job.folder, block, memoryview(buffer.memory))
                 buffer.is_filled = True
+                job.streamed.read_nbytes += block.nbytes
         self._hand_over(job)
 
     def _hand_over(self, job: _Job) -> None:
