@@ -44,7 +44,7 @@ class Window:
         """
         reach = self.reach(span)
         read = Span(max(reach.start, 0), min(reach.stop, self.size))
-        if len(read) <= 0:
+        if read.stop <= read.start:
             raise IndivisibleError(f"positions {span.start} to {span.stop - 1} look at padding alone")
         before, after = max(0, -reach.start), min(max(0, reach.stop - self.size), self.after)
         return read, replace(self, size=len(read), count=len(span), before=before, after=after)
