@@ -172,6 +172,7 @@ class _Attempt:
             self._answer(node, partial(contraction.piece, node, span, index, facts))
             for index, span in enumerate(self._layout.ranges)
         ]
+        self._check_sizes(node.outputs[:1])
         every = (UNIT,) * self._count
         return Share(node, None, 1, every, every, tuple(answers))
 
@@ -179,6 +180,7 @@ class _Attempt:
         axis = self._axis(node)
         used = [v for v in node.outputs if v in self._demands or self._scene.is_output(v)]
         size = 1 if axis is None else self._common_size(used, axis)
+        self._check_sizes(used)
         needs = {value: self._needs(value, axis, size) for value in used}
         needed = self._widened(node, [hull(spans) for spans in zip(*needs.values(), strict=True)], size)
         owns: list[MaybeSpan] = [None] * self._count
@@ -191,6 +193,11 @@ class _Attempt:
         made = new_parts(needed, str(node.name)) if self._scene.region.carry else needed
         answers = tuple(None if span is None else self._ask(node, axis, span, size) for span in made)
         return Share(node, axis, size, tuple(made), tuple(owns), answers)
+
+    def _check_sizes(self, values: Iterable[ir.Value]) -> None:
+        """Make sure that the parts of values can be given their sizes: nothing may fail once they are being made."""
+        for value in values:
+            self._scene.facts.shape(value)
 
     def _axis(self, node: ir.Node) -> int | None:
         """Return the axis along which all readers want it; None where they want it whole, or do not agree."""
@@ -206,6 +213,8 @@ class _Attempt:
             found.add(fixed_size(self._scene, value, axis))
         if len(found) > 1:
             raise IndivisibleError(f"its outputs differ in axis {axis}")
+        if found == {0}:
+            raise IndivisibleError(f"there is nothing along axis {axis}")
         return found.pop()
 
     def _needs(self, value: ir.Value, axis: int | None, size: int) -> list[MaybeSpan]:

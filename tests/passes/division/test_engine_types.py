@@ -61,3 +61,18 @@ def test_parts_of_a_sum_are_added_in_opsets_without_an_add(carry: bool, tmp_path
     graph = build_cut_graph(staged.model, measured.sizes)
     cut = emit_cut(staged, measured, graph, tmp_path / "plan", graph.legal_borders())
     assert distance(whole_answer(path, feeds)["y"], cut.run(feeds)["y"]) <= 1e-5
+
+
+def test_an_empty_axis_has_no_pieces(tmp_path: Path) -> None:
+    """What leaves the region in the middle may be empty although its last output is not."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], "first"),
+        helper.make_node("Slice", ["r", "from", "to", "axis"], ["none"], "empty"),
+        helper.make_node("Concat", ["none", "r"], ["y"], "last", axis=1),
+    ]
+    bounds = {"from": np.array([2]), "to": np.array([2]), "axis": np.array([1])}
+    outputs = [floats("y", 2, 6), floats("none", 2, 0)]
+    path = save(model_of(nodes, [floats("x", 2, 6)], outputs, bounds), tmp_path / "m.onnx")
+    staged, measured = stage(path, tmp_path / "stage")
+    with pytest.raises(IndivisibleError, match="nothing along axis 1"):
+        extent(staged.model, Region("all", ("first", "empty", "last"), -1), measured.sizes)
