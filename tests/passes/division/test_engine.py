@@ -314,6 +314,24 @@ def test_a_refusal_leaves_the_model_as_it_was() -> None:
     assert sizes == sizes_of(model)
 
 
+def test_a_value_of_unknown_size_is_refused_before_anything_is_made() -> None:
+    net, nodes, last = attention()
+    model = prepared(net.proto(last))
+    before, sizes = ir.serde.serialize_model(model), sizes_of(model)
+    del sizes["v5"]  # of the keys: pieces for spans of queries make it whole
+    with pytest.raises(IndivisibleError, match="`v5` is unknown"):
+        Divide(Region("r", tuple(nodes), -2), 2).apply(model, sizes)
+    assert ir.serde.serialize_model(model) == before
+
+
+def test_what_is_read_whole_is_not_cut() -> None:
+    net = Net({"x": (1, 1, 5)})
+    last = net.add("MaxPool", "x", kernel_shape=[5], pads=[2, 2])
+    cut = divided(net.proto(last), ["n0"], -1, 5)
+    assert_same(cut, net, 0)
+    assert kinds(cut).count("Slice") == 4
+
+
 def test_what_must_not_be_divided() -> None:
     net = Net({"x": (1, 8)})
     net.add("RandomNormalLike", "x")
