@@ -127,7 +127,7 @@ class Choice:
 
     def _offers(self, excerpt: Excerpt, *, opened: bool) -> tuple[list[Found | str], list[str]]:
         """Return what comes of each way to divide the layers, and why there are no others."""
-        key = (opened, excerpt.signature)
+        key = (opened, self.carry, excerpt.signature)
         if key not in self.trials.ways:
             model, layers, sizes = excerpt.model(), excerpt.layers, excerpt.sizes
             self.trials.ways[key] = region_ways(model, layers, sizes, carry=self.carry, opened=opened)
@@ -175,7 +175,7 @@ def smallest(whole: Choice, figure: str) -> int:
 
 
 def start_over(choice: Choice, whole: Choice) -> Choice:
-    """Return the choice as it was before it divided anything, its model too, under the limits of `whole`.
+    """Return the choice as it was before it divided anything, its model too, as `whole` is to do it.
 
     Args:
         choice: what has divided its model and did not come through.
@@ -184,7 +184,7 @@ def start_over(choice: Choice, whole: Choice) -> Choice:
     choice.model.graph = whole.model.clone().graph
     choice.sizes.clear()
     choice.sizes.update(whole.sizes)
-    return replace(choice, fused=whole.fused, limits=whole.limits)
+    return replace(choice, fused=whole.fused, limits=whole.limits, carry=whole.carry)
 
 
 def _with(limits: Limits, figure: str, most: int) -> Limits:

@@ -164,7 +164,7 @@ def device_limit(cluster: Cluster) -> Request:
     """Return what the largest device can hold, as a limit on one partition."""
     memories = [device.memory_bytes for device in cluster.devices]
     most = max((memory for memory in memories if memory is not None), default=None)
-    return Request(memory_bytes=None if None in memories else most)
+    return Request(memory_bytes=None if None in memories else most, carry=False)
 
 
 def _measuring(cluster: Cluster, request: SiteRequest) -> ProfileOptions:

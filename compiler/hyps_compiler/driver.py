@@ -24,7 +24,7 @@ from hyps_compiler.frontend import open_model
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import Feeds, Measured, measure
 from hyps_compiler.output import OutputFolder
-from hyps_compiler.partition import BASE_BYTES, Division, Request, divide, sliced
+from hyps_compiler.partition import BASE_BYTES, Division, Request, divide, sliced, smallest_memory
 from hyps_compiler.snapshot import unchanged
 from hyps_compiler.source import Source
 from hyps_compiler.stage import Staged, stage_model
@@ -141,7 +141,7 @@ def _compile_once(
         request = replace(request, memory_bytes=request.memory_bytes - reserve)
     parameters = emit.model_parameters(staged.model)
     placed = _placed(source, staged, measured, options, step)
-    division = placed.division if placed else divide(staged.model, measured.sizes, staged.fused, request)
+    division = placed.division if placed else _divided(source, staged, measured, options, request, stage)
     step("writing partitions")
     partitions = emit.emit_partitions(staged.model, division, folder)
     outputs = [str(value.name) for value in staged.model.graph.outputs]
@@ -185,6 +185,33 @@ def _placed(
     options.placement.site.check_profiles(graph, source.sha256)
     step("searching the best placement")
     return place(graph, rewrites, options.placement)
+
+
+def _divided(
+    source: Source, staged: Staged, measured: Measured, options: Options, request: Request, folder: Path
+) -> Division:
+    """Return the model's division for one device.
+
+    Raises:
+        InfeasibleError: it cannot keep the limits; the hint says too what would do for a model that can be cut further.
+    """
+    try:
+        return divide(staged.model, measured.sizes, staged.fused, request)
+    except InfeasibleError as error:
+        if options.optimization != "native" or request.memory_bytes is None:
+            raise
+        (folder / "portable").mkdir()
+        portable = stage_model(source, folder / "portable", "portable", request.tensors)
+        known = measure(
+            portable.model,
+            portable.path,
+            shapes=options.shapes,
+            feeds=options.feeds,
+            max_tensor_nbytes=options.max_tensor_nbytes,
+        )
+        least = -(-smallest_memory(portable.model, known.sizes, portable.fused) // 10**6)
+        told = f"{error.hint}; with --optimize portable, whose layers can be cut further, --memory {least}MB"
+        raise InfeasibleError(error.message, told, code=error.code) from error
 
 
 def _is_storable(feeds: Mapping[str, Any] | None) -> bool:

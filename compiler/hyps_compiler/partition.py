@@ -37,7 +37,8 @@ class Request:
     """Names of tensors to cut at."""
     partitions: int | None = None
     carry: bool = True
-    """Whether tiles may hand their overlap on: they then run one after another, and nothing is computed twice."""
+    """Whether tiles hand their overlap on: nothing is computed twice then, but they run one after another. Otherwise
+    they do so only where nothing else fits."""
 
     @property
     def limits(self) -> chain.Limits:
@@ -99,12 +100,20 @@ def sliced(
     whole = Choice(model.clone(), dict(sizes), fused, request.limits, carry=request.carry)
     choice = replace(whole, model=model, sizes=sizes)
     found = choice.divide()
-    if isinstance(found, Blocked) and may_spill and request.memory_bytes is not None:
-        whole = replace(whole, limits=replace(whole.limits, may_spill=True))
-        found = start_over(choice, whole).divide()
+    for attempt in _further_attempts(whole, may_spill=may_spill and request.memory_bytes is not None):
+        if isinstance(found, Blocked):
+            whole = attempt
+            found = start_over(choice, whole).divide()
     if isinstance(found, Blocked):
         raise _infeasible(whole, found, request)
     return found.graph, found.rewrites
+
+
+def _further_attempts(whole: Choice, *, may_spill: bool) -> list[Choice]:
+    """Return what helps where the first choice does not, though it costs more."""
+    carrying = replace(whole, carry=True)
+    attempts = [] if whole.carry else [carrying]
+    return [*attempts, replace(carrying, limits=replace(whole.limits, may_spill=True))] if may_spill else attempts
 
 
 def cut_at(
