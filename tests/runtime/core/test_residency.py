@@ -1,11 +1,26 @@
 """What is kept loaded under a budget."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from hyps.core.residency import Task, decide_residency, live_activations
+from form_fixtures import write_formed
+from hyps.core.residency import (
+    Residency,
+    Task,
+    by_weight,
+    decide_residency,
+    decide_with_read_ahead,
+    live_activations,
+    loaded_nbytes,
+    packable,
+    tasks_of,
+)
 from hyps.errors import InfeasibleError
+from plan_fixtures import mlp
 
 
 def chain(*weights: int, activation: int = 10) -> tuple[list[Task], dict[str, int]]:
@@ -40,6 +55,66 @@ def test_a_partition_that_is_too_large_is_named_with_the_smallest_budget() -> No
         decide_residency(tasks, live, 450, 50)
     assert "--memory 470" in refusal.value.hint
     assert decide_residency(tasks, live, 470, 50).kept == frozenset()
+
+
+def tiles(count: int, nbytes: int, own: int = 0) -> list[Task]:
+    """Return partitions with the same weights, and each with `own` bytes more."""
+    shared = (("w", nbytes),)
+    return [Task(f"p{i}", (f"t{i}",), (f"t{i + 1}",), nbytes + own, 0, shared) for i in range(count)]
+
+
+def test_weights_that_several_share_count_once() -> None:
+    tasks = tiles(5, 100, own=1)
+    assert loaded_nbytes(tasks) == 105
+    live = dict.fromkeys((task.id for task in tasks), 10)
+    residency = decide_residency(tasks, live, 115, 0)
+    assert len(residency.kept) == 5
+    assert residency.spare_nbytes == 0
+    assert decide_residency(tasks, live, 114, 0).kept != residency.kept
+
+
+def test_less_is_kept_where_then_each_is_read_while_another_runs() -> None:
+    tasks, live = chain(100, 100, 100, 20, 100, 100, 100)
+    plain = decide_residency(tasks, live, 260, 0)
+    assert len(plain.kept) == 2
+    roomy = decide_with_read_ahead(tasks, live, 260, 0)
+    assert roomy.kept == {"p3"}
+    assert roomy.spare_nbytes == 260 - 20 - 100 - 20
+    assert roomy.limit_nbytes == 260
+
+
+def test_what_is_kept_is_not_given_up_for_reading_much_more() -> None:
+    tasks, live = chain(100, 100)
+    plain = decide_residency(tasks, live, 2 * 100 + 20 - 1, 0)
+    assert decide_with_read_ahead(tasks, live, 2 * 100 + 20 - 1, 0) == plain
+    assert decide_with_read_ahead(tasks, live, None, 0) == decide_residency(tasks, live, None, 0)
+
+
+def test_the_heaviest_are_loaded_first_and_laid_out_anew_while_there_is_room_for_both() -> None:
+    tasks, _ = chain(10, 40, 15)
+    residency = Residency(frozenset({"p0", "p1", "p2"}), 5, 85)
+    assert by_weight(tasks, residency.kept) == ["p1", "p2", "p0"]
+    assert packable(tasks, residency) == {"p0", "p1", "p2"}
+    assert packable(tasks, Residency(residency.kept, 5, 79)) == {"p0", "p2"}
+    assert packable(tasks, Residency(frozenset({"p0"}), 5, 20)) == {"p0"}
+    assert packable(tiles(2, 10), Residency(frozenset({"p0", "p1"}), 5, 1000)) == set()
+    assert packable(tasks, Residency(residency.kept, None)) == residency.kept
+
+
+def test_a_plans_partitions_share_what_is_read_of_the_same_place(tmp_path: Path) -> None:
+    plan = write_formed(mlp(16, 16, 16), tmp_path / "plan")
+    assert [task.shared for task in tasks_of(plan)] == [(), ()]
+    first, second = plan.partitions
+    assert first.form is not None
+    assert second.form is not None
+    twin = replace(
+        second,
+        weights=first.weights,
+        form=replace(second.form, weights=first.form.weights),
+    )
+    shared = [task.shared for task in tasks_of(replace(plan, partitions=(first, twin)))]
+    assert shared[0] == shared[1]
+    assert [nbytes for _, nbytes in shared[0]] == [16 * 16 * 4]
 
 
 def test_live_activations_last_until_the_last_use() -> None:

@@ -26,7 +26,7 @@ from hyps.core.events import (
     TensorArrived,
     Unload,
 )
-from hyps.core.residency import Residency, Task, decide_residency, live_activations
+from hyps.core.residency import Residency, Task, decide_residency, decide_with_read_ahead, live_activations
 from hyps.core.worker_state import TRANSITIONS, TaskState, Trigger, WorkerState
 from hyps.errors import InternalError
 
@@ -40,6 +40,8 @@ class Flow:
     tasks: list[Task]
     inputs: list[str]
     outputs: list[str]
+    reads_ahead: bool = False
+    """Whether less is kept so that more can be read ahead."""
 
     def sizes(self) -> dict[str, int]:
         names = {*self.inputs, *(name for task in self.tasks for name in (*task.inputs, *task.outputs))}
@@ -53,7 +55,8 @@ class Flow:
         return max(task.weight_nbytes + live[task.id] + task.scratch_nbytes for task in self.tasks)
 
     def residency(self, budget: int | None) -> Residency:
-        return decide_residency(self.tasks, self.live(), budget, 0)
+        decide = decide_with_read_ahead if self.reads_ahead else decide_residency
+        return decide(self.tasks, self.live(), budget, 0)
 
     def machine(self, budget: int | None, sizes: dict[str, int] | None = None) -> WorkerState:
         known = self.sizes() if sizes is None else sizes
@@ -143,7 +146,10 @@ class Device:
 
     def check_budget(self, scratch: int = 0) -> None:
         if self.budget is not None:
-            weights = sum(task.weight_nbytes for task in self.flow.tasks if task.id in self.loaded | self.ahead)
+            there = [task for task in self.flow.tasks if task.id in self.loaded | self.ahead]
+            shared = {name: nbytes for task in there for name, nbytes in task.shared}
+            own = sum(task.weight_nbytes - sum(nbytes for _, nbytes in task.shared) for task in there)
+            weights = own + sum(shared.values())
             held = sum(NBYTES for request, _ in self.held if request in self.state._admitted)
             assert weights + scratch + held <= self.budget
 
@@ -161,6 +167,12 @@ def chain_flow(*weights: int) -> Flow:
 
 def device_for(flow: Flow, budget: int | None = None, **more: object) -> Device:
     return Device(flow, flow.machine(budget), budget, **more)  # type: ignore[arg-type]  # the fields of Device
+
+
+def in_passing(flow: Flow, limit: int, *kept: str) -> Device:
+    """Return a device that keeps nothing but `kept`."""
+    state = WorkerState(flow.tasks, Residency(frozenset(kept), 0, limit), flow.inputs, flow.outputs, flow.sizes())
+    return Device(flow, state, limit)
 
 
 def busy_device(flow: Flow, budget: int, requests: Sequence[str], sizes: dict[str, int] | None = None) -> Device:
@@ -272,6 +284,80 @@ def test_shards_share_an_input_and_meet_in_their_merge() -> None:
     assert dropped == ["x", "s", "rows0", "rows1", "rows2", "y"]
 
 
+def test_what_is_loaded_next_is_read_while_its_predecessor_runs() -> None:
+    device = in_passing(chain_flow(100, 100, 100), 2 * 100 + 20)
+    device.submit("a")
+    assert [step for step in device.log if isinstance(step, Load | Unload | ReadAhead | Execute)] == [
+        Load("p0"),
+        ReadAhead("p1"),
+        Execute("a", "p0"),
+        Unload("p0"),
+        Load("p1"),
+        ReadAhead("p2"),
+        Execute("a", "p1"),
+        Unload("p1"),
+        Load("p2"),
+        Execute("a", "p2"),
+        Unload("p2"),
+    ]
+
+
+def test_nothing_is_read_ahead_without_room_for_both() -> None:
+    device = in_passing(chain_flow(100, 100, 100), 2 * 100 + 19)
+    device.submit("a")
+    assert not [step for step in device.log if isinstance(step, ReadAhead)]
+
+
+def test_what_is_read_ahead_has_room_until_its_turn() -> None:
+    """The second partition, which is kept, needs the room in which the third would be read while the first runs."""
+    flow = chain_flow(100, 60, 100)
+    for scratch, expected in ((41, "p1"), (40, "p0")):
+        flow.tasks[1] = Task("p1", ("t1",), ("t2",), 60, scratch)
+        device = in_passing(flow, 320, "p1")
+        device.submit("a")
+        told = device.log.index(ReadAhead("p2"))
+        assert next(step for step in device.log[told:] if isinstance(step, Execute)) == Execute("a", expected)
+
+
+def test_nothing_is_read_ahead_for_a_request_larger_than_any_before() -> None:
+    flow = chain_flow(100, 100)
+    device = in_passing(flow, 2 * 100 + 60)
+    device.budget = None  # nobody knows what it needs
+    device.tell(Submitted("large"))
+    device.held["large", "t0"] = 30
+    device.tell(TensorArrived("large", "t0", 30))
+    assert device.replies
+    assert not [step for step in device.log if isinstance(step, ReadAhead)]
+
+
+def test_what_is_read_ahead_for_a_request_that_failed_is_let_go() -> None:
+    flow = chain_flow(100, 100)
+    device = in_passing(flow, 2 * 100 + 20)
+    device.failing = frozenset({"a@p0"})
+    device.submit("a")
+    assert [step.partition for step in device.log if isinstance(step, ReadAhead | Unload)] == ["p1", "p0", "p1"]
+    assert device.state.is_idle
+
+
+def test_tiles_are_read_ahead_in_no_room_of_their_own() -> None:
+    flow = chain_flow(100, 100)
+    flow.tasks = [Task(f"p{i}", (f"t{i}",), (f"t{i + 1}",), 100, 0, (("w", 100),)) for i in range(2)]
+    device = in_passing(flow, 120)
+    device.submit("a")
+    assert [step.partition for step in device.log if isinstance(step, ReadAhead)] == ["p1"]
+
+
+def test_what_nothing_needs_of_the_budget_is_told() -> None:
+    flow = chain_flow(100, 100)
+    state = flow.machine(150)
+    assert state.room_nbytes() == 150
+    state.handle(Submitted("a"), TensorArrived("a", "t0", NBYTES))
+    assert state.room_nbytes() == 150 - 100 - NBYTES
+    state.handle(Loaded("p0"))
+    assert state.room_nbytes() == 150 - 100 - 2 * NBYTES
+    assert flow.machine(None).room_nbytes() is None
+
+
 def test_a_failed_partition_fails_its_request_only() -> None:
     device = device_for(chain_flow(1, 1), failing=frozenset({"a@p1"}))
     device.submit("a")
@@ -349,10 +435,12 @@ def flows(draw: st.DrawFn) -> Flow:
         reads = draw(st.lists(st.sampled_from(known), unique=True, max_size=3)) if known else []
         makes = [f"t{index}_{i}" for i in range(draw(st.integers(1, 2)))]
         sizes = st.integers(0, 100)
-        tasks.append(Task(f"p{index}", tuple(reads), tuple(makes), draw(sizes), draw(sizes)))
+        shared = tuple(sorted(draw(st.sets(st.sampled_from([("w0", 20), ("w1", 50)])))))
+        weight_nbytes = draw(sizes) + sum(nbytes for _, nbytes in shared)
+        tasks.append(Task(f"p{index}", tuple(reads), tuple(makes), weight_nbytes, draw(sizes), shared))
         known += makes
     outputs = draw(st.lists(st.sampled_from(known), unique=True, min_size=1, max_size=3))
-    return Flow(tasks, inputs, outputs)
+    return Flow(tasks, inputs, outputs, draw(st.booleans()))
 
 
 @given(flow=flows(), spare=st.none() | st.integers(0, 400), data=st.data(), repeat=st.booleans())
