@@ -235,6 +235,7 @@ def verify(
 @click.option(
     "--connect", metavar="ENDPOINT", help="Send to a running worker or manager, such as tcp://127.0.0.1:5757."
 )
+@click.option("--explain", is_flag=True, help="Show where time and memory go, partition by partition.")
 @click.option("--force", is_flag=True, help="Replace an existing output file.")
 @timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print outputs' shapes and times as JSON.")
@@ -245,6 +246,7 @@ def run(
     memory: int | None,
     threads: int | None,
     connect: str | None,
+    explain: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -257,6 +259,7 @@ def run(
     Examples:
       hypsc run plan/ -i image=photo.npy -o answer.npz
       hypsc run plan/ -i cat.jpg
+      hypsc run plan/ --memory 128MB --explain
       hypsc run --connect tcp://127.0.0.1:5757 -i batch.npz -o answers.npz
     """
     require_compiler("onnxruntime")
@@ -266,6 +269,8 @@ def run(
         raise UsageError("give a plan folder or --connect, not both or neither", "see `hypsc run --help`")
     if connect is not None and (memory is not None or threads is not None):
         raise UsageError("--memory and --threads are the worker's own, not --connect's", "give them to `hyps-worker`")
+    if connect is not None and explain:
+        raise UsageError("--explain is for a plan that is run here, not for --connect", "give the plan's folder")
     note_phase("running the plan")
     answers = run_plan(
         plan,
@@ -276,6 +281,7 @@ def run(
         threads=threads,
         force=force,
         timeout_s=allowed_seconds(),
+        explain=explain,
     )
     print_json(answers.summary()) if as_json else click.echo(show_answers(answers))
     if output is not None and not as_json and verbosity() >= 0:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from hyps.remote import RemoteRunner
+    from hyps_compiler.explaining import Explanation
 
 Array = np.ndarray[Any, Any]
 
@@ -48,6 +49,8 @@ class Answers:
     """Id, seconds loading and seconds running, all requests together; empty for a remote worker."""
     latencies_s: tuple[float, ...] = ()
     """Of a remote worker's requests, in their order: from when each was sent off to its answer."""
+    explanation: "Explanation | None" = None
+    """Where time and memory went, where that was asked for."""
 
     @property
     def throughput_rps(self) -> float | None:
@@ -68,6 +71,7 @@ class Answers:
             "latencies_s": list(self.latencies_s),
             "outputs": outputs,
             "partitions": parts,
+            **({} if self.explanation is None else {"explanation": self.explanation.as_json()}),
         }
 
 
@@ -81,6 +85,7 @@ def run_plan(
     threads: int | None,
     force: bool,
     timeout_s: float | None = None,
+    explain: bool = False,
 ) -> Answers:
     """Run the requests that `inputs` name and write the outputs.
 
@@ -93,6 +98,8 @@ def run_plan(
         threads: for one partition; None: one per core.
         force: whether to replace the output file.
         timeout_s: each request's deadline at `endpoint`; None: as long as it takes.
+        explain: whether to watch where time and memory go in a plan that is run here; a batch then goes through it
+            request by request.
 
     Raises:
         TensorError: an input cannot be read or does not fit.
@@ -103,7 +110,7 @@ def run_plan(
     if output is not None:
         check_output_file(output, force=force)
     if plan is not None:
-        answers = _run_local(plan, inputs, memory_bytes, threads)
+        answers = _run_local(plan, inputs, memory_bytes, threads, explain=explain)
     else:
         answers = _run_remote(endpoint or "", inputs, timeout_s)
     if output is not None:
@@ -130,20 +137,32 @@ def show_answers(answers: Answers) -> str:
     lines = [f"{answers.requests} request{plural} in {format_seconds(answers.seconds)}{_rate_text(answers)}"]
     if len(answers.latencies_s) > 1:
         lines.append(_latency_text(answers.latencies_s))
-    if rows:
+    if answers.explanation is not None:
+        from hyps_compiler.explaining import show_explanation
+
+        lines += ["", show_explanation(answers.explanation)]
+    elif rows:
         lines += ["", table(rows, ("partition", "load", "run"), "lrr")]
     return "\n".join([*lines, "", table(shapes, ("output", "dtype", "shape", "values"), "llll")])
 
 
-def _run_local(plan: Path, inputs: Sequence[str], memory_bytes: int | None, threads: int | None) -> Answers:
+def _run_local(
+    plan: Path, inputs: Sequence[str], memory_bytes: int | None, threads: int | None, *, explain: bool
+) -> Answers:
     known = read_plan(plan)
     requests, stack = _requests(known.model.inputs, inputs, known.assumed_dims)  # first: they take memory as well
     with LocalRunner(plan, plan=known, memory_bytes=memory_bytes, threads=threads) as runner:
         start = time.perf_counter()
-        results = runner.run_batch(requests)
+        results, explanation = _explained(runner, requests) if explain else (runner.run_batch(requests), None)
         seconds = time.perf_counter() - start
         times = tuple((i, sum(t.load_s), sum(t.run_s)) for i, t in runner.timings.items())
-    return Answers(_stacked(results, stack), len(requests), seconds, times)
+    return Answers(_stacked(results, stack), len(requests), seconds, times, explanation=explanation)
+
+
+def _explained(runner: LocalRunner, requests: Sequence[dict[str, Array]]) -> "tuple[list[dict[str, Any]], Explanation]":
+    from hyps_compiler.explaining import explained
+
+    return explained(runner, requests)
 
 
 def _run_remote(endpoint: str, inputs: Sequence[str], timeout_s: float | None) -> Answers:
