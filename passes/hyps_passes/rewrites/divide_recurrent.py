@@ -175,7 +175,7 @@ def _quantized_refusal(cell: Cell) -> str:
 def _open_refusal(x: ir.Value, axis: int, what: str) -> str:
     if x.shape is not None and isinstance(x.shape[axis], int):
         return ""
-    return f"its {what} is open: fix it with --input {x.name}:SHAPE"
+    return f"its {what} differs between requests; `--input` can fix the size of an input"
 
 
 _DIRECTION_OF = dict.fromkeys((_W, _R, _B, _H, _C, 7, 8, 9, 10, 11), 0)
