@@ -257,9 +257,9 @@ def _totals(told: Explanation) -> list[str]:
     parts = [("compute", told.total("compute_s")), ("wait", told.total("wait_s"))]
     parts += [("release", told.total("release_s")), ("other", told.other_s)]
     whole = max(told.seconds, 1e-9)
-    shown = ", ".join(f"{name} {format_seconds(seconds)} ({100 * seconds / whole:.0f} %)" for name, seconds in parts)
+    shown = ", ".join(f"{name} {100 * seconds / whole:.0f} %" for name, seconds in parts)
     read, load_s = told.total("read_nbytes"), told.total("load_s")
-    lines = [f"time:    {shown}"]
+    lines = [f"time:    {format_seconds(told.seconds)}: {shown}"]
     if read:
         hidden = format_seconds(max(0.0, load_s - told.total("wait_s")))
         lines.append(f"read:    {format_nbytes(read)} in {format_seconds(load_s)}, {hidden} of it while computing")
