@@ -254,6 +254,21 @@ def test_groups_are_kept_whole() -> None:
         assert_same(divided(net.proto(last), ["n0", "n1"], -2, count), net)
 
 
+@pytest.mark.parametrize("carry", [False, True])
+def test_spans_are_widened_where_alignment_does_not_help(carry: bool) -> None:
+    """Channels are taken from the middle of groups: whichever way they are divided, a border lies inside a group."""
+    net = Net({"x": (1, 6, 5)})
+    grouped = net.add("Conv", "x", net.weight(6, 2, 3), group=3)
+    bounds = [net.constant(np.array([number])) for number in (1, 5, 1)]
+    last = net.add("Relu", net.add("Slice", grouped, *bounds))
+    model = prepared(net.proto(last))
+    assert extent(model, Region("r", ("n0", "n1", "n2"), -2, carry), sizes_of(model)) == Extent(4, 1)
+    cut = divided(net.proto(last), ["n0", "n1", "n2"], -2, 2, carry=carry)
+    assert_same(cut, net)
+    before, after = cut.computed()
+    assert (after["Conv"] == before["Conv"]) == carry
+
+
 def test_quantized_weights_are_cut_before_they_are_made_floats() -> None:
     """DequantizeLinear and Transpose between the initializer and the product: each piece holds its own rows alone."""
     net = Net({"x": ("N", 6)})
@@ -266,6 +281,29 @@ def test_quantized_weights_are_cut_before_they_are_made_floats() -> None:
     assert_same(cut, net)
     assert [layer.weight_bytes for layer in shards(cut)] == [3 * 6 + 3 * 4] * 3
     assert quantized not in cut.model.graph.initializers
+
+
+def test_a_constant_that_cannot_be_made_in_parts_is_cut_when_it_runs_unless_it_is_large() -> None:
+    for size in (6, 300):
+        net = Net({"x": ("N", size)})
+        last = net.add("MatMul", "x", net.add("Softmax", net.weight(size, size), axis=-1))
+        if size == 6:
+            cut = divided(net.proto(last), ["n1"], -1, 3)
+            assert_same(cut, net)
+            assert kinds(cut).count("Slice") == 3
+        else:
+            with pytest.raises(IndivisibleError, match="Softmax needs all"):
+                divided(net.proto(last), ["n1"], -1, 3)
+
+
+def test_what_the_first_piece_makes_whole_needs_no_rule() -> None:
+    net = Net({"x": (1, 1, 8)})
+    last = net.add("MaxPool", net.add("Softmax", "x", axis=-1), kernel_shape=[8], pads=[0, 7])
+    cut = divided(net.proto(last), ["n0", "n1"], -1, 2, carry=True)
+    assert_same(cut, net, 0)
+    assert kinds(cut).count("Softmax") == 1
+    with pytest.raises(IndivisibleError, match="Softmax needs all"):
+        divided(net.proto(last), ["n0", "n1"], -1, 2)
 
 
 def test_a_weight_that_others_use_stays() -> None:
