@@ -106,7 +106,8 @@ class PieceMaker:
     def _make(self, share: Share, answer: Piece, made: Span) -> None:
         node, index = share.node, self._shard.index
         inputs = [self._input(node, answer, index) for index in range(len(node.inputs))]
-        new = self._add(piece_node(node, answer, inputs, ""), f"{node.name}.{self._suffix}")
+        name = f"{node.name}.more.{self._suffix}" if any(answer.surplus) else f"{node.name}.{self._suffix}"
+        new = self._add(piece_node(node, answer, inputs, ""), name)
         for whole, output in zip(node.outputs, new.outputs, strict=True):
             if whole not in self._layout.needs and not self._scene.is_output(whole):
                 output.name = self._stock.fresh(f"{whole.name}.{self._suffix}") if whole.name else ""
@@ -127,7 +128,8 @@ class PieceMaker:
             assert share.axis is not None
             self._stock.describe(output, f"{name}.more", whole, share.axis, before + len(made) + behind)
             within = Span(before, before + len(made))
-            output = self._add(self._stock.slice_node(output, share.axis, within), f"{name}.slice").outputs[0]
+            cut = self._stock.slice_node(output, share.axis, within)
+            output = self._add(cut, f"{share.node.name}.{self._suffix}").outputs[0]
         return self._stock.describe(output, name, whole, share.axis, len(made))
 
     def _pass_on(self, value: ir.Value, share: Share) -> None:

@@ -48,7 +48,7 @@ class OpenPieces:
             for index, piece_index in enumerate(pieces):
                 nodes = made[number, piece_index]
                 shard = nodes[0].meta[SHARD]
-                span = self._span(nodes) or shard.range
+                span = _span(nodes, group, shard) or shard.range
                 opened = Shard(layer=group.name, axis=shard.axis, index=index, count=len(pieces), range=span)
                 for node in nodes:
                     node.meta[SHARD] = opened
@@ -77,13 +77,15 @@ class OpenPieces:
                 placed[node] = max((placed[m] for m in makers if m is not None and m in placed), default=0)
         return placed
 
-    def _span(self, nodes: Sequence[ir.Node]) -> tuple[int, int] | None:
-        """Return which part of its layer's output a piece makes; None where its nodes do not tell."""
-        for node in reversed(nodes):
-            claims = [claim for claim in read_claims(node.metadata_props).values() if claim.axis is not None]
-            if claims and node.op_type not in ("Slice", "Concat"):
-                return claims[0].start, claims[0].stop
-        return None
+
+def _span(nodes: Sequence[ir.Node], group: Group, piece: Shard) -> tuple[int, int] | None:
+    """Return which part of its layer's output a piece makes; None where its nodes do not tell."""
+    names = {f"{name}.{piece.index}of{piece.count}" for name in group.nodes}
+    for node in reversed(nodes):
+        claims = [claim for claim in read_claims(node.metadata_props).values() if claim.axis is not None]
+        if claims and _plain(node) in names:
+            return claims[0].start, claims[0].stop
+    return None
 
 
 def _plain(node: ir.Node) -> str:
