@@ -55,7 +55,7 @@ def infer(job: Job, load: Callable[[], Callable[[], object]]) -> None:
             evict(Path(job.files))
             _tell(ask=mode)
             sys.stdin.readline()
-        if mode == "warm":
+        if mode == "warm" and mode == job.modes[0]:
             run()
         _tell(mode=mode, samples_s=list(_samples(job, mode, run)), memory=_memory())
 

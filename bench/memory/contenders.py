@@ -39,6 +39,7 @@ class Files:
     """Whether the model's weights lie in a file of their own already."""
     layouts: tuple[str, ...]
     """Of the plans worth making."""
+    modes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def write_files(subject: Subject, folder: Path) -> Files:
     subject.write(model)
     write_npz(feeds, subject.feeds())
     layouts = (PORTABLE, NATIVE) if subject.has_layouts else (PORTABLE,)
-    files = Files(folder, model, feeds, model.with_suffix(".data").exists(), layouts)
+    files = Files(folder, model, feeds, model.with_suffix(".data").exists(), layouts, subject.modes)
     for how, optimized in ((BEST, True), (PLAIN, False)):
         if how in rivals(files):
             call = f"whole.prepare({str(model)!r}, {str(folder / how / 'model.onnx')!r}, optimized={optimized})"
@@ -146,4 +147,4 @@ def _reason(done: "subprocess.CompletedProcess[str]") -> str:
 
 
 def _job(files: Files, model: Path, evicted: Path, how: str) -> Job:
-    return Job(str(model), how, str(files.feeds), str(evicted), ("cold", "warm", "cached"), 5, 2.0)
+    return Job(str(model), how, str(files.feeds), str(evicted), files.modes, 5, 2.0)

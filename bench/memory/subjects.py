@@ -4,7 +4,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class Subject:
     feeds: Callable[[], Feeds]
     further_limits: tuple[int, ...] = ()
     """Bytes that somebody asked for, beside those that come of the model's size."""
+    modes: tuple[str, ...] = ("cold", "warm", "cached")
+    """Of `inferring.Job`; without weights worth the name they are all the same."""
     has_layouts: bool = True
     """Whether onnxruntime has layouts of its own for it, so that plans for one CPU family differ from portable ones."""
 
@@ -43,7 +45,7 @@ class Subject:
 
 def _zoo(name: str, *further_limits: int, has_layouts: bool = True) -> Subject:
     write, feeds = partial(hyps_models.save, name), partial(hyps_models.sample_inputs, name)
-    return Subject(name, write, feeds, further_limits, has_layouts)
+    return Subject(name, write, feeds, further_limits, has_layouts=has_layouts)
 
 
 def _shared(name: str) -> Subject:
@@ -77,7 +79,7 @@ SUBJECTS = {
         _zoo("mobilenetv2"),
         _zoo("encoder", has_layouts=False),
         Subject("dense-3gb", write_large, _large_feeds, has_layouts=False),
-        _zoo("meshnet", 256 * MB, has_layouts=False),
+        replace(_zoo("meshnet", 256 * MB, has_layouts=False), modes=("cold",)),
         _shared("deeplabv3_dm05_nhwc"),
         _shared("squeezenet_fp16"),
         _shared("ultraface_rfb320_op9"),
