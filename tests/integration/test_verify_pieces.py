@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from damage_fixtures import change_weight, damaged, node_of, set_attribute
 from division_plans import Rewrite, write_plan
@@ -20,6 +21,8 @@ from hyps_compiler.verification import Verification, verify_folder
 from hyps_passes.division.engine import Divide
 from hyps_passes.division.region import Region
 from hyps_passes.rewrites.divide_recurrent import DivideRecurrent
+from hyps_passes.rewrites.divide_table import DivideTable
+from hyps_passes.rewrites.open_pieces import Group, OpenPieces
 from model_fixtures import floats, model_of, save
 from recurrent_fixtures import Recurrent
 
@@ -56,14 +59,28 @@ def network() -> ModelProto:
     return model_of(nodes, [floats("x", 1, 3, 16, 16)], [floats("y", 1, 6)], weights)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A region divided, and its pieces opened into groups of nodes."""
+
+    divide: Divide
+    groups: tuple[Group, ...]
+
+    def apply(self, model: ir.Model, sizes: dict[str, tuple[int, ...]]) -> None:
+        self.divide.apply(model, sizes)
+        OpenPieces(self.divide.region.name, self.groups).apply(model)
+
+
 FRONT = ("conv1", "act1", "conv2", "act2", "pool")
 TILES = Divide(Region("front", FRONT, -2), 3)
 CARRIED = Divide(Region("front", FRONT, -2, carry=True), 4)
 CHANNELS = Divide(Region("conv2..pool", FRONT[2:], -3), 3)
 SUM = Divide(Region("conv2", ("conv2",), None), 3)
 TWO_DENSE = Divide(Region("dense", ("dense1", "act3", "dense2"), None), 3)
+OPENED = Opened(TILES, (Group("one", FRONT[:2]), Group("two", FRONT[2:])))
 CUTS: dict[str, tuple[Rewrite, ...]] = {
     "tiles": (TILES,),
+    "tiles layer by layer": (OPENED,),
     "tiles that carry": (CARRIED,),
     "channels": (CHANNELS,),
     "a sum": (SUM,),
@@ -155,6 +172,9 @@ def _move(model: ModelProto, name: str, bounds: tuple[int, ...], by: int) -> Non
 
 DAMAGE = {
     "a weight of a tile": Damage("tiles", (1, "front"), _one_number("w2"), "c2.1of3", "its weight `w2` differs by"),
+    "a weight of a tile of one layer": Damage(
+        "tiles layer by layer", (1, "two"), _one_number("w2"), "c2.1of3", "its weight `w2` differs by"
+    ),
     "a halo": Damage("tiles", (1, "front"), _shorter_halo, "x.in.1of3", "", "Slice"),
     "an activation of a tile": Damage(
         "tiles", (1, "front"), _no_relu, "r2.1of3", "Identity instead of Relu", "Identity"
@@ -234,6 +254,22 @@ def test_forms_of_pieces_hold_no_claims(tmp_path: Path) -> None:
     shards = [onnx.load(made.folder / part.file) for part in parts if part.shard is not None]
     assert all(any(node.metadata_props for node in model.graph.node) for model in shards)
     assert not any(node.metadata_props for file in forms for node in onnx.load(made.folder / file).graph.node)
+
+
+@pytest.mark.parametrize("carry", [False, True])
+def test_rows_of_a_table_are_verified_and_damage_found(carry: bool, tmp_path: Path) -> None:
+    table = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+    indices = helper.make_tensor_value_info("x", TensorProto.INT64, [30])
+    nodes = [helper.make_node("Gather", ["table", "x"], ["g"], "look"), helper.make_node("Abs", ["g"], ["y"], "abs")]
+    model = model_of(nodes, [indices], [floats("y", 30, 4)], {"table": table})
+    made = make((DivideTable("look", "look", 3, carry),), tmp_path, model)
+    feeds = {"x": np.arange(30) % 9}
+    assert verify_folder(made.folder, str(made.model), feeds, 1).report.problems() == []
+    with damaged(made.folder, made.shard(1, "look")) as part:
+        _one_number("table.")(part)
+    found = verify_folder(made.folder, str(made.model), feeds, 1)
+    assert [fault.partition for fault in found.report.faults] == [made.shard(1, "look")]
+    assert found.places[0].changes == ("its weight is no part of `table`",)
 
 
 @pytest.mark.parametrize("way", ["direction", "gates"])
