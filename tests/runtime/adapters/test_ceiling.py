@@ -1,0 +1,95 @@
+"""A budget of resident bytes: room is made, requests fail, and the process lives."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hyps.adapters.ceiling import Ceiling
+from hyps.adapters.resident import resident
+from hyps.errors import ExecutionError
+from plan_fixtures import mlp
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is resident is read from Linux' /proc")
+
+_MB = 10**6
+
+
+def now() -> int:
+    told = resident()
+    assert told is not None
+    return told.total_nbytes
+
+
+def test_what_fits_is_let_through_without_freeing() -> None:
+    freed: list[int] = []
+    Ceiling(now() + 500 * _MB).make_room("p0", 100 * _MB, lambda: freed.append(1))
+    assert freed == []
+
+
+def test_room_is_made_before_anything_is_refused() -> None:
+    held = [np.ones(100 * _MB, np.uint8)]
+    ceiling = Ceiling(now() + 10 * _MB)
+    ceiling.make_room("p0", 60 * _MB, held.clear)
+    assert held == []
+
+
+def test_what_does_not_fit_is_refused_with_what_would_do() -> None:
+    budget = now() + 50 * _MB
+    with pytest.raises(ExecutionError, match="partition `p0` needs 400 MB more") as caught:
+        Ceiling(budget).make_room("p0", 400 * _MB, lambda: None)
+    assert caught.value.code == "E_MEMORY"
+    wanted = int(caught.value.hint.split("--memory ")[1].rstrip("`"))
+    Ceiling(wanted + 50 * _MB).make_room("p0", 400 * _MB, lambda: None)
+
+
+_BACKSTOP = """
+import numpy as np
+from hyps.adapters.ceiling import Ceiling
+from hyps.adapters.resident import resident
+ceiling = Ceiling(resident().total_nbytes + 60_000_000)
+with ceiling.backstop():
+    np.ones(20_000_000, np.uint8)
+    try:
+        np.ones(200_000_000, np.uint8)
+    except MemoryError:
+        print("refused")
+np.ones(200_000_000, np.uint8)
+print("allowed")
+"""
+
+
+def test_the_system_refuses_memory_beyond_the_budget_only_within() -> None:
+    told = subprocess.run([sys.executable, "-c", _BACKSTOP], check=True, capture_output=True, text=True, timeout=20)
+    assert told.stdout.split() == ["refused", "allowed"]
+
+
+_LARGER = """
+import sys
+import numpy as np
+from hyps.adapters.resident import resident
+from hyps.errors import ExecutionError
+from hyps.local import LocalRunner
+with LocalRunner(sys.argv[1], threads=1, memory_bytes=int(sys.argv[2])) as runner:
+    source, made = runner.inputs[0].name, runner.outputs[0].name
+    small = runner.run({source: np.ones((2, 512), np.float32)})[made]
+    for rows in (100_000, 20_000):
+        try:
+            runner.run({source: np.ones((rows, 512), np.float32)})
+        except ExecutionError as error:
+            print(error.code)
+    again = runner.run({source: np.ones((2, 512), np.float32)})[made]
+    assert np.array_equal(small, again)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget_mb", [60, 90])
+def test_a_request_that_would_pass_the_budget_fails_and_the_next_one_runs(budget_mb: int, tmp_path: Path) -> None:
+    mlp(512, 1024, 1024, 512, 4, batch="batch").write(tmp_path / "plan")
+    child = [sys.executable, "-c", _LARGER, str(tmp_path / "plan"), str(budget_mb * _MB)]
+    told = subprocess.run(child, check=False, capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.split() == ["E_MEMORY", "E_MEMORY"]
