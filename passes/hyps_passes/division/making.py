@@ -94,9 +94,7 @@ class PieceMaker:
             if share is None:
                 continue
             for value in node.outputs:
-                need = self._layout.needs[value][index] if value in self._layout.needs else None
-                given = [before[value] for before in handed if value in before]
-                self._held[value] = [held for held in given if common(held[0], need) is not None]
+                self._held[value] = [before[value] for before in handed if value in before]
             answer, made = share.answers[index], share.made[index]
             if answer is not None and made is not None:
                 self._make(share, answer, made)

@@ -145,6 +145,25 @@ def test_values_needed_outside_are_merged_too() -> None:
         assert kinds(cut).count("Conv") == 6
 
 
+def test_what_leaves_the_region_is_handed_on_as_it_is_and_the_rest_is_cut_down() -> None:
+    net, last = chain()
+    outside = divided(net.proto(last, "v2"), NODES, -2, 2, carry=True)
+    inside = divided(net.proto(last), NODES, -2, 2, carry=True)
+    assert ["v2.carry.0of2" in cut.sizes for cut in (outside, inside)] == [False, True]
+
+
+def test_thin_pieces_are_handed_to_several_later_ones_and_copied_once() -> None:
+    """The kernel looks at seven rows, of which each piece makes one: they are joined where they are used."""
+    net = Net({"x": (1, 1, 9)})
+    last = net.add("MaxPool", net.add("Relu", "x"), kernel_shape=[7], pads=[3, 3])
+    cut = divided(net.proto(last), ["n0", "n1"], -1, 9, carry=True)
+    assert_same(cut, net, 0)
+    carried = [node for node in cut.model.graph if "carry" in str(node.name)]
+    assert [str(node.outputs[0].name) for node in carried] == []
+    joins = [node for node in cut.model.graph if node.op_type == "Concat" and node.name != f"{last}.merge"]
+    assert max(len(node.inputs) for node in joins) == 6  # the first piece makes four rows at once, the others one each
+
+
 def test_two_ends_of_different_sizes_are_shared_out_in_proportion() -> None:
     net, last = chain()
     half = net.add("MaxPool", "v1", kernel_shape=[1, 1], strides=[3, 2])

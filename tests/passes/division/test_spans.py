@@ -80,6 +80,10 @@ def test_pieces_that_hand_on_make_everything_once_and_get_all_they_need(needed: 
         assert bool(later) == (tail is not None)
 
 
+def test_what_is_needed_from_behind_is_shared_out_evenly() -> None:
+    assert owned([Span(6, 8), Span(3, 6), Span(0, 3)], 8) == [Span(0, 2), Span(2, 5), Span(5, 8)]
+
+
 def test_what_would_have_to_be_made_in_front_is_refused() -> None:
     with pytest.raises(IndivisibleError, match="another order"):
         new_parts([Span(4, 6), Span(2, 7)], "v")
