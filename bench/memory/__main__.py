@@ -27,6 +27,8 @@ from memory.processes import cannot_slow_down
 from memory.subjects import SUBJECTS, Subject
 
 ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "measurements.md"
+_BEGIN, _END = "<!-- tables of bench/memory -->", "<!-- end of tables -->"
 
 
 @click.command()
@@ -38,9 +40,17 @@ ROOT = Path(__file__).parents[2]
 @click.option("--quick", is_flag=True, help="One round, no search for the smallest limits, no slow disk.")
 @click.option("--fresh", is_flag=True, help="Measure again what was measured with this very code.")
 @click.option("--show", is_flag=True, help="Only print the tables of the results that there are.")
+@click.option("--docs", is_flag=True, help="Put the tables into docs/measurements.md as well.")
 @click.option("--scratch", type=click.Path(path_type=Path, exists=True), help="Where models and plans are written.")
 def main(
-    only: tuple[str, ...], rounds: int, seconds: float, quick: bool, fresh: bool, show: bool, scratch: Path | None
+    only: tuple[str, ...],
+    rounds: int,
+    seconds: float,
+    quick: bool,
+    fresh: bool,
+    show: bool,
+    docs: bool,
+    scratch: Path | None,
 ) -> None:
     """Measure every model that was not measured with this code yet, as root, and print the tables.
 
@@ -59,7 +69,10 @@ def main(
                 model = measure(subject, effort, scratch, quick=quick)
                 models = _read() | {subject.name: {"made_by": f"{made_by}{'-quick' * quick}", **model}}
                 write_results("memory", {"machine": machine(), "models": models})
-    print(tables.show({name: models[name] for name in SUBJECTS if name in models and (name in only or not only)}))
+    known = {name: models[name] for name in SUBJECTS if name in models}
+    print(tables.show({name: model for name, model in known.items() if name in only or not only}))
+    if docs:
+        _put_into_docs(tables.show(known))
 
 
 def measure(subject: Subject, effort: Effort, scratch: Path | None, *, quick: bool) -> dict[str, Any]:
@@ -97,6 +110,13 @@ def _brief(limit: dict[str, Any]) -> dict[str, Any]:
         or [run["failure"] for run in runs]
         for label, runs in limit["runs"].items()
     }
+
+
+def _put_into_docs(text: str) -> None:
+    """Replace what stands between the two marks of the page."""
+    head, _, rest = DOCS.read_text().partition(_BEGIN)
+    _, _, tail = rest.partition(_END)
+    DOCS.write_text(f"{head}{_BEGIN}\n\n{text}\n\n{_END}{tail}")
 
 
 def _read() -> dict[str, Any]:
