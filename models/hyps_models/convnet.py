@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
 
-from hyps_models.arrays import Array, convolved, padded, windows
+from hyps_models.arrays import Array, convolved, padded, rounded, windows
 from hyps_models.net import Floats, Net, Tensors
 
 CLASSES = 1000
@@ -86,8 +86,8 @@ class ConvNet(Net):
         parameters = {
             "weight": gain * (1 + self.drawn((x.channels,), 0.1)),
             "bias": gain * self.drawn((x.channels,), 0.1),
-            "running_mean": _rounded(mean_and_variance[0]),
-            "running_var": _rounded(mean_and_variance[1]),
+            "running_mean": rounded(mean_and_variance[0]),
+            "running_var": rounded(mean_and_variance[1]),
         }
         weights = [self.tensor(f"{name}.{key}", array) for key, array in parameters.items()]
         scale, shift, mean, variance = (array.astype(np.float64)[:, None, None, None] for array in parameters.values())
@@ -163,7 +163,7 @@ class ConvNet(Net):
         pooled = replace(x, name=self.node("GlobalAveragePool", "pool", [x.name]))
         weight = self.drawn((CLASSES, x.channels), 4 / sqrt(x.channels))
         bias = -weight.astype(np.float64) @ _statistics(x.pilot)[0]
-        tensors = (self.tensor(f"{name}.weight", weight), self.tensor(f"{name}.bias", _rounded(bias)))
+        tensors = (self.tensor(f"{name}.weight", weight), self.tensor(f"{name}.bias", rounded(bias)))
         self.output(self.gemm(self.flatten(pooled), name, tensors, "logits"), ["batch", CLASSES])
 
     def dense_head(self, x: str, widths: Sequence[int]) -> None:
@@ -229,8 +229,3 @@ def _statistics(pilot: Array) -> tuple[Array, Array]:
     if pilot.size == 0:
         return np.zeros(len(pilot)), np.ones(len(pilot))
     return pilot.mean(axis=(1, 2, 3)), pilot.var(axis=(1, 2, 3))
-
-
-def _rounded(measured: Array) -> Floats:
-    """Return `measured` without its last digits, which depend on the machine's matrix product, so that no byte does."""
-    return measured.astype(np.float16).astype(np.float32)

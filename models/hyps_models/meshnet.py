@@ -11,7 +11,7 @@ from math import sqrt
 import numpy as np
 from onnx import ModelProto, TensorProto
 
-from hyps_models.arrays import Array
+from hyps_models.arrays import Array, rounded
 from hyps_models.net import Floats, Net, Tensors
 
 SIDE = 256
@@ -63,8 +63,8 @@ def _batch_norm(net: Net, x: _Volume, name: str) -> _Volume:
     parameters = {
         "weight": 1 + net.drawn((_CHANNELS,), 0.1),
         "bias": net.drawn((_CHANNELS,), 0.1),
-        "running_mean": _rounded(x.pilot.mean(axis=(1, 2, 3))),
-        "running_var": _rounded(x.pilot.var(axis=(1, 2, 3))),
+        "running_mean": rounded(x.pilot.mean(axis=(1, 2, 3))),
+        "running_var": rounded(x.pilot.var(axis=(1, 2, 3))),
     }
     weights = [net.tensor(f"{name}.{key}", array) for key, array in parameters.items()]
     scale, shift, mean, variance = (array.astype(np.float64)[:, None, None, None] for array in parameters.values())
@@ -76,7 +76,7 @@ def _scores(net: Net, x: _Volume) -> str:
     """Append the 1x1x1 convolution; its biases make the labels equally likely over the pilot volume."""
     weight = net.drawn((CLASSES, _CHANNELS, 1, 1, 1), 1 / sqrt(_CHANNELS))
     bias = -weight[:, :, 0, 0, 0].astype(np.float64) @ x.pilot.mean(axis=(1, 2, 3))
-    inputs = [x.name, net.tensor("classifier.weight", weight), net.tensor("classifier.bias", _rounded(bias))]
+    inputs = [x.name, net.tensor("classifier.weight", weight), net.tensor("classifier.bias", rounded(bias))]
     return _conv(net, "classifier", inputs, 1, 1)
 
 
@@ -113,8 +113,3 @@ def _volumes(rng: np.random.Generator, batch: int, side: int) -> Floats:
         volumes += layer.repeat(cell, axis=2).repeat(cell, axis=3).repeat(cell, axis=4)[..., :side, :side, :side]
     volumes *= np.float32(sqrt(1 / 3))
     return volumes
-
-
-def _rounded(measured: Array) -> Floats:
-    """Return `measured` without its last digits, which depend on the machine's matrix product, so that no byte does."""
-    return measured.astype(np.float16).astype(np.float32)
