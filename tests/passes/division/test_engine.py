@@ -325,6 +325,15 @@ def test_what_the_first_piece_makes_whole_needs_no_rule() -> None:
         divided(net.proto(last), ["n0", "n1"], -1, 2)
 
 
+def test_parts_of_constants_are_made_once() -> None:
+    net = Net({"x": (1, 4, 6)})
+    weight = net.weight(4, 1)
+    last = net.add("Add", net.add("Mul", "x", weight), weight)
+    cut = divided(net.proto(last), ["n0", "n1"], -2, 2)
+    assert_same(cut, net, 0)
+    assert [name for name in cut.model.graph.initializers if name.startswith(weight)] == ["w0.0of2", "w0.1of2"]
+
+
 def test_a_weight_that_others_use_stays() -> None:
     net = Net({"x": (2, 6)})
     weight = net.weight(6, 6)
