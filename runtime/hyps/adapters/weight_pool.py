@@ -75,14 +75,19 @@ class WeightPool:
             return sum(buffer.idle_nbytes for buffer in self._buffers)
 
     def _idle_of(self, nbytes: int) -> Buffer | None:
-        """Return the smallest idle memory that is large enough; the largest of the others is given up for new."""
+        """Return the smallest idle memory that is large enough, or the largest made larger: its pages are there."""
         idle = sorted((b for b in self._buffers if not b.users), key=lambda buffer: len(buffer.memory))
         for buffer in idle:
             if len(buffer.memory) >= nbytes:
                 return buffer
-        if idle:
+        if not idle:
+            return None
+        try:
+            idle[-1].memory.resize(_whole_pages(nbytes))
+        except (BufferError, OSError, SystemError):  # an array still points into it, or the system has no such call
             self._buffers.remove(idle[-1])
-        return None
+            return None
+        return idle[-1]
 
     def _new(self, nbytes: int) -> Buffer:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS

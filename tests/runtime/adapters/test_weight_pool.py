@@ -48,12 +48,17 @@ def test_what_could_not_be_read_is_not_taken_for_what_it_should_have_been() -> N
     assert not again.is_filled
 
 
-def test_memory_too_small_makes_way_for_larger() -> None:
+@pytest.mark.parametrize("is_pointed_into", [False, True])
+def test_memory_too_small_grows_or_makes_way_for_larger(is_pointed_into: bool) -> None:
     pool = WeightPool()
-    pool.give(fill(pool.take("a", PAGE)))
-    large = pool.take("b", 5 * PAGE)
+    small = fill(pool.take("a", PAGE))
+    view = memoryview(small.memory) if is_pointed_into else None
+    pool.give(small)
+    large = fill(pool.take("b", 5 * PAGE))
+    assert (large is small) != is_pointed_into
     assert len(large.memory) == 5 * PAGE
     assert pool.idle_nbytes == 0
+    assert view is None or bytes(view) == b"\1" * PAGE
 
 
 def test_the_unused_end_of_memory_is_given_back_and_the_rest_stays() -> None:
