@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 from hyps.adapters.resident import reset_peak, resident
+from hyps.adapters.spill_file import SpillCounts
 from hyps.errors import printable
 from hyps.formats.plan import Partition, Plan
 from hyps.formats.quantities import format_nbytes, format_seconds
@@ -55,6 +56,8 @@ class Explanation:
     base_nbytes: int
     """What the process is reckoned to take beside partitions and activations."""
     budget_nbytes: int | None
+    spilled: SpillCounts = field(default_factory=SpillCounts)
+    """Feature maps that went to a scratch file, and came back."""
 
     @property
     def peak_nbytes(self) -> int | None:
@@ -78,6 +81,9 @@ class Explanation:
             "requests": self.requests,
             **totals,
             "other_s": self.other_s,
+            "spilled": {
+                key: getattr(self.spilled, key) for key in ("written_nbytes", "write_s", "read_nbytes", "read_s")
+            },
             "read_nbytes": int(self.total("read_nbytes")),
             "peak_nbytes": self.peak_nbytes,
             "base_nbytes": self.base_nbytes,
@@ -115,6 +121,7 @@ def explained(runner: LocalRunner, requests: Sequence[Mapping[str, Any]]) -> tup
         HypsError: as `LocalRunner.run`.
     """
     before = {name: _sums(timing) for name, timing in runner.timings.items()}
+    spilled_before = replace(runner.spilled)
     watcher = Watcher(runner.plan.partitions)
     start_s = time.perf_counter()
     answers = [runner.run(request, on_activation=watcher) for request in requests]
@@ -139,7 +146,8 @@ def explained(runner: LocalRunner, requests: Sequence[Mapping[str, Any]]) -> tup
             )
         )
     base, budget = runner.base_nbytes, runner.memory_bytes
-    return answers, Explanation(tuple(shares), group(runner.plan, shares), seconds, len(requests), base, budget)
+    groups, spilled = group(runner.plan, shares), runner.spilled.since(spilled_before)
+    return answers, Explanation(tuple(shares), groups, seconds, len(requests), base, budget, spilled)
 
 
 def _sums(timing: Any) -> tuple[float, ...]:
@@ -263,6 +271,10 @@ def _totals(told: Explanation) -> list[str]:
     if read:
         hidden = format_seconds(max(0.0, load_s - told.total("wait_s")))
         lines.append(f"read:    {format_nbytes(read)} in {format_seconds(load_s)}, {hidden} of it while computing")
+    if told.spilled.written_nbytes:
+        written, read_back = format_nbytes(told.spilled.written_nbytes), format_nbytes(told.spilled.read_nbytes)
+        write_s, read_s = format_seconds(told.spilled.write_s), format_seconds(told.spilled.read_s)
+        lines.append(f"spilled: {written} written in {write_s}, {read_back} read back in {read_s}")
     if told.peak_nbytes is not None:
         budget = "" if told.budget_nbytes is None else f", of {format_nbytes(told.budget_nbytes)}"
         lines.append(

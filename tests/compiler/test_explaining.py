@@ -2,12 +2,14 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from hyps.adapters.spill_file import SpillCounts
 from hyps.local import LocalRunner
 from hyps_compiler.cli import main
 from hyps_compiler.explaining import WIDTH, Explanation, Share, explained, group, show_explanation
@@ -47,6 +49,13 @@ def test_what_no_partition_took_is_told() -> None:
 
 def test_a_run_without_time_shows_no_bar() -> None:
     assert bars(show_explanation(told(share(compute_s=0.0), seconds=0.0))) == []
+
+
+def test_feature_maps_that_left_memory_are_told() -> None:
+    one = replace(told(share()), spilled=SpillCounts(176_000_000, 2.5, 88_000_000, 0.5))
+    assert "spilled: 176 MB written in 2.5 s, 88.0 MB read back in 500 ms" in show_explanation(one)
+    assert one.as_json()["spilled"]["read_nbytes"] == 88_000_000
+    assert "spilled" not in show_explanation(told(share()))
 
 
 def test_pieces_of_one_layer_stand_together(tmp_path: Path) -> None:

@@ -30,6 +30,15 @@ class SpillCounts:
     read_nbytes: int = 0
     read_s: float = 0.0
 
+    def since(self, before: "SpillCounts") -> "SpillCounts":
+        """Return what went through it after `before` was noted."""
+        return SpillCounts(
+            self.written_nbytes - before.written_nbytes,
+            self.write_s - before.write_s,
+            self.read_nbytes - before.read_nbytes,
+            self.read_s - before.read_s,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
