@@ -227,21 +227,25 @@ def test_a_wrong_piece_does_not_drag_the_sum_behind_it_along(tmp_path: Path) -> 
     made = make((SUM,), tmp_path)
     (first,) = (part.id for part in made.plan.partitions if "r1" in part.outputs)
     with damaged(made.folder, first) as model:
-        _one_number("w1")(model)
+        _one_number("w1", 1.0)(model)
     found = made.verified()
     assert [fault.partition for fault in found.report.faults] == [first]
 
 
 def test_small_differences_in_a_piece_of_small_values_are_no_fault(tmp_path: Path) -> None:
     """A tile where the model has values near zero alone is measured by the largest of the whole map."""
-    model = network()
-    made = make((TILES,), tmp_path, model)
-    image = np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)
-    image[:, :, 4:] *= 1e-9
-    with damaged(made.folder, made.shard(2, "front")) as tile:
-        change_weight(tile, "b1", lambda value: value + 1e-7)
-    found = verify_folder(made.folder, str(made.model), {"x": image * 100}, 1)
-    assert found.report.problems() == []
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "conv")
+    model = model_of([node], [floats("x", 1, 3, 16, 16)], [floats("y", 1, 4, 14, 14)], {"w": weight})
+    made = make((Divide(Region("conv", ("conv",), -2), 2),), tmp_path, model)
+    image = rng.standard_normal((1, 3, 16, 16)).astype(np.float32)
+    image[:, :, 6:] *= 1e-6
+    with damaged(made.folder, made.shard(1, "conv")) as tile:
+        change_weight(tile, "w", lambda value: value * np.float32(1.001))
+    assert verify_folder(made.folder, str(made.model), {"x": image}, 1).report.problems() == []
+    image[:, :, 6:] *= 1e6
+    assert verify_folder(made.folder, str(made.model), {"x": image}, 1).report.problems() != []
 
 
 def test_forms_of_pieces_hold_no_claims(tmp_path: Path) -> None:
