@@ -152,6 +152,17 @@ def test_what_leaves_the_region_is_handed_on_as_it_is_and_the_rest_is_cut_down()
     assert ["v2.carry.0of2" in cut.sizes for cut in (outside, inside)] == [False, True]
 
 
+@pytest.mark.parametrize("carry", [False, True])
+def test_what_all_pieces_need_whole_leaves_the_region_from_one(carry: bool) -> None:
+    net = Net({"x": (1, 3, 6)})
+    largest = net.add("ReduceMax", "x", axes=[-1])
+    last = net.add("Sub", "x", largest)
+    cut = divided(net.proto(last, largest), ["n0", "n1"], -1, 3, carry=carry)
+    assert_same(cut, net, 0)
+    assert kinds(cut).count("ReduceMax") == (1 if carry else 3)
+    assert [node.name for node in cut.model.graph if node.op_type == "Concat"] == [f"{last}.merge"]
+
+
 def test_thin_pieces_are_handed_to_several_later_ones_and_copied_once() -> None:
     """The kernel looks at seven rows, of which each piece makes one: they are joined where they are used."""
     net = Net({"x": (1, 1, 9)})
