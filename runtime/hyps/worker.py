@@ -20,7 +20,7 @@ from hyps.adapters.signals import leaving_on_signals
 from hyps.adapters.transport import MAX_PARTS, Delivery, Departure, Server, ZmqServer
 from hyps.core.admission import Admission, ServiceState, Verdict
 from hyps.engine import Engine, Options, Outcome, Request, open_engine
-from hyps.errors import BusyError, DeadlineError, HypsError, InternalError, PeerError, printable
+from hyps.errors import BusyError, DeadlineError, HypsError, InfeasibleError, InternalError, PeerError, printable
 from hyps.formats.messages import (
     MAX_HEADER_NBYTES,
     PROTOCOL_VERSION,
@@ -432,12 +432,18 @@ class Bounds:
     """What the queue takes of the budget."""
 
 
-def bounds_for(plan: Plan, memory_bytes: int | None) -> Bounds:
-    """Return the bounds for a plan under a budget: room for a few requests, a small part of the budget."""
+def bounds_for(plan: Plan, memory_bytes: int | None, *, is_tight: bool = False) -> Bounds:
+    """Return the bounds for a plan under a budget: room for a few requests, a small part of the budget.
+
+    With `is_tight` there is room for one request of the size that the plan was made for: the partitions need the rest.
+    """
     sizes = [_fixed_nbytes(plan, tensor) for tensor in plan.model.inputs]
     request = sum(size for size in sizes if size is not None)
     if memory_bytes is None:
         queue_nbytes = max(_UNBOUNDED_QUEUE_NBYTES, 4 * request)
+    elif is_tight:
+        made_for = [plan.tensors[tensor.name] for tensor in plan.model.inputs if tensor.name in plan.tensors]
+        queue_nbytes = max(request, sum(info.nbytes or 0 for info in made_for))
     else:
         queue_nbytes = max(2 * request, min(memory_bytes // 8, 4 * request))
         if None in sizes:
@@ -471,9 +477,13 @@ def serve(
     """
     plan = read_plan(folder)
     memory_bytes = plan.memory_bytes if options.memory_bytes is None else options.memory_bytes
-    bounds = bounds_for(plan, memory_bytes)
-    with ZmqServer(bind, max_nbytes=bounds.max_nbytes, allow_remote=allow_remote) as server:
-        engine = open_engine(folder, dataclasses.replace(options, reserved_nbytes=bounds.reserved_nbytes), plan)
+    with contextlib.ExitStack() as stack:
+        try:
+            bounds = bounds_for(plan, memory_bytes)
+            server, engine = _opened(stack, folder, bind, options, plan, bounds, allow_remote=allow_remote)
+        except InfeasibleError:
+            bounds = bounds_for(plan, memory_bytes, is_tight=True)
+            server, engine = _opened(stack, folder, bind, options, plan, bounds, allow_remote=allow_remote)
         admission = Admission(MAX_REQUESTS, bounds.queue_nbytes)
         service = Service(engine, server, admission, device, bounds.max_nbytes)
         with leaving_on_signals(service.leave):
@@ -488,6 +498,24 @@ def serve(
         if is_whole:
             engine.close()
     return is_whole
+
+
+def _opened(
+    stack: contextlib.ExitStack,
+    folder: str | Path,
+    bind: str,
+    options: Options,
+    plan: Plan,
+    bounds: Bounds,
+    *,
+    allow_remote: bool,
+) -> tuple[ZmqServer, Engine]:
+    """Return the server, which `stack` closes, and the engine, opened beside it: both take memory."""
+    with contextlib.ExitStack() as attempt:
+        server = attempt.enter_context(ZmqServer(bind, max_nbytes=bounds.max_nbytes, allow_remote=allow_remote))
+        engine = open_engine(folder, dataclasses.replace(options, reserved_nbytes=bounds.reserved_nbytes), plan)
+        stack.push(attempt.pop_all())
+    return server, engine
 
 
 @contextlib.contextmanager

@@ -384,6 +384,12 @@ def test_the_queue_takes_a_small_part_of_the_budget(tmp_path: Path) -> None:
     assert bounds.queue_nbytes == bounds.max_nbytes == 10**8 // 16
 
 
+def test_a_tight_queue_takes_one_request(tmp_path: Path) -> None:
+    dynamic = mlp(1000, 10).write(tmp_path / "dynamic")
+    bounds = bounds_for(dynamic, 10**8, is_tight=True)
+    assert bounds.queue_nbytes == bounds.reserved_nbytes == 4000
+
+
 def test_the_largest_input_always_fits_the_queue(tmp_path: Path) -> None:
     plan = mlp(10_000_000, 1, batch=1).write(tmp_path / "plan")
     bounds = bounds_for(plan, 80_000_000)
