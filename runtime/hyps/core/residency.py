@@ -231,10 +231,11 @@ def _refuse_too_large(
     worst = max(tasks, key=lambda task: (task.weight_nbytes + running[task.id], task.id))
     need = worst.weight_nbytes + running[worst.id]
     if need > available:
+        smallest = need + base_nbytes + base_nbytes // 256  # a process takes 0.1 MB more or less with every start
         raise InfeasibleError(
             f"partition `{printable(worst.id)}` needs {format_nbytes(need)} beside the {format_nbytes(base_nbytes)} of "
             f"the process, more than the budget of {format_nbytes(budget_nbytes)}",
-            f"give at least `--memory {need + base_nbytes}`, or compile with a smaller `--memory`",
+            f"give at least `--memory {smallest}`, or compile with a smaller `--memory`",
         )
 
 
