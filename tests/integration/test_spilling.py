@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +28,15 @@ BUDGET = BASE_BYTES + 56 * MB
 CHILD = """
 import json, sys, numpy
 from hyps.adapters.machine import peak_rss_nbytes
-from hyps.errors import InfeasibleError
+from hyps.errors import HypsError
 from hyps.local import LocalRunner
 try:
     with LocalRunner(sys.argv[1], threads=1, memory_bytes=int(sys.argv[4]) or None) as runner:
         feeds = dict(numpy.load(sys.argv[2]))
         answers = [runner.run(feeds)["y"] for _ in range(2)]
         spilled = runner.spilled
-except InfeasibleError as error:
-    print(json.dumps({"hint": error.hint}))
+except HypsError as error:
+    print(json.dumps({"code": error.code, "hint": error.hint}))
     sys.exit()
 numpy.save(sys.argv[3], answers[-1])
 told = {"peak": peak_rss_nbytes(), "written": spilled.written_nbytes, "read": spilled.read_nbytes}
@@ -99,7 +101,15 @@ def test_a_refused_budget_is_told_one_that_does(plan: Path, feeds: dict[str, Any
     assert told["peak"] <= least + MB
 
 
-def _run(plan: Path, feeds: dict[str, Any], tmp_path: Path, memory: int = 0) -> dict[str, Any]:
+@pytest.mark.slow
+def test_a_full_disk_is_told_as_such(plan: Path, feeds: dict[str, Any], tmp_path: Path) -> None:
+    told = _run(plan, feeds, tmp_path, most_file=10 * MB)
+
+    assert told["code"] == "E_DISKFULL"
+    assert "TMPDIR" in told["hint"]
+
+
+def _run(plan: Path, feeds: dict[str, Any], tmp_path: Path, memory: int = 0, most_file: int = 2**40) -> dict[str, Any]:
     """Run the plan in a process of its own; its scratch folder must be empty afterwards."""
     np.savez(tmp_path / "feeds.npz", x=feeds["x"])
     scratch = tmp_path / "scratch"
@@ -112,6 +122,7 @@ def _run(plan: Path, feeds: dict[str, Any], tmp_path: Path, memory: int = 0) -> 
         text=True,
         check=True,
         timeout=120,
+        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most_file, most_file)),
     )
     assert list(scratch.iterdir()) == []
     told: dict[str, Any] = json.loads(done.stdout)
