@@ -170,8 +170,8 @@ FAULTS = (
     Fault(
         "memory-is-weights-alone",
         "passes/hyps_passes/searches/chain.py",
-        "    return window.weight_bytes if window.peak_bytes is None else window.peak_bytes\n",
-        "    return window.weight_bytes\n",
+        "        if window.peak_bytes is None:\n            return window.weight_bytes\n",
+        "        if True:\n            return window.weight_bytes\n",
         "activations do not count against the limit",
         test_files("passes/searches/test_chain passes/searches/test_split_points compiler/test_partition"),
     ),

@@ -3,6 +3,7 @@
 from mutants.fault import Fault, test_files
 
 _SLICE = "passes/hyps_passes/rewrites/slice_dense.py"
+_CONSTANTS = "passes/hyps_passes/division/constants.py"
 _TESTS = test_files("passes/rewrites/test_slice_dense compiler/test_partition")
 
 FAULTS = (
@@ -32,15 +33,15 @@ FAULTS = (
     ),
     Fault(
         "part-one-off",
-        _SLICE,
-        "np.take(tensor.numpy(), range(start, stop), axis=axis)",
-        "np.take(tensor.numpy(), range(max(start - 1, 0), max(start - 1, 0) + stop - start), axis=axis)",
+        _CONSTANTS,
+        "* axis + (slice(start, stop),)]",
+        "* axis + (slice(max(start - 1, 0), max(start - 1, 0) + stop - start),)]",
         "a slice of a bias, scale or weight begins one entry early",
         _TESTS,
     ),
     Fault(
         "part-of-the-wrong-tensor",
-        _SLICE,
+        _CONSTANTS,
         "            (tensor.offset or 0) + start * row,\n",
         "            start * row,\n",
         "a part of a tensor on disk is read from the beginning of the file",

@@ -48,7 +48,7 @@ FAULTS = (
     Fault(
         "slices-may-spread-without-end",
         _VERIFY,
-        "        return is_spread and found.relative <= min(100 * found.tolerance, _MOST_SPREAD)\n",
+        "        return is_spread and found.is_within_spread\n",
         "        return is_spread\n",
         "behind slices any difference is taken for their last bits'",
         _TEST_VERIFY,
@@ -80,8 +80,8 @@ FAULTS = (
     Fault(
         "followers-are-blamed",
         _VERIFY,
-        "            known = {**own, **good}\n",
-        "            known = {**good, **own}\n",
+        "            made, failure = self._run(part, session, refusal, good)\n",
+        "            made, failure = self._run(part, session, refusal, {**good, **own})\n",
         "a right partition is blamed for what it was given",
         _TEST_VERIFY,
     ),
@@ -120,8 +120,8 @@ FAULTS = (
     Fault(
         "oracle-slice-one-off",
         "compiler/hyps_compiler/oracle.py",
-        '        (start, stop), node_name = shard.range, f"hyps',
-        '        (start, stop), node_name = (max(shard.range[0] - 1, 0), shard.range[1]), f"hyps',
+        '        numbers = zip("sea", (claim.start, claim.stop, claim.axis), strict=True)\n',
+        '        numbers = zip("sea", (max(claim.start - 1, 0), claim.stop, claim.axis), strict=True)\n',
         "a right H-partition is compared with other rows",
         _TEST_VERIFY,
     ),
