@@ -142,7 +142,7 @@ class Choice:
                 cuts = [(way, way.cut(excerpt.layers)) for way in ways if way.axis != -1]
             elif not cuts:
                 told.append(rows)
-            cuts, reasons = [*special, *cuts], [*told, *reasons]
+            cuts, reasons = [*special, *cuts], [*reasons, *told]
         trials = [(self.trials.outcomes.setdefault((key, way), {}), cut) for way, cut in cuts]
         return [fewest_pieces(excerpt, cut, self.limits, tried) for tried, cut in trials], reasons
 

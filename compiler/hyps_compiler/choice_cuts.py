@@ -231,8 +231,8 @@ def region_ways(
 ) -> tuple[list[Way], list[str]]:
     """Return how consecutive layers can be divided as one region, along each axis and each sum, and why not otherwise.
 
-    The region ends with the last layer; where that cannot be divided as a whole, with one of its nodes. Each piece is
-    one H-partition, or `opened` into several.
+    The region ends with the last layer; where that cannot be divided as a whole, with one of its nodes. `opened` asks
+    for what costs more: the other value of `carry`, and pieces that are several H-partitions.
     """
     found: list[Way] = []
     reasons: list[str] = []
@@ -240,21 +240,26 @@ def region_ways(
     most_axes = _MOST_AXES + (len(layers) == 1)
     for end in _ends(layers[-1], len(nodes)):
         for axis in _axes(nodes[end - 1], sizes):
-            way = Way(end, axis, carry, 0)
             if axis is not None and len({known.axis for known in found} - {None}) >= most_axes:
                 continue
-            try:
-                units = extent(model, way.cut(layers).region, sizes).most
-            except IndivisibleError as error:
-                reasons.append(error.reason)
-                continue
-            if not opened:
-                found.append(replace(way, units=units))
-            elif carry and axis is not None and len(layers) > 1:
-                found += [replace(way, units=units, groups=count) for count in sorted({2, len(layers)})]
+            for kind, groups in _variants(axis, len(layers), carry=carry, opened=opened):
+                way = Way(end, axis, kind, 0, groups)
+                try:
+                    found.append(replace(way, units=extent(model, way.cut(layers).region, sizes).most))
+                except IndivisibleError as error:
+                    reasons.append(error.reason)
         if any(way.axis is not None for way in found):
             break  # a shorter region saves less
     return [way for way in found if way.units >= 2], reasons
+
+
+def _variants(axis: int | None, layers: int, *, carry: bool, opened: bool) -> list[tuple[bool, int]]:
+    """Return with which `carry`, and in how many groups, pieces are tried."""
+    if not opened:
+        return [(carry, 1)]
+    if layers == 1 or axis is None:
+        return [(not carry, 1)]
+    return [(not carry, 1), *((True, count) for count in sorted({2, layers}))]
 
 
 def _ends(layer: Layer, total: int) -> list[int]:

@@ -100,20 +100,12 @@ def sliced(
     whole = Choice(model.clone(), dict(sizes), fused, request.limits, carry=request.carry)
     choice = replace(whole, model=model, sizes=sizes)
     found = choice.divide()
-    for attempt in _further_attempts(whole, may_spill=may_spill and request.memory_bytes is not None):
-        if isinstance(found, Blocked):
-            whole = attempt
-            found = start_over(choice, whole).divide()
+    if isinstance(found, Blocked) and may_spill and request.memory_bytes is not None:
+        whole = replace(whole, limits=replace(whole.limits, may_spill=True))
+        found = start_over(choice, whole).divide()
     if isinstance(found, Blocked):
         raise _infeasible(whole, found, request)
     return found.graph, found.rewrites
-
-
-def _further_attempts(whole: Choice, *, may_spill: bool) -> list[Choice]:
-    """Return what helps where the first choice does not, though it costs more."""
-    carrying = replace(whole, carry=True)
-    attempts = [] if whole.carry else [carrying]
-    return [*attempts, replace(carrying, limits=replace(whole.limits, may_spill=True))] if may_spill else attempts
 
 
 def cut_at(
