@@ -13,6 +13,7 @@ from msgspec import structs
 
 from hyps.adapters.machine import cpu_family
 from hyps.adapters.plan_files import PLAN_FILE
+from hyps.adapters.resident import CODE_NBYTES
 from hyps.errors import InfeasibleError
 from hyps.formats.plan import ModelInfo, Optimization, Partition, Plan, Prediction, Variant, encode_plan, plan_problems
 from hyps.formats.quantities import format_nbytes
@@ -279,10 +280,10 @@ def _plan(
     )
 
 
-def _local_variant(partitions: tuple[Partition, ...]) -> Variant:
+def _local_variant(partitions: tuple[Partition, ...], base_bytes: int = BASE_BYTES) -> Variant:
     peaks = [partition.peak_memory_bytes for partition in partitions]
     known = [peak for peak in peaks if peak is not None]
-    memory = {LOCAL: max(known) + BASE_BYTES} if known and len(known) == len(peaks) else {}
+    memory = {LOCAL: max(known) + base_bytes} if known and len(known) == len(peaks) else {}
     return Variant(name=LOCAL, placement={p.id: LOCAL for p in partitions}, prediction=Prediction(memory_bytes=memory))
 
 
@@ -292,7 +293,7 @@ def _weighed(plan: Plan, folder: Path, scratch: Path, feeds: Feeds) -> Plan:
     if weighing is None:
         return plan
     partitions = with_measured_peaks(plan.partitions, weighing)
-    variants = plan.variants if plan.entry else (_local_variant(partitions),)
+    variants = plan.variants if plan.entry else (_local_variant(partitions, weighing.base_nbytes + CODE_NBYTES),)
     plan = structs.replace(plan, partitions=partitions, variants=variants)
     (folder / PLAN_FILE).write_bytes(encode_plan(plan))
     return plan
