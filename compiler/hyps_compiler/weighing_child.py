@@ -123,7 +123,7 @@ class _Scale:
     def _load(self, partition: Partition) -> Runner:
         if self.way == "streamed" and partition.form is not None:
             return self._streamed(partition)
-        mode = Mode.FAST if self.way == "kept" else Mode.MAPPED
+        mode = Mode.PACKED if self.way == "kept" else Mode.MAPPED
         session = self.opener.open(self.folder / partition.file, mode, self.plan.optimization)
         names = list(partition.outputs)
         return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
