@@ -8,6 +8,7 @@ import contextlib
 import mmap
 import os
 import resource
+import threading
 from collections.abc import Callable, Iterator
 
 from hyps.adapters.resident import give_back
@@ -18,8 +19,20 @@ _LEFT_NBYTES = 2 * 2**20
 """What other threads may need while a partition is held to what is left: their failing would end the process."""
 
 
+class _Held:
+    """Who is held to a limit now, in this process, which has one for all its threads."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = 0
+        self.before_nbytes = resource.RLIM_INFINITY  # the limit to go back to when nobody is any more
+
+
+_held = _Held()
+
+
 class Ceiling:
-    """A budget of resident bytes for this process; its methods may be called by one thread at a time."""
+    """A budget of resident bytes for this process; its methods may be called from several threads."""
 
     def __init__(self, budget_nbytes: int) -> None:
         self.budget_nbytes = budget_nbytes
@@ -56,21 +69,38 @@ class Ceiling:
 
         For work whose need nobody knows; every thread of the process is held to it meanwhile.
         """
-        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resident, private = _statm()
-        limit = private + max(0, self.budget_nbytes - resident) + _LEFT_NBYTES
-        if not resident or (soft != resource.RLIM_INFINITY and soft <= limit):
+        if not resident:
             yield
             return
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+        _tighten(private + max(0, self.budget_nbytes - resident) + _LEFT_NBYTES)
         try:
             yield
         finally:
-            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+            _loosen()
 
     def _over(self, needed_nbytes: int) -> int:
         resident, _ = _statm()
         return resident + needed_nbytes - self.budget_nbytes if resident else 0
+
+
+def _tighten(limit_nbytes: int) -> None:
+    """Lower the process's limit until `_loosen` was called as often; it stays where it is lower already."""
+    with _held.lock:
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if not _held.count:
+            _held.before_nbytes = soft
+        _held.count += 1
+        if soft == resource.RLIM_INFINITY or limit_nbytes < soft:
+            resource.setrlimit(resource.RLIMIT_DATA, (limit_nbytes, hard))
+
+
+def _loosen() -> None:
+    with _held.lock:
+        _held.count -= 1
+        if not _held.count:
+            hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+            resource.setrlimit(resource.RLIMIT_DATA, (_held.before_nbytes, hard))
 
 
 def _statm() -> tuple[int, int]:

@@ -66,6 +66,39 @@ def test_the_system_refuses_memory_beyond_the_budget_only_within() -> None:
     assert told.stdout.split() == ["refused", "allowed"]
 
 
+_TWO_AT_ONCE = """
+import resource
+import threading
+from hyps.adapters.ceiling import Ceiling
+from hyps.adapters.resident import resident
+loose, tight = (Ceiling(resident().total_nbytes + room) for room in (90_000_000, 60_000_000))
+inside, first, second = threading.Semaphore(0), threading.Event(), threading.Event()
+def hold(ceiling, over):
+    with ceiling.backstop():
+        inside.release()
+        over.wait(20)
+limit = lambda: resource.getrlimit(resource.RLIMIT_DATA)[0]
+one = threading.Thread(target=hold, args=(loose, first))
+one.start()
+inside.acquire(timeout=20)
+other = threading.Thread(target=hold, args=(tight, second))
+other.start()
+inside.acquire(timeout=20)
+held = limit()
+first.set()
+one.join()
+print(held == limit())
+second.set()
+other.join()
+print(limit() == resource.RLIM_INFINITY)
+"""
+
+
+def test_of_two_runs_at_once_the_last_to_end_frees_the_process() -> None:
+    told = subprocess.run([sys.executable, "-c", _TWO_AT_ONCE], check=True, capture_output=True, text=True, timeout=30)
+    assert told.stdout.split() == ["True", "True"]
+
+
 _LARGER = """
 import sys
 import numpy as np
