@@ -88,8 +88,9 @@ def compile_command(
     """Cut MODEL into partitions and write a plan folder.
 
     MODEL is an ONNX file, a Keras model (.keras), a SavedModel folder, or zoo:NAME for a reference model. Without
-    limits and with `--cut mandatory` the model is left whole. With `--cluster` the search decides where it is cut and
-    what runs where, and PLAN/devices/NAME holds what each device needs.
+    limits and with `--cut mandatory` the model is left whole. A layer that exceeds a limit by itself is divided in the
+    way that costs least: rows, channels, heads, tiles of several layers, parts of a sum. With `--cluster` the search
+    decides where it is cut and what runs where, and PLAN/devices/NAME holds what each device needs.
 
     \b
     Examples:

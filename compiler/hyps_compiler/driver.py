@@ -211,7 +211,7 @@ def _divided(
             max_tensor_nbytes=options.max_tensor_nbytes,
         )
         least = -(-smallest_memory(portable.model, known.sizes, portable.fused) // 10**6)
-        told = f"{error.hint}; with --optimize portable, whose layers can be cut further, --memory {least}MB"
+        told = f"{error.hint}; with --optimize portable, whose layers can be cut further, --memory {least}MB is enough"
         raise InfeasibleError(error.message, told, code=error.code) from error
 
 

@@ -1,5 +1,6 @@
 """How layers that do not fit are divided: the kind of cut that helps is chosen, limits hold, answers stay."""
 
+import platform
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from cut_fixtures import Array, Cut, Feeds, emit_cut, plain_session, stage
 from hyps.errors import InfeasibleError
 from hyps.formats.plan import Optimization
 from hyps_compiler.choice import Choice, smallest
+from hyps_compiler.driver import Options, compile_model
 from hyps_compiler.partition import BASE_BYTES, Request, divide
 from hyps_passes.searches.chain import Limits
 from model_fixtures import floats, model_of, save
@@ -221,3 +223,19 @@ def test_a_refusal_says_what_would_do(tmp_path: Path) -> None:
     assert found
     _, rewrites = divided(model, tmp_path / "least", memory=int(found[1]) * 10**6 - BASE_BYTES)
     assert rewrites
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="onnxruntime has its blocked layouts there")
+def test_a_native_plan_that_cannot_fit_is_told_what_a_portable_one_needs(tmp_path: Path) -> None:
+    path = save(chain(16, 320), tmp_path / "model.onnx")
+    small = Request(memory_bytes=BASE_BYTES + 2000 * KB)
+    with pytest.raises(InfeasibleError) as caught:
+        compile_model(path, tmp_path / "native", Options(small, "native"))
+    found = re.fullmatch(
+        r".* --memory (\d+)MB; with --optimize portable,.* --memory (\d+)MB is enough", caught.value.hint
+    )
+    assert found
+    assert int(found[2]) < int(found[1])
+    staged, measured = stage(path, tmp_path / "stage", "portable")
+    enough = Request(memory_bytes=int(found[2]) * 10**6)
+    assert divide(staged.model, measured.sizes, staged.fused, enough).rewrites
