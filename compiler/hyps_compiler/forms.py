@@ -13,7 +13,7 @@ from onnx import helper
 
 from hyps.errors import HypsError
 from hyps.formats.dtypes import ITEM_NBYTES
-from hyps.formats.plan import Form, Partition, StreamedWeight
+from hyps.formats.plan import MOST_AXES, Form, Partition, StreamedWeight
 from hyps_compiler.ort import open_session, run
 
 FORMS = "forms"
@@ -153,6 +153,8 @@ def _is_tensor(value: onnx.ValueInfoProto) -> bool:
 def _weight(folder: Path, partition: Partition, tensor: onnx.TensorProto) -> StreamedWeight | None:
     place = {entry.key: entry.value for entry in tensor.external_data}
     dtype = str(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    if len(tensor.dims) > MOST_AXES:
+        return None
     if ITEM_NBYTES.get(dtype, -1) * int(np.prod(tensor.dims, dtype=np.int64)) != int(place["length"]):
         return None  # an element type of less than a byte, or one that numpy lacks
     path = Path(partition.file).parent / place["location"]

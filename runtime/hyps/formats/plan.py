@@ -13,6 +13,9 @@ FORMAT = "hyps-plan"
 VERSION = 1
 """Rises only when an older reader would go wrong; new fields come with defaults instead."""
 
+MOST_AXES = 32
+"""Of a weight that is read: what every numpy has. A plan with more would make its reader multiply for hours."""
+
 Optimization = Literal["none", "portable", "native"]
 
 
@@ -323,7 +326,9 @@ def _form_problems(partition: Partition) -> list[str]:
     lengths = {ref.path: ref.nbytes for ref in partition.weights}
     for weight in form.weights:
         item = ITEM_NBYTES.get(weight.dtype, -1)
-        if min(weight.shape, default=0) < 0 or weight.nbytes != item * math.prod(weight.shape):
+        if len(weight.shape) > MOST_AXES:
+            problems.append(f"{shown} has a weight of {len(weight.shape)} axes, more than {MOST_AXES}")
+        elif min(weight.shape, default=0) < 0 or weight.nbytes != item * math.prod(weight.shape):
             problems.append(f"{shown} has a weight of {weight.nbytes} bytes that is no `{printable(weight.dtype)}`")
         elif weight.offset < 0 or weight.offset + weight.nbytes > lengths.get(weight.path, 0):
             problems.append(f"{shown} has a weight outside of `{printable(weight.path)}`")

@@ -142,6 +142,8 @@ def test_a_form_outside_of_the_folder_is_named(plan: Plan, form: Form) -> None:
         ({"offset": 1, "shape": (12, 11), "nbytes": 528}, "at 1 where no `float32` can lie"),
         ({"shape": (0,), "nbytes": 0}, "at 0 where no `float32` can lie"),
         ({"dtype": "object"}, "576 bytes that is no `object`"),
+        ({"shape": (*[1] * 31, 12, 12)}, "33 axes"),
+        ({"shape": (2**63 - 1,) * 300_000}, "300000 axes"),  # whose product takes half an hour
     ],
 )
 def test_a_form_reads_its_weights_inside_of_its_own_files(
