@@ -24,6 +24,7 @@ from hyps.formats.sub_plan import sub_plan
 from hyps_compiler.irfile import ORT_TYPE, serialize_value
 from hyps_compiler.partition import Division
 from hyps_passes.graph import MODEL, CutValue, Layer, is_parameter, nbytes_of
+from hyps_passes.workspace import PARTITION_NBYTES
 
 PARTITIONS = "partitions"
 DEVICES = "devices"
@@ -261,7 +262,7 @@ def _write_model(
         layers=tuple(layer.name for layer in part.layers),
         parameters=window.parameters,
         weight_bytes=window.weight_bytes,
-        peak_memory_bytes=window.peak_bytes,
+        peak_memory_bytes=None if window.peak_bytes is None else window.peak_bytes + PARTITION_NBYTES,
         macs=None if None in macs else sum(count for count in macs if count is not None),
         shard=part.layers[0].shard,
     )
