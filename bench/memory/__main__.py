@@ -1,6 +1,7 @@
 """`python bench/memory`: the smallest limits, and seconds per inference under each, of onnxruntime and of HyPS."""
 
 import json
+import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
@@ -13,6 +14,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common import RESULTS, machine, write_results
+from hyps.errors import HypsError
 from memory import contenders, tables
 from memory.measuring import (
     Effort,
@@ -66,7 +68,11 @@ def main(
                 print(f"{subject.name}: skipped, {subject.missing}", file=sys.stderr)
             else:
                 effort = Effort(1 if quick else rounds, 0.0 if quick else seconds)
-                model = measure(subject, effort, scratch, quick=quick)
+                try:
+                    model = measure(subject, effort, scratch, quick=quick)
+                except (HypsError, subprocess.CalledProcessError) as error:
+                    print(f"{subject.name}: not measured, {error}", file=sys.stderr)
+                    continue
                 models = _read() | {subject.name: {"made_by": f"{made_by}{'-quick' * quick}", **model}}
                 write_results("memory", {"machine": machine(), "models": models})
     known = {name: models[name] for name in SUBJECTS if name in models}
