@@ -56,8 +56,6 @@ class WeightPool:
         """Take back memory that one user needs no more; what it holds stays there until something else is wanted."""
         with self._lock:
             buffer.users -= 1
-            if not buffer.users and not buffer.is_filled:
-                buffer.key = None
 
     def shrink(self, most_nbytes: int) -> None:
         """Give memory that nobody uses back to the system until at most `most_nbytes` of it may be resident."""

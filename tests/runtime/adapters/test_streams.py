@@ -1,5 +1,6 @@
 """Partitions whose weights are read: the same answers, memory that is used again, and refusals of what is altered."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +124,28 @@ def test_altered_weights_are_refused_and_leave_the_rest_to_work(
     assert caught.value.code == code
     x = np.ones((1, 16), np.float32)
     assert load(streams, folder, plan, 1).run(["t2"], {"t1": x})[0].shape == (1, 16)
+
+
+def test_what_could_not_be_read_is_read_the_next_time(streams: Streams, folder: Path) -> None:
+    plan = write_formed(mlp(16, 16), folder)
+    path = folder / plan.partitions[0].weights[0].path
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    with pytest.raises(PlanError):
+        load(streams, folder, plan, 0)
+    path.write_bytes(data)
+    assert load(streams, folder, plan, 0).weights["w0"].tobytes() == data
+
+
+def test_reads_that_bring_less_than_asked_for_are_gone_on_with(
+    streams: Streams, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system, or when a signal comes."""
+    whole = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, parts, offset: whole(file, [parts[0][:1000]], offset))
+    plan = write_formed(mlp(64, 64), folder)
+    data = (folder / plan.partitions[0].weights[0].path).read_bytes()
+    assert load(streams, folder, plan, 0).weights["w0"].tobytes() == data
 
 
 def test_a_session_that_was_not_used_for_long_is_made_anew(
