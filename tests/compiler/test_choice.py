@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
+import hyps_models
 from cut_fixtures import Array, Cut, Feeds, emit_cut, plain_session, stage
 from hyps.errors import InfeasibleError
 from hyps.formats.plan import Optimization
@@ -239,3 +240,21 @@ def test_a_native_plan_that_cannot_fit_is_told_what_a_portable_one_needs(tmp_pat
     staged, measured = stage(path, tmp_path / "stage", "portable")
     enough = Request(memory_bytes=int(found[2]) * 10**6)
     assert divide(staged.model, measured.sizes, staged.fused, enough).rewrites
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "lstm", "encoder-small"])
+def test_reference_models_keep_their_smallest_budget(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    hyps_models.save(name, path)
+    feeds = hyps_models.sample_inputs(name, batch=1)
+    staged, measured = stage(path, tmp_path / "stage", "portable", feeds)
+    whole = Choice(staged.model.clone(), dict(measured.sizes), staged.fused, Limits())
+    least = smallest(whole, "peak_bytes")
+    division = divide(staged.model, measured.sizes, staged.fused, Request(memory_bytes=BASE_BYTES + least))
+    assert division.rewrites
+    assert max(division.graph.window(*window).peak_bytes or 0 for window in division.windows) <= least
+    cut = emit_cut(staged, measured, division.graph, tmp_path / "plan", division.borders)
+    made = cut.run(feeds)
+    for output, expected in zip(cut.outputs, plain_session(path).run(None, dict(feeds)), strict=True):
+        assert np.abs(made[output] - expected).max() <= 1e-5 * np.abs(expected).max()
