@@ -10,6 +10,7 @@ from hyps.adapters.machine import trim
 from hyps.adapters.sessions import Mode, Session, Sessions
 from hyps.adapters.streams import Streamed, Streams
 from hyps.core.residency import Residency, Task, loaded_nbytes, packable
+from hyps.errors import HypsError
 from hyps.formats.plan import Plan
 
 _REMEMBERED_RUNS = 4096
@@ -118,9 +119,14 @@ class Loader:
         start_s = time.perf_counter()
         is_ahead = partition in self._ahead
         if self.modes[partition] is Mode.STREAMED:
-            streamed = self._ahead.pop(partition) if is_ahead else self._begin(partition, room_nbytes)
-            self._streams.finish(streamed)
-            self._sessions[partition] = streamed
+            streamed = self._ahead[partition] if is_ahead else self._begin(partition, room_nbytes)
+            self._ahead[partition] = streamed  # so that `unload` finds it should the wait be broken off
+            try:
+                self._streams.finish(streamed)
+            except HypsError:
+                del self._ahead[partition]  # it has been shut
+                raise
+            self._sessions[partition] = self._ahead.pop(partition)
         else:
             path = self._folder / self._partitions[partition].file
             self._sessions[partition] = self._opener.open(path, self.modes[partition], self._optimization)
