@@ -1,5 +1,6 @@
 """Writes forms: each partition once more as a model with plain names whose large weights are inputs."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from msgspec.structs import replace
 from onnx import helper
 
+from hyps.adapters.tables import Table
 from hyps.errors import HypsError
 from hyps.formats.dtypes import ITEM_NBYTES
 from hyps.formats.plan import MOST_AXES, Form, Partition, StreamedWeight
 from hyps_compiler.ort import open_session, run
+from hyps_passes.layers import node_inputs
+from hyps_passes.lookups import find_look_ups
 
 FORMS = "forms"
 
@@ -97,13 +102,25 @@ class _Trial:
     def _is_same(self, partition: Partition, draft: _Draft, made: Mapping[str, Any]) -> bool:
         form = draft.form
         feeds: dict[str, Array] = {f"x{i}": self._store[name] for i, name in enumerate(form.inputs)}
-        feeds.update((f"w{i}", _read(self._folder, weight)) for i, weight in enumerate(form.weights))
-        try:
-            session = open_session(draft.model, "none", lossless=True)
-            again = run(session, [f"y{i}" for i in range(len(form.outputs))], feeds)
-        except HypsError:
-            return False
+        with contextlib.ExitStack() as stack:
+            weights = (self._read(partition, weight, stack) for weight in form.weights)
+            feeds.update((f"w{i}", weight) for i, weight in enumerate(weights))
+            try:
+                session = open_session(draft.model, "none", lossless=True)
+                again = run(session, [f"y{i}" for i in range(len(form.outputs))], feeds)
+            except HypsError:
+                return False
         return all(_same_bits(made[name], again[f"y{i}"]) for i, name in enumerate(form.outputs))
+
+    def _read(self, partition: Partition, weight: StreamedWeight, stack: contextlib.ExitStack) -> Array:
+        """Return the weight as the runtime would give it; of a table that the request reads rows of, just those."""
+        if not weight.looked_up_by:
+            return _read(self._folder, weight)
+        file = next(ref for ref in partition.weights if ref.path == weight.path)
+        table = Table(self._folder, file, weight)
+        stack.callback(table.close)
+        table.read(self._store)
+        return table.array
 
 
 def _same_bits(left: Any, right: Any) -> bool:
@@ -123,7 +140,12 @@ def _draft(folder: Path, partition: Partition) -> _Draft | None:
     graph = model.graph
     large = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
     weights = [_weight(folder, partition, tensor) for tensor in large]
-    told = [weight for weight in weights if weight is not None]
+    looked_up = _looked_up(model)
+    told = [
+        replace(weight, looked_up_by=looked_up.get(tensor.name, ()))
+        for tensor, weight in zip(large, weights, strict=True)
+        if weight is not None
+    ]
     if len(told) < len(weights) or graph.sparse_initializer or not all(_is_tensor(v) for v in graph.output):
         return None
     names = {value.name: f"x{i}" for i, value in enumerate(graph.input)}
@@ -144,6 +166,13 @@ def _draft(folder: Path, partition: Partition) -> _Draft | None:
     sha256 = hashlib.sha256(data).hexdigest()
     form = Form(file=f"{FORMS}/{sha256[:16]}.onnx", sha256=sha256, inputs=inputs, outputs=outputs, weights=tuple(told))
     return _Draft(form, data)
+
+
+def _looked_up(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
+    """Return, of the weights that are tables of look-ups, by which inputs of the model."""
+    graph = ir.serde.deserialize_model(model).graph
+    found = find_look_ups(tuple(graph), node_inputs, lambda value: value.is_graph_input())
+    return {str(one.table.name): tuple(str(value.name) for value in one.indices) for one in found}
 
 
 def _is_tensor(value: onnx.ValueInfoProto) -> bool:

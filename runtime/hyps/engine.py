@@ -435,6 +435,9 @@ class Engine:
         with self._turn(batch.indices[request], batch.used_s.get(request, 0.0)) as turn, guarded(), backstop:
             try:
                 made = self._loader.session(partition).run(list(names.outputs), feeds, turn and turn.options)
+            except PlanError as error:  # rows of a table could not be read
+                batch.failure = error
+                return self._core.handle(ExecuteFailed(request, partition, error.message))
             except ORT_ERRORS as error:
                 batch.failure = self._failure(partition, error, turn)
                 return self._core.handle(ExecuteFailed(request, partition, batch.failure.message))

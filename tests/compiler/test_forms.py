@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from cut_fixtures import Array, Cut, cut_model, is_same, plain_session
 from hyps.formats.plan import Form, Partition
@@ -126,3 +126,32 @@ def test_values_inside_branches_are_renamed_with_what_they_read(tmp_path: Path) 
 def test_without_a_request_to_try_there_are_no_forms(tmp_path: Path) -> None:
     made = cut_model(save(dense(1, 200), tmp_path / "model.onnx"), tmp_path / "cut")
     assert emit_forms(made.folder, made.partitions, made.outputs, None) == made.partitions
+
+
+def test_tables_that_are_looked_up_say_by_what(tmp_path: Path) -> None:
+    """One table is read by the row only; the other one is multiplied with in the same partition as well."""
+    nodes = [
+        helper.make_node("Gather", ["tied", "ids"], ["rows"], name="rows"),
+        helper.make_node("Gather", ["alone", "ids"], ["more"], name="more"),
+        helper.make_node("Add", ["rows", "more"], ["sum"], name="sum"),
+        helper.make_node("MatMul", ["tied", "column"], ["scores"], name="scores"),
+    ]
+    tables = {name: RNG.standard_normal((600, 512)).astype(np.float32) for name in ("tied", "alone")}
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, [3])
+    weights = {**tables, "column": np.ones((512, 1), np.float32)}
+    model = model_of(nodes, [ids], [floats("sum", 3, 512), floats("scores", 600, 1)], weights)
+    path = save(model, tmp_path / "model.onnx")
+
+    apart = cut_model(path, tmp_path / "apart")
+    parts = emit_forms(apart.folder, apart.partitions, apart.outputs, {"ids": np.array([599, -600, 0])})
+    told = {layer: part.form.weights for part in parts if part.form is not None for layer in part.layers}
+    assert [weight.looked_up_by for weight in told["rows"]] == [("ids",)]
+    assert [weight.looked_up_by for weight in told["scores"]] == [()]
+
+    whole = cut_model(path, tmp_path / "whole", borders=lambda _: ())
+    (part,) = emit_forms(whole.folder, whole.partitions, whole.outputs, {"ids": np.array([599, -600, 0])})
+    assert part.form is not None
+    assert sorted((w.shape, w.looked_up_by) for w in part.form.weights if w.nbytes > 10_000) == [
+        ((600, 512), ()),
+        ((600, 512), ("ids",)),
+    ]

@@ -68,6 +68,12 @@ def read_piece(folder: str | Path, path: str, offset: int, nbytes: int) -> tuple
         return os.pread(descriptor, nbytes, offset), os.fstat(descriptor).st_size
 
 
+def length_error(path: str, found: int, expected: int) -> PlanError:
+    """Return the refusal of a file of the plan that has `found` bytes instead of those expected (`E_TAMPERED`)."""
+    message = f"file `{printable(path)}` of the plan has {found} bytes instead of {expected}"
+    return PlanError(message, _COMPILE_AGAIN, "E_TAMPERED")
+
+
 def check_cpu(plan: Plan) -> None:
     """Make sure that this machine can run the plan's layouts.
 
@@ -93,11 +99,7 @@ def _check_file(folder: Path, path: str, sha256: str, nbytes: int | None, drop_c
     with opened(folder, path) as descriptor:
         found = os.fstat(descriptor).st_size
         if nbytes is not None and found != nbytes:
-            raise PlanError(
-                f"file `{printable(path)}` of the plan has {found} bytes instead of {nbytes}",
-                _COMPILE_AGAIN,
-                "E_TAMPERED",
-            )
+            raise length_error(path, found, nbytes)
         digest = _sha256(descriptor)
         if drop_cache and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

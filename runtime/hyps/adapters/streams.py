@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from hyps.adapters.plan_files import opened
+from hyps.adapters.plan_files import length_error, opened
 from hyps.adapters.sessions import Mode, Session, Sessions
+from hyps.adapters.tables import Table
 from hyps.adapters.weight_pool import Buffer, WeightPool
-from hyps.errors import HypsError, InternalError, PlanError, printable
+from hyps.errors import HypsError, InternalError, PlanError
 from hyps.formats.plan import Form, Optimization, Partition
 from hyps.formats.weight_blocks import Block, blocks_of
 
@@ -39,6 +40,8 @@ _SESSIONS_NBYTES = 4 * 2**20
 Making one anew takes 0.1 ms, and code of onnxruntime that running does not need: 13 MB of it.
 """
 
+_NOTHING: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+
 
 @dataclass(slots=True, eq=False)
 class Streamed:
@@ -48,6 +51,7 @@ class Streamed:
         session: onnxruntime's, which other partitions may have as well.
         names: what the session calls the partition's tensors.
         weights: the other inputs of the session, by its names.
+        tables: those of the weights of which only rows are read, for each run anew.
         read_s: seconds that reading took.
         read_nbytes: bytes that were read: none of what lay in memory already.
     """
@@ -56,22 +60,27 @@ class Streamed:
     names: Mapping[str, str]
     buffers: Sequence[Buffer]
     weights: dict[str, Array] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
     read_s: float = 0.0
     read_nbytes: int = 0
     holders: int = 1
     """Who still needs the weights to stay where they are."""
     error: HypsError | None = None
     is_read: threading.Event = field(default_factory=threading.Event)
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the run whose rows the tables have."""
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any], options: Any = None) -> list[Any]:
         """Return the named outputs, as a session does.
 
         Raises:
             RuntimeError: of onnxruntime's kinds.
+            PlanError: rows of a table cannot be read any more.
         """
         given = {self.names[name]: value for name, value in feeds.items()}
         wanted = [self.names[name] for name in outputs]
-        made: list[Any] = self.session.run(wanted, {**given, **self.weights}, options)
+        with self._rows(feeds) if self.tables else _NOTHING:
+            made: list[Any] = self.session.run(wanted, {**given, **self.weights}, options)
         return made
 
     def io_binding(self) -> "_Binding":
@@ -79,15 +88,31 @@ class Streamed:
         inner = self.session.io_binding()
         for name, weight in self.weights.items():
             inner.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(weight))
-        return _Binding(inner, self.names)
+        indices = {name for table in self.tables.values() for name in table.looked_up_by}
+        return _Binding(inner, self.names, dict.fromkeys(indices))
 
     def run_with_iobinding(self, binding: "_Binding", options: Any = None) -> None:
         """Run on what is bound.
 
         Raises:
             RuntimeError: of onnxruntime's kinds.
+            PlanError: rows of a table cannot be read any more.
         """
-        self.session.run_with_iobinding(binding.inner, options)
+        feeds = {name: value.numpy() for name, value in binding.indices.items()}
+        with self._rows(feeds) if self.tables else _NOTHING:
+            self.session.run_with_iobinding(binding.inner, options)
+
+    @contextlib.contextmanager
+    def _rows(self, feeds: Mapping[str, Any]) -> Iterator[None]:
+        """Have the rows in the tables that a run on `feeds` looks up."""
+        with self.turn:
+            try:
+                for table in self.tables.values():
+                    table.read(feeds)
+                yield
+            finally:
+                for table in self.tables.values():
+                    table.drop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +121,12 @@ class _Binding:
 
     inner: Any
     names: Mapping[str, str]
+    indices: dict[str, Any]
+    """What is bound to the inputs by which rows are looked up."""
 
     def bind_ortvalue_input(self, name: str, value: Any) -> None:
+        if name in self.indices:
+            self.indices[name] = value
         self.inner.bind_ortvalue_input(self.names[name], value)
 
     def bind_ortvalue_output(self, name: str, value: Any) -> None:
@@ -143,16 +172,19 @@ class Streams:
         session = self._session(folder, form, optimization)
         blocks = blocks_of(partition)
         buffers: list[Buffer] = []
+        tables: dict[str, Table] = {}
         try:
+            tables.update(_open_tables(folder, partition))
             buffers.extend(self._pool.take(block.key, block.nbytes) for block in blocks.values())
         except PlanError:
             self._give(buffers)
+            _close(tables)
             raise
         if room_nbytes is not None:
             self._pool.shrink(room_nbytes)
         names = {name: f"x{i}" for i, name in enumerate(form.inputs)}
         names.update((name, f"y{i}") for i, name in enumerate(form.outputs))
-        streamed = Streamed(session, names, buffers)
+        streamed = Streamed(session, names, buffers, tables=tables)
         if all(buffer.is_filled for buffer in buffers):
             self._hand_over(_Job(streamed, folder, form, blocks))
             streamed.is_read.set()
@@ -196,6 +228,8 @@ class Streams:
         streamed.weights.clear()
         self._give(streamed.buffers)
         streamed.buffers = ()
+        _close(streamed.tables)
+        streamed.tables = {}
 
     def shrink(self, most_nbytes: int) -> None:
         """Give memory back to the system until what nobody uses takes `most_nbytes` at most."""
@@ -259,9 +293,25 @@ class Streams:
     def _hand_over(self, job: _Job) -> None:
         memories = dict(zip(job.blocks, job.streamed.buffers, strict=True))
         for index, weight in enumerate(job.form.weights):
+            if weight.looked_up_by:
+                job.streamed.weights[f"w{index}"] = job.streamed.tables[f"w{index}"].array
+                continue
             start = job.blocks[weight.path].place_of(weight.offset)
             part = np.frombuffer(memories[weight.path].memory, np.uint8, weight.nbytes, start)
             job.streamed.weights[f"w{index}"] = part.view(weight.dtype).reshape(weight.shape)
+
+
+def _open_tables(folder: Path, partition: Partition) -> Iterator[tuple[str, Table]]:
+    """Yield the tables of the partition's form, by its names for them."""
+    files = {ref.path: ref for ref in partition.weights}
+    for index, weight in enumerate(partition.form.weights if partition.form is not None else ()):
+        if weight.looked_up_by:
+            yield f"w{index}", Table(folder, files[weight.path], weight)
+
+
+def _close(tables: Mapping[str, Table]) -> None:
+    for table in tables.values():
+        table.close()
 
 
 def read_block(folder: Path, block: Block, memory: memoryview) -> None:
@@ -273,7 +323,7 @@ def read_block(folder: Path, block: Block, memory: memoryview) -> None:
     with opened(folder, block.file.path) as descriptor:
         found = os.fstat(descriptor).st_size
         if found != block.file.nbytes:
-            raise _altered(block, found)
+            raise length_error(block.file.path, found, block.file.nbytes)
         for span in block.spans:
             done = 0
             while done < span.nbytes:
@@ -281,13 +331,5 @@ def read_block(folder: Path, block: Block, memory: memoryview) -> None:
                 part = memory[span.start + done : span.start + done + piece]
                 count = os.preadv(descriptor, [part], span.offset + done)
                 if not count:
-                    raise _altered(block, span.offset + done)
+                    raise length_error(block.file.path, span.offset + done, block.file.nbytes)
                 done += count
-
-
-def _altered(block: Block, found: int) -> PlanError:
-    return PlanError(
-        f"file `{printable(block.file.path)}` of the plan has {found} bytes instead of {block.file.nbytes}",
-        "compile the model again, or copy the plan again from where it came",
-        "E_TAMPERED",
-    )

@@ -1,6 +1,7 @@
 """The plan: partitions, the tensors between them, and where they run, as `plan.json` holds them."""
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct
@@ -85,6 +86,9 @@ class StreamedWeight(Struct, frozen=True, kw_only=True):
     dtype: str
     """numpy's name of the element type."""
     shape: tuple[int, ...]
+    looked_up_by: tuple[str, ...] = ()
+    """Inputs of the partition, of integers: the form only reads rows of the weight that one of them names, so that
+    others need not be read. Empty: it reads all."""
 
 
 class Form(Struct, frozen=True, kw_only=True):
@@ -260,7 +264,7 @@ def plan_problems(plan: Plan) -> list[str]:
     if plan.format != FORMAT or plan.version != VERSION:
         problems.append(f"format `{printable(plan.format)}` version {plan.version} is not `{FORMAT}` version {VERSION}")
     problems += _path_problems(plan)
-    problems += [problem for partition in plan.partitions for problem in _form_problems(partition)]
+    problems += [problem for partition in plan.partitions for problem in _form_problems(partition, plan.tensors)]
     problems += _dataflow_problems(plan)
     ids = [partition.id for partition in plan.partitions]
     problems += [f"partition `{printable(i)}` stands twice" for i in sorted({i for i in ids if ids.count(i) > 1})]
@@ -314,7 +318,7 @@ def _path_problems(plan: Plan) -> list[str]:
     return problems
 
 
-def _form_problems(partition: Partition) -> list[str]:
+def _form_problems(partition: Partition, tensors: Mapping[str, TensorInfo]) -> list[str]:
     form = partition.form
     if form is None:
         return []
@@ -334,6 +338,13 @@ def _form_problems(partition: Partition) -> list[str]:
             problems.append(f"{shown} has a weight outside of `{printable(weight.path)}`")
         elif weight.offset % item or not weight.nbytes:
             problems.append(f"{shown} has a weight at {weight.offset} where no `{printable(weight.dtype)}` can lie")
+        elif weight.looked_up_by and not weight.shape:
+            problems.append(f"{shown} looks up rows of a single number")
+    integers = {name for name in partition.inputs if name in tensors and "int" in tensors[name].dtype}
+    problems += [
+        f"{shown} looks up rows by `{printable(name)}`, which is no input of integers"
+        for name in sorted({name for weight in form.weights for name in weight.looked_up_by} - integers)
+    ]
     return problems
 
 

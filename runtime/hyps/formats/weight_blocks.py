@@ -1,4 +1,7 @@
-"""Blocks: the weights of a form that lie in one file, and what is read of that file to have them."""
+"""Blocks: the weights of a form that lie in one file, and what is read of that file to have them.
+
+Tables of look-ups are none of them: their rows are read when they are known.
+"""
 
 from dataclasses import dataclass
 
@@ -49,7 +52,8 @@ def blocks_of(partition: Partition) -> dict[str, Block]:
     """
     wanted: dict[str, list[tuple[int, int]]] = {}
     for weight in partition.form.weights if partition.form is not None else ():
-        wanted.setdefault(weight.path, []).append((weight.offset, weight.offset + weight.nbytes))
+        if not weight.looked_up_by:
+            wanted.setdefault(weight.path, []).append((weight.offset, weight.offset + weight.nbytes))
     files = {ref.path: ref for ref in partition.weights}
     return {path: Block(files[path], _spans(files[path], pieces)) for path, pieces in wanted.items()}
 
