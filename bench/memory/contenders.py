@@ -24,8 +24,6 @@ PORTABLE, NATIVE = "portable", "native"
 RIVALS = (DEFAULT, BEST, PLAIN)
 
 COMPILE_DEADLINE_S = 240
-MARGIN_NBYTES = 6 * MB
-"""What a cgroup counts beside the process's resident memory: its kernel structures, and a little of the page cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ def compile_plan(files: Files, layout: str, limit_bytes: int | None) -> PlanMade
     """Compile for a limit; None: without one."""
     options = ["--optimize", layout, "--no-verify"]
     if limit_bytes is not None:
-        options += ["--memory", str(limit_bytes - MARGIN_NBYTES)]
+        options += ["--memory", str(limit_bytes)]
     return _compiled(files, f"{layout}-{limit_bytes}", options)
 
 
