@@ -15,8 +15,12 @@ from hyps.adapters.resident import give_back
 from hyps.errors import ExecutionError, printable
 from hyps.formats.quantities import format_nbytes
 
-_LEFT_NBYTES = 2 * 2**20
-"""What other threads may need while a partition is held to what is left: their failing would end the process."""
+_LEFT_NBYTES = 64 * 2**20
+"""What other threads may need while a partition is held to what is left: their failing would end the process.
+
+A thread's stack alone is 8 MB, and what a socket receives is private memory as well. By so much a request larger than
+the plan was made for may pass the budget before it fails.
+"""
 
 
 class _Held:

@@ -297,7 +297,7 @@ class Streams:
                 job.streamed.weights[f"w{index}"] = job.streamed.tables[f"w{index}"].array
                 continue
             start = job.blocks[weight.path].place_of(weight.offset)
-            part = np.frombuffer(memories[weight.path].memory, np.uint8, weight.nbytes, start)
+            part = np.frombuffer(memoryview(memories[weight.path].memory), np.uint8, weight.nbytes, start)
             job.streamed.weights[f"w{index}"] = part.view(weight.dtype).reshape(weight.shape)
 
 

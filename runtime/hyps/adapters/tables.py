@@ -56,7 +56,7 @@ class Table:
     @property
     def array(self) -> Array:
         """The whole table; rows that were not read have any value."""
-        flat = np.frombuffer(self._memory, np.uint8, self._weight.nbytes, self._weight.offset - self._first)
+        flat = np.frombuffer(memoryview(self._memory), np.uint8, self._weight.nbytes, self._weight.offset - self._first)
         return flat.view(self._weight.dtype).reshape(self._weight.shape)
 
     def read(self, feeds: Mapping[str, Any]) -> int:

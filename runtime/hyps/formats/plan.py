@@ -340,6 +340,8 @@ def _form_problems(partition: Partition, tensors: Mapping[str, TensorInfo]) -> l
             problems.append(f"{shown} has a weight at {weight.offset} where no `{printable(weight.dtype)}` can lie")
         elif weight.looked_up_by and not weight.shape:
             problems.append(f"{shown} looks up rows of a single number")
+    if sum({(w.path, w.offset): w.nbytes for w in form.weights}.values()) > partition.weight_bytes:
+        problems.append(f"{shown} takes more weights than the partition has")  # a budget would be kept by word only
     integers = {name for name in partition.inputs if name in tensors and "int" in tensors[name].dtype}
     problems += [
         f"{shown} looks up rows by `{printable(name)}`, which is no input of integers"

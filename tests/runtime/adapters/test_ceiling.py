@@ -66,6 +66,29 @@ def test_the_system_refuses_memory_beyond_the_budget_only_within() -> None:
     assert told.stdout.split() == ["refused", "allowed"]
 
 
+_THREADS_WITHIN = """
+import threading
+from hyps.adapters.ceiling import Ceiling
+from hyps.adapters.resident import resident
+with Ceiling(resident().total_nbytes + 1_000_000).backstop():
+    ends = threading.Event()
+    threads = [threading.Thread(target=ends.wait) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    ends.set()
+    for thread in threads:
+        thread.join()
+print("ended")
+"""
+
+
+def test_other_threads_can_begin_within() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", _THREADS_WITHIN], check=True, capture_output=True, text=True, timeout=20
+    )
+    assert told.stdout.split() == ["ended"]
+
+
 _TWO_AT_ONCE = """
 import resource
 import threading

@@ -57,6 +57,15 @@ def test_partitions_of_one_shape_share_a_session_and_nothing_else(streams: Strea
     assert not np.allclose(first.run(["t1"], {"t0": x})[0], expected)
 
 
+def test_memory_into_which_an_array_points_is_not_moved(streams: Streams, folder: Path) -> None:
+    plan = write_formed(mlp(64, 64, 64), folder)
+    streamed = load(streams, folder, plan, 0)
+    array = next(iter(streamed.weights.values()))
+    with pytest.raises(BufferError):
+        streamed.buffers[0].memory.resize(2**22)
+    assert array.size
+
+
 def _weight(folder: Path, plan: Plan, index: int) -> NDArray[np.float32]:
     return np.fromfile(folder / plan.partitions[index].weights[0].path, np.float32)[:256].reshape(16, 16)
 

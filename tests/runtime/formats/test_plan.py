@@ -124,6 +124,12 @@ def test_a_form_is_one_of_the_files_of_its_partition(plan: Plan, form: Form) -> 
     assert file_digests(part)[-1] == ("forms/f.onnx", "0" * 64)
 
 
+def test_a_partition_cannot_have_less_weight_than_its_form_reads(plan: Plan, form: Form) -> None:
+    changed = _with_first(plan, form=form, weight_bytes=575)
+
+    assert any("takes more weights than" in problem for problem in plan_problems(changed))
+
+
 def test_a_form_outside_of_the_folder_is_named(plan: Plan, form: Form) -> None:
     changed = _with_first(plan, form=replace(form, file="../f.onnx"))
 
