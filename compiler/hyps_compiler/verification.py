@@ -10,6 +10,7 @@ from hyps.adapters import feeds
 from hyps.adapters.plan_files import check_cpu, check_files, read_plan
 from hyps.errors import DifferenceError, ModelError, OutputError, TensorError, printable
 from hyps.formats.plan import Plan
+from hyps.formats.signature import assumed_shapes
 from hyps_compiler.frontend import open_model
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import Feeds, Measured, measure, sample_request
@@ -154,7 +155,7 @@ def _requests(
     plan: Plan, staged: Staged, inputs: Mapping[str, Any] | None, samples: int, max_tensor_nbytes: int
 ) -> tuple[Measured, list[Feeds]]:
     """Return the requests to compare on, and what the first one tells of the model's tensors."""
-    shapes = {} if inputs else _assumed_shapes(plan.model.inputs, plan.assumed_dims)
+    shapes = {} if inputs else assumed_shapes(plan.model.inputs, plan.assumed_dims)
     measured = measure(staged.model, staged.path, shapes=shapes, feeds=inputs, max_tensor_nbytes=max_tensor_nbytes)
     if measured.feeds is None:
         raise TensorError(f"no request was found on which the model runs: {measured.problem}", "give one with --inputs")
@@ -222,16 +223,3 @@ def _reproduction_folder(path: Path | None, force: bool) -> Iterator[OutputFolde
             yield output
     except OutputError as error:
         raise OutputError(error.message, error.hint.replace("`-o`", "`--reduce`"), error.code) from error
-
-
-def _assumed_shapes(inputs: Any, dims: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Return the inputs' shapes at the sizes that the plan was made for; without those that are not all known."""
-    shapes = {}
-    for tensor in inputs:
-        sizes = [
-            size if isinstance(size, int) else dims.get(size or f"{tensor.name}:{axis}")
-            for axis, size in enumerate(tensor.shape or ())
-        ]
-        if tensor.shape is not None and None not in sizes:
-            shapes[tensor.name] = tuple(size for size in sizes if size is not None)
-    return shapes

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, assert_never
 
+import numpy as np
+
 from hyps.adapters.ceiling import Ceiling
 from hyps.adapters.deadlines import Turn, Watchdog
 from hyps.adapters.feeds import nbytes_of
@@ -52,6 +54,7 @@ from hyps.core.spilling import Forecast, forecast_spills
 from hyps.core.worker_state import WorkerState
 from hyps.errors import ExecutionError, HypsError, InternalError, PlanError, UsageError, printable
 from hyps.formats.plan import Partition, Plan
+from hyps.formats.signature import assumed_shapes, growth
 from hyps.loading import Loader, choose_modes
 from hyps.tensor_store import TensorStore
 
@@ -157,6 +160,7 @@ class Engine:
         self._input_names = [tensor.name for tensor in plan.model.inputs]
         self._output_names = [tensor.name for tensor in plan.model.outputs]
         self._sizes = {name: info.nbytes for name, info in plan.tensors.items() if info.nbytes is not None}
+        self._assumed = assumed_shapes(plan.model.inputs, plan.assumed_dims)
         self._residency, self._spills, modes = self._decide(options.exact)
         self.kept = tuple(task.id for task in self._tasks if task.id in self._residency.kept)
         self.swapped = tuple(task.id for task in self._tasks if task.id not in self._residency.kept)
@@ -257,6 +261,7 @@ class Engine:
             # Exact sessions lay weights out anew, beside the mapped ones, so that the bits are onnxruntime's own.
             self._tasks = [_with_weight(task, 2 * task.weight_nbytes) for task in self._tasks]
         live = live_activations(self._tasks, self._input_names, self._output_names, self._sizes)
+        self._most_alive = max((live[task.id] + task.scratch_nbytes for task in self._tasks), default=0)
         available = None if self.memory_bytes is None else self.memory_bytes - self.base_nbytes
         names = self._input_names, self._output_names
         spills = forecast_spills(self._tasks, *names, self._sizes, live, available)
@@ -278,8 +283,13 @@ class Engine:
     # Everything kept: the order never changes, so that it is worked out once.
 
     def _run_kept(self, request: Request, index: int, on_activation: OnActivation | None) -> dict[str, Any]:
+        times = self._growth(request.feeds)
+        if self._ceiling is not None and times > 1.0:
+            held = Mode.FAST in self._loader.modes.values()  # their arenas keep what a foreseen request needs
+            needed = int(self._most_alive * (times - held))
+            self._ceiling.make_room(self.plan.partitions[0].id, needed, lambda: None)
         try:
-            with self._turn(index, 0.0) as turn, guarded(), self._backstop(self._input_names, request.feeds):
+            with self._turn(index, 0.0) as turn, guarded(), self._backstop(times):
                 return self._run_steps(request, on_activation, turn)
         finally:
             if self._ceiling is not None:
@@ -356,6 +366,7 @@ class Engine:
     ) -> None:
         with self._one_batch:
             batch = _Batch({str(next(self._numbers)): index for index in range(len(requests))}, on_done, on_activation)
+            batch.growth = {name: self._growth(requests[index].feeds) for name, index in batch.indices.items()}
             try:
                 events = [event for name, i in batch.indices.items() for event in self._take_in(name, requests[i])]
                 self._follow(self._core.handle(*events), batch)
@@ -427,7 +438,7 @@ class Engine:
         if room_nbytes is not None:
             self._loader.shrink(room_nbytes)
         try:
-            backstop = self._room_for(partition, feeds)
+            backstop = self._room_for(partition, feeds, batch.growth[request])
         except ExecutionError as error:
             batch.failure = error
             return self._core.handle(ExecuteFailed(request, partition, error.message))
@@ -451,8 +462,12 @@ class Engine:
         tensors = tuple((name, nbytes_of(value)) for name, value in zip(names.outputs, made, strict=True))
         return self._core.handle(Executed(request, partition, tensors))
 
-    def _room_for(self, partition: str, feeds: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+    def _room_for(
+        self, partition: str, feeds: Mapping[str, Any], times: float
+    ) -> contextlib.AbstractContextManager[None]:
         """Make sure that the partition can run on `feeds` within the budget; return what to run it in.
+
+        The request's own inputs are `times` times as large as foreseen.
 
         Raises:
             ExecutionError: it cannot (`E_MEMORY`).
@@ -461,18 +476,23 @@ class Engine:
             return _ENDLESS
         names = self._partitions[partition]
         made = self._scratch[partition] + sum(self._sizes.get(name, 0) for name in names.outputs)
-        needed = int(made * max(1.0, self._growth(names.inputs, feeds)))
-        self._ceiling.make_room(partition, needed, lambda: self._loader.shrink(0))
-        return self._backstop(names.inputs, feeds)
+        times = max(times, self._more_bytes(names.inputs, feeds))
+        self._ceiling.make_room(partition, int(made * times), lambda: self._loader.shrink(0))
+        return self._backstop(times)
 
-    def _backstop(self, names: Sequence[str], feeds: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+    def _backstop(self, times: float) -> contextlib.AbstractContextManager[None]:
         """Return what to run larger inputs in than the plan was made for: nobody knows what they need."""
-        if self._ceiling is None or self._growth(names, feeds) <= 1.0:
-            return _ENDLESS
-        return self._ceiling.backstop()
+        return _ENDLESS if self._ceiling is None or times <= 1.0 else self._ceiling.backstop()
 
-    def _growth(self, names: Sequence[str], feeds: Mapping[str, Any]) -> float:
-        """Return how much larger the named inputs are than those that the plan was made for."""
+    def _growth(self, feeds: Mapping[str, Any]) -> float:
+        """Return how much larger a request is than those that the plan was made for, in bytes or along its axes."""
+        if self._ceiling is None:
+            return 1.0
+        shapes = {name: np.shape(feeds[name]) for name in self._assumed if isinstance(feeds.get(name), np.ndarray)}
+        along = [growth(shape, self._assumed[name]) for name, shape in shapes.items()]
+        return max(1.0, self._more_bytes(self._input_names, feeds), *along)
+
+    def _more_bytes(self, names: Sequence[str], feeds: Mapping[str, Any]) -> float:
         foreseen = sum(self._sizes.get(name, 0) for name in names)
         return sum(nbytes_of(feeds[name]) for name in names if name in feeds) / max(1, foreseen)
 
@@ -495,6 +515,8 @@ class _Batch:
     """The latest refusal: the core's `Fail` follows it at once."""
     used_s: dict[str, float] = field(default_factory=dict)
     """Seconds that each request has been computed for."""
+    growth: dict[str, float] = field(default_factory=dict)
+    """How much larger than foreseen each request is; 1 at least."""
 
     def end(self, request: str, outcome: Outcome) -> None:
         self.on_done(self.indices[request], outcome)

@@ -1,6 +1,7 @@
 """Whether a request's tensors are those that a plan declares: names, element types and shapes, no bytes."""
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 
 from hyps.errors import TensorError, printable
 from hyps.formats.plan import NamedTensor
@@ -53,6 +54,33 @@ def check_tensor(expected: NamedTensor, dtype: str, shape: Sequence[int], dims: 
     for size, dim in zip(shape, expected.shape, strict=True):
         if isinstance(dim, str) and dims.setdefault(dim, size) != size:
             raise TensorError(f"`{name}` has {size} for dimension `{printable(dim)}`, which is {dims[dim]} elsewhere")
+
+
+def assumed_shapes(inputs: Sequence[NamedTensor], dims: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Return the inputs' shapes at the sizes that the plan was made for; without those that are not all known.
+
+    Args:
+        inputs: the model's.
+        dims: `Plan.assumed_dims`.
+    """
+    shapes = {}
+    for tensor in inputs:
+        sizes = [
+            size if isinstance(size, int) else dims.get(size or f"{tensor.name}:{axis}")
+            for axis, size in enumerate(tensor.shape or ())
+        ]
+        if tensor.shape is not None and None not in sizes:
+            shapes[tensor.name] = tuple(size for size in sizes if size is not None)
+    return shapes
+
+
+def growth(shape: Sequence[int], assumed: Sequence[int]) -> float:
+    """Return how much larger a tensor is along all the axes along which it is larger than assumed; 1 at least.
+
+    What is smaller along others makes up for nothing: scores of attention grow with the square of one axis.
+    """
+    pairs = zip(shape, assumed, strict=True) if len(shape) == len(assumed) else ()
+    return math.prod(max(1.0, size / max(1, known)) for size, known in pairs)
 
 
 def shape_text(shape: Sequence[int | str | None]) -> str:

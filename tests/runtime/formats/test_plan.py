@@ -167,6 +167,6 @@ def test_a_form_takes_and_makes_what_its_partition_does(plan: Plan, form: Form) 
         assert any("takes or makes other tensors" in problem for problem in plan_problems(changed))
 
 
-def _with_first(plan: Plan, **changes: str | Form) -> Plan:
+def _with_first(plan: Plan, **changes: str | int | Form) -> Plan:
     first: Partition = replace(plan.partitions[0], **changes)
     return replace(plan, partitions=(first, *plan.partitions[1:]))

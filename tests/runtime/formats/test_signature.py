@@ -4,7 +4,7 @@ import pytest
 
 from hyps.errors import TensorError
 from hyps.formats.plan import NamedTensor
-from hyps.formats.signature import check_names, check_outputs, check_tensor, shape_text
+from hyps.formats.signature import assumed_shapes, check_names, check_outputs, check_tensor, growth, shape_text
 
 IMAGE = NamedTensor(name="image", dtype="float32", shape=("batch", 3, None, 8))
 
@@ -65,3 +65,29 @@ def test_names_from_strangers_are_made_printable() -> None:
 def test_shapes_are_written_for_people() -> None:
     assert shape_text(()) == "scalar"
     assert shape_text((1, "n", None)) == "1 x n x ?"
+
+
+@pytest.mark.parametrize(
+    ("shape", "assumed", "times"),
+    [
+        ((2, 8), (2, 8), 1.0),
+        ((1, 4), (2, 8), 1.0),
+        ((6, 8), (2, 8), 3.0),
+        ((6, 16), (2, 8), 6.0),
+        ((1, 32), (2, 8), 4.0),  # half as many rows make up for nothing
+        ((3,), (0,), 3.0),
+    ],
+)
+def test_a_tensor_grows_along_each_axis_by_itself(
+    shape: tuple[int, ...], assumed: tuple[int, ...], times: float
+) -> None:
+    assert growth(shape, assumed) == times
+
+
+def test_assumed_shapes_are_those_that_are_known_in_full() -> None:
+    inputs = [
+        NamedTensor(name="a", dtype="float32", shape=("n", 3, None)),
+        NamedTensor(name="b", dtype="float32", shape=("unknown", 3)),
+        NamedTensor(name="c", dtype="float32", shape=None),
+    ]
+    assert assumed_shapes(inputs, {"n": 4, "a:2": 5}) == {"a": (4, 3, 5)}
