@@ -162,8 +162,8 @@ FAULTS = (
     Fault(
         "tied-weights-count-twice",
         _GRAPH,
-        "                    weights.add(id(weight))\n",
-        "",
+        "                if key not in present:\n",
+        "                if weight is not None:\n",
         "a weight that two layers share is counted for each",
         test_files("passes/test_graph"),
     ),

@@ -163,7 +163,7 @@ def smallest(whole: Choice, figure: str) -> int:
     needs = [layer_nbytes(graph, i, whole.limits) if is_memory else x.parameters for i, x in enumerate(graph.layers)]
     low, high = -1, max(needs, default=0)
     if not _can_divide(whole, _with(whole.limits, figure, high)):
-        whole = replace(whole, limits=Limits(may_spill=whole.limits.may_spill))
+        whole = replace(whole, limits=replace(whole.limits, parameters=None, peak_bytes=None))
     step = max(1, high >> _STEPS)
     while high - low > step:
         middle = (low + high) // 2

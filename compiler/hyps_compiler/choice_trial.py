@@ -232,7 +232,9 @@ def layer_nbytes(graph: CutGraph, index: int, limits: Limits) -> int:
     """Return the memory that a layer alone cannot do without, as `Limits.needed_nbytes` does of its window."""
     if limits.may_spill:
         return limits.needed_nbytes(graph.window(index, index))
-    return graph.layers[index].weight_bytes + (graph.live_bytes[index] or 0)  # windows of huge graphs take long
+    layer, live = graph.layers[index], graph.live_bytes[index]
+    spared = layer.absent_bytes if limits.reads_rows and live is not None else 0
+    return layer.weight_bytes - spared + (live or 0)  # windows of huge graphs take long
 
 
 def _view(model: ir.Model, graph: CutGraph, first: int, last: int) -> tuple[ir.GraphView, frozenset[str]]:

@@ -161,10 +161,10 @@ def read_cluster(path: Path) -> Cluster:
 
 
 def device_limit(cluster: Cluster) -> Request:
-    """Return what the largest device can hold, as a limit on one partition."""
+    """Return what the largest device can hold, as a limit on one partition; placing counts whole tables too."""
     memories = [device.memory_bytes for device in cluster.devices]
     most = max((memory for memory in memories if memory is not None), default=None)
-    return Request(memory_bytes=None if None in memories else most, carry=False)
+    return Request(memory_bytes=None if None in memories else most, carry=False, reads_rows=False)
 
 
 def _measuring(cluster: Cluster, request: SiteRequest) -> ProfileOptions:

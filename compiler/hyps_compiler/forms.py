@@ -17,6 +17,7 @@ from hyps.adapters.tables import Table
 from hyps.errors import HypsError
 from hyps.formats.dtypes import ITEM_NBYTES
 from hyps.formats.plan import MOST_AXES, Form, Partition, StreamedWeight
+from hyps.formats.weight_blocks import rows_nbytes
 from hyps_compiler.ort import open_session, run
 from hyps_passes.layers import node_inputs
 from hyps_passes.lookups import find_look_ups
@@ -78,6 +79,7 @@ class _Trial:
             if draft.form.sha256 not in self._tried:
                 self._tried[draft.form.sha256] = self._is_same(partition, draft, made)
             is_same = self._tried[draft.form.sha256]
+        peak_nbytes = None if draft is None else self._peak_nbytes(partition, draft.form)
         self._store.update(made or {})
         for name in dict.fromkeys((*partition.inputs, *partition.outputs)):
             if self._last_use.get(name, index) == index:
@@ -87,7 +89,18 @@ class _Trial:
         path = self._folder / draft.form.file
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(draft.model)
-        return replace(partition, form=draft.form)
+        return replace(partition, form=draft.form, peak_memory_bytes=peak_nbytes)
+
+    def _peak_nbytes(self, partition: Partition, form: Form) -> int | None:
+        """Return the partition's peak where of its tables only rows are read that such a request looks up."""
+        if partition.peak_memory_bytes is None:
+            return None
+        absent = 0
+        for weight in form.weights:
+            if weight.looked_up_by:
+                count = sum(self._store[name].size for name in weight.looked_up_by if name in self._store)
+                absent += weight.nbytes - rows_nbytes(weight.nbytes, weight.shape[0], count)
+        return partition.peak_memory_bytes - absent
 
     def _run(self, partition: Partition) -> dict[str, Any] | None:
         """Return what the partition makes; None where it cannot be run here, or what it needs was not made."""

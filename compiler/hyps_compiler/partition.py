@@ -39,12 +39,14 @@ class Request:
     carry: bool = True
     """Whether tiles hand their overlap on: nothing is computed twice then, but they run one after another. Otherwise
     they do so only where nothing else fits."""
+    reads_rows: bool = True
+    """Whether of tables only those rows count that a request looks up. Otherwise whole tables do."""
 
     @property
     def limits(self) -> chain.Limits:
         """What one partition may hold."""
         memory = None if self.memory_bytes is None else self.memory_bytes - BASE_BYTES
-        return chain.Limits(self.max_params, memory)
+        return chain.Limits(self.max_params, memory, reads_rows=self.reads_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,8 @@ def parse_cuts(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def smallest_memory(model: ir.Model, sizes: Mapping[str, tuple[int, ...]], fused: frozenset[str]) -> int:
     """Return the smallest `--memory` that `divide` can keep."""
-    return BASE_BYTES + smallest(Choice(model, dict(sizes), fused, chain.Limits(may_spill=True)), "peak_bytes")
+    limits = chain.Limits(may_spill=True, reads_rows=True)
+    return BASE_BYTES + smallest(Choice(model, dict(sizes), fused, limits), "peak_bytes")
 
 
 def smallest_max_params(model: ir.Model, sizes: Mapping[str, tuple[int, ...]], fused: frozenset[str]) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hyps.core.residency import Task, decide_residency, live_activations
+from hyps.core.residency import Task, decide_residency, live_activations, table_nbytes
 from hyps.errors import InfeasibleError, PlanError, printable
 from hyps.formats.plan import Plan, Variant
 from hyps_compiler.partition import BASE_BYTES
@@ -66,8 +66,9 @@ def tensor_nbytes(plan: Plan, name: str) -> int:
 def _task(plan: Plan, index: int) -> Task:
     part = plan.partitions[index]
     sizes = sum(tensor_nbytes(plan, name) for name in dict.fromkeys((*part.inputs, *part.outputs)))
-    scratch = max(0, (part.peak_memory_bytes or 0) - part.weight_bytes - sizes)
-    return Task(part.id, part.inputs, part.outputs, part.weight_bytes, scratch)
+    weights = part.weight_bytes - table_nbytes(part)
+    scratch = max(0, (part.peak_memory_bytes or 0) - weights - sizes)
+    return Task(part.id, part.inputs, part.outputs, weights, scratch)
 
 
 def _live(plan: Plan, tasks: Sequence[Task]) -> dict[str, int]:

@@ -4,7 +4,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from hyps.adapters.machine import hold_memory_down, trim
 from hyps.adapters.plan_files import read_plan
 from hyps.adapters.resident import Resident, give_back, peak_error_nbytes, reset_peak, resident
 from hyps.adapters.sessions import Mode, Sessions
+from hyps.adapters.tables import Table
 from hyps.containment import die_with_writer
 from hyps.errors import HypsError
-from hyps.formats.plan import Partition, Plan, StreamedWeight
+from hyps.formats.plan import Form, Partition, Plan, StreamedWeight
+from hyps.formats.weight_blocks import rows_nbytes
 from hyps_compiler.arrays import read_npz
 from hyps_compiler.weighing import Way, Weighing, Weight
 
@@ -132,12 +134,22 @@ class _Scale:
         form = partition.form
         assert form is not None
         session = self.opener.open(self.folder / form.file, Mode.MAPPED, self.plan.optimization)
-        weights = {f"w{index}": _read(self.folder, weight) for index, weight in enumerate(form.weights)}
+        files = {ref.path: ref for ref in partition.weights}
+        tables = {
+            w: Table(self.folder, files[weight.path], weight) for w, weight in _named(form) if weight.looked_up_by
+        }
+        weights = {w: _read(self.folder, weight) for w, weight in _named(form) if w not in tables}
         made = [f"y{index}" for index in range(len(form.outputs))]
 
         def run(feeds: Feeds) -> dict[str, Any]:
             given = {f"x{index}": feeds[name] for index, name in enumerate(form.inputs)}
-            return dict(zip(form.outputs, session.run(made, {**given, **weights}), strict=True))
+            rows = {w: table.array for w, table in tables.items()}
+            spread = [_read_rows(table, feeds) for table in tables.values()]
+            answers = session.run(made, {**given, **weights, **rows})
+            del spread
+            for table in tables.values():
+                table.close()
+            return dict(zip(form.outputs, answers, strict=True))
 
         return run
 
@@ -156,6 +168,18 @@ def _weight(partition: str, watches: list[_Watch]) -> Weight:
         file_nbytes=last.file_nbytes,
         seconds=statistics.median(watch.seconds for watch in watches),
     )
+
+
+def _named(form: Form) -> Iterator[tuple[str, StreamedWeight]]:
+    """Yield the form's weights by its names for them."""
+    return ((f"w{index}", weight) for index, weight in enumerate(form.weights))
+
+
+def _read_rows(table: Table, feeds: Feeds) -> Any:
+    """Read what the request looks up; return memory of the size by which rows of another request may take more."""
+    count = sum(feeds[name].size for name in table.looked_up_by)
+    most = rows_nbytes(table.array.nbytes, len(table.array), count)
+    return np.ones(max(0, most - table.read(feeds)), np.uint8)
 
 
 def _read(folder: Path, weight: StreamedWeight) -> Any:

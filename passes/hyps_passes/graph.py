@@ -41,6 +41,13 @@ class Layer:
     constant_bytes: int = 0
     """What its constants make of weights when it runs: a quantized weight as floats, say."""
     shard: Shard | None = None
+    tables: tuple[tuple[ir.Value, int], ...] = ()
+    """Weights of which it only looks up rows that the request names, and the bytes that these take at the most."""
+
+    @property
+    def absent_bytes(self) -> int:
+        """What of its weights need not be in memory when only rows of its tables are read."""
+        return sum(nbytes_of(table) - rows for table, rows in self.tables)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,25 +150,33 @@ class CutGraph:
         return tuple(alive)
 
     def windows(self, first: int) -> Iterator["Window"]:
-        """Yield layers `first` to `last` as one partition, for every `last` from `first` on; no figure ever falls."""
-        weights: set[int] = set()
+        """Yield layers `first` to `last` as one partition, for every `last` from `first` on; no figure ever falls.
+
+        What is absent may fall, but never by more than the peak rises.
+        """
+        present: dict[int, int] = {}  # of each weight, the bytes that are in memory where only rows of tables are read
         passing = self._crossing(first - 1)
         passing_bytes = sum(passing.values())
-        parameters = weight_bytes = kept = dropped = 0
+        parameters = weight_bytes = absent = kept = dropped = 0
         known = True
         for layer in self.layers[first:]:
+            rows = {id(table): nbytes for table, nbytes in layer.tables}
             for weight in layer.weights:
-                if id(weight) not in weights:
-                    weights.add(id(weight))
+                key, nbytes = id(weight), nbytes_of(weight)
+                if key not in present:
                     parameters += elements(weight) if is_parameter(weight) else 0
-                    weight_bytes += nbytes_of(weight)
+                    weight_bytes += nbytes
+                    absent += nbytes
+                before = present.get(key, 0)
+                present[key] = min(nbytes, before + rows.get(key, nbytes))
+                absent -= present[key] - before
             live = self.live_bytes[layer.index]
             known = known and live is not None
             kept = max(kept, (live or 0) + dropped)
             for value in self.used_by.get(layer.index, ()):
                 passing_bytes -= passing.pop(value.name, 0)
             peak = weight_bytes + kept if known else None
-            yield Window(first, layer.index, parameters, weight_bytes, peak, passing_bytes)
+            yield Window(first, layer.index, parameters, weight_bytes, peak, passing_bytes, absent)
             ending = (v for v in self.used_by.get(layer.index, ()) if v.producer < first and not v.is_output)
             dropped += sum(v.nbytes or 0 for v in ending if v.consumers[-1] == layer.index)
 
@@ -214,11 +229,18 @@ class Window:
     """Weights and the most activations alive, its inputs kept until it ends; None where a size is unknown."""
     passing_bytes: int = 0
     """Of these, what earlier layers made and only others need: it may lie in a scratch file meanwhile."""
+    absent_bytes: int = 0
+    """Of the weights, what need not be in memory when only rows of tables are read."""
 
 
 def can_cross(value: ir.Value) -> bool:
     """Return whether a value may travel between partitions: a tensor of a dtype that numpy has."""
     return isinstance(value.type, ir.TensorType) and value.type.dtype in _NUMPY_DTYPES
+
+
+def is_plain(dtype: ir.DataType) -> bool:
+    """Return whether numpy has the element type."""
+    return dtype in _NUMPY_DTYPES
 
 
 def elements(value: ir.Value) -> int:

@@ -7,8 +7,10 @@ import networkx as nx
 import onnx_ir as ir
 
 from hyps.formats.plan import Shard
+from hyps.formats.weight_blocks import rows_nbytes
 from hyps_passes import ops
-from hyps_passes.graph import MODEL, CutGraph, CutValue, Layer, can_cross, is_parameter, nbytes_of
+from hyps_passes.graph import MODEL, CutGraph, CutValue, Layer, can_cross, is_parameter, is_plain, nbytes_of
+from hyps_passes.lookups import find_look_ups, is_table
 from hyps_passes.workspace import ALIASES, overwritten_input, workspace_bytes
 
 SHARD = "hyps.shard"
@@ -164,6 +166,10 @@ class _Builder:
                 self.readers.setdefault(id(value), []).append(index)
 
         self.cuts = [value for node in self.nodes for value in node.outputs if CUT in value.meta]
+        weights = [w.const_value for w in model.graph.initializers.values() if w.const_value is not None]
+        plain = all(is_plain(weight.dtype) for weight in weights)
+        self.can_stream = plain and all(can_cross(value) for value in (*model.graph.inputs, *model.graph.outputs))
+        """Whether every partition has a form, as far as types tell: tables are read by the row only there."""
 
     def build(self) -> CutGraph:
         order = self._ordered_groups(self._grouped_nodes())
@@ -337,7 +343,16 @@ class _Builder:
             work_bytes=self._work_bytes(nodes),
             constant_bytes=sum(tensor_nbytes(v, self.shapes) or 0 for node in constants for v in node.outputs),
             shard=shard,
+            tables=tuple(self._tables((*constants, *nodes))) if self.can_stream and any(map(is_table, weights)) else (),
         )
+
+    def _tables(self, nodes: tuple[ir.Node, ...]) -> Iterator[tuple[ir.Value, int]]:
+        """Yield the weights of which the nodes only look up rows that the request names, and the bytes of these."""
+        for found in find_look_ups(nodes, node_inputs, lambda value: value.is_graph_input()):
+            shapes, table = [self.shapes(value) for value in found.indices], found.table.const_value
+            if table is not None and None not in shapes:
+                count = sum(_product(shape) for shape in shapes if shape is not None)
+                yield found.table, rows_nbytes(table.nbytes, table.shape.numpy()[0], count)
 
     def _constants_of(self, nodes: tuple[ir.Node, ...]) -> tuple[tuple[ir.Node, ...], tuple[ir.Value, ...]]:
         needed: set[ir.Node] = set()

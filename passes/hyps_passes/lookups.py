@@ -48,7 +48,7 @@ def find_look_ups(
     refused: set[int] = set()
     for node in nodes:
         for table in read(node):
-            if not _is_table(table):
+            if not is_table(table):
                 continue
             indices = _indices(node, table)
             root = None if indices is None else _root(indices, is_given)
@@ -60,7 +60,8 @@ def find_look_ups(
     return [look_up for key, look_up in found.items() if key not in refused]
 
 
-def _is_table(value: ir.Value) -> bool:
+def is_table(value: ir.Value) -> bool:
+    """Return whether the value is a weight that is large enough to be worth looking up."""
     tensor = value.const_value
     return value.is_initializer() and tensor is not None and tensor.nbytes >= TABLE_FROM_NBYTES
 

@@ -259,7 +259,7 @@ class Engine:
     def _decide(self, exact: bool) -> tuple[Residency, Forecast | None, dict[str, Mode]]:
         if exact and self.memory_bytes is not None:
             # Exact sessions lay weights out anew, beside the mapped ones, so that the bits are onnxruntime's own.
-            self._tasks = [_with_weight(task, 2 * task.weight_nbytes) for task in self._tasks]
+            self._tasks = [_with_weight(task, 2 * (task.weight_nbytes + task.table_nbytes)) for task in self._tasks]
         live = live_activations(self._tasks, self._input_names, self._output_names, self._sizes)
         self._most_alive = max((live[task.id] + task.scratch_nbytes for task in self._tasks), default=0)
         available = None if self.memory_bytes is None else self.memory_bytes - self.base_nbytes

@@ -43,7 +43,7 @@ def choose_modes(plan: Plan, tasks: Sequence[Task], residency: Residency, *, is_
     plain = {part.id: Mode.MAPPED if part.form is None else Mode.STREAMED for part in plan.partitions}
     if is_spilling:
         return plain
-    fast_nbytes = 2 * sum(task.weight_nbytes for task in tasks) + _hoarded_nbytes(plan, tasks)
+    fast_nbytes = 2 * sum(task.weight_nbytes + task.table_nbytes for task in tasks) + _hoarded_nbytes(plan, tasks)
     all_kept = len(residency.kept) == len(tasks)
     if all_kept and (residency.spare_nbytes is None or residency.spare_nbytes + loaded_nbytes(tasks) >= fast_nbytes):
         return dict.fromkeys(plain, Mode.FAST)

@@ -251,9 +251,11 @@ def test_reference_models_keep_their_smallest_budget(name: str, tmp_path: Path) 
     staged, measured = stage(path, tmp_path / "stage", "portable", feeds)
     whole = Choice(staged.model.clone(), dict(measured.sizes), staged.fused, Limits())
     least = smallest(whole, "peak_bytes")
-    division = divide(staged.model, measured.sizes, staged.fused, Request(memory_bytes=BASE_BYTES + least))
+    request = Request(memory_bytes=BASE_BYTES + least)
+    division = divide(staged.model, measured.sizes, staged.fused, request)
     assert division.rewrites
-    assert max(division.graph.window(*window).peak_bytes or 0 for window in division.windows) <= least
+    windows = [division.graph.window(*window) for window in division.windows]
+    assert max(request.limits.needed_nbytes(window) for window in windows) <= least
     cut = emit_cut(staged, measured, division.graph, tmp_path / "plan", division.borders)
     made = cut.run(feeds)
     for output, expected in zip(cut.outputs, plain_session(path).run(None, dict(feeds)), strict=True):

@@ -155,3 +155,6 @@ def test_tables_that_are_looked_up_say_by_what(tmp_path: Path) -> None:
         ((600, 512), ()),
         ((600, 512), ("ids",)),
     ]
+    full = whole.partitions[0].peak_memory_bytes
+    assert full is not None
+    assert part.peak_memory_bytes == full - (600 * 2048 - 3 * 4096)

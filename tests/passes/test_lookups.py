@@ -8,8 +8,10 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hyps_passes.layers import node_inputs
+from hyps_passes.graph import CutGraph
+from hyps_passes.layers import build_cut_graph, node_inputs
 from hyps_passes.lookups import find_look_ups
+from hyps_passes.searches.chain import Limits
 
 TABLE = np.zeros((512, 512), np.float32)
 IDS = helper.make_tensor_value_info("ids", TensorProto.INT64, ["tokens"])
@@ -128,3 +130,39 @@ def test_embeddings_are_looked_up_by_words_segments_and_given_positions() -> Non
     half = {name: value.astype(np.float16) for name, value in weights.items()}
     half |= {name: np.zeros((1024, 1024), np.float16) for name in ("word", "position", "segment")}
     assert look_ups([given], half, tuple(ids)) == {}
+
+
+def tied(head: bool) -> CutGraph:
+    """Return the layers of a model that looks up rows of a table twice and, with a `head`, multiplies with it too."""
+    nodes = [GATHER, node("Relu", ["rows"], ["r"]), node("Gather", ["table", "ids"], ["more"])]
+    if head:
+        nodes.append(node("MatMul", ["table", "column"], ["scores"]))
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, [3])
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("r", "more", "scores")[: 2 + head]
+    ]
+    held = {"table": TABLE, "column": np.ones((512, 1), np.float32)}
+    inits = [numpy_helper.from_array(value, name) for name, value in held.items()]
+    model = ir.serde.deserialize_model(helper.make_model(helper.make_graph(nodes, "g", [ids], ends, inits)))
+    sizes = {"ids": (3,), "rows": (3, 512), "r": (3, 512), "more": (3, 512), "scores": (512, 1)}
+    for made in (value for one in model.graph for value in one.outputs):
+        made.type = ir.TensorType(ir.DataType.FLOAT)
+    return build_cut_graph(model, sizes)
+
+
+def test_rows_count_in_memory_and_not_the_table() -> None:
+    graph = tied(head=False)
+    rows = 3 * 4096  # of 2048 bytes each, which never lie in two pages
+    assert [layer.absent_bytes for layer in graph.layers] == [TABLE.nbytes - 3 * 4096] * 2
+    window = graph.window(0, 1)
+    assert window.absent_bytes == TABLE.nbytes - 2 * rows
+    assert window.peak_bytes is not None
+    assert Limits(reads_rows=True).needed_nbytes(window) == window.peak_bytes - window.absent_bytes
+    assert Limits().needed_nbytes(window) == window.peak_bytes
+
+
+def test_a_table_that_a_window_reads_whole_counts_whole() -> None:
+    graph = tied(head=True)
+    assert graph.window(0, 1).absent_bytes > 0
+    assert graph.window(0, 2).absent_bytes == 0
+    assert graph.window(2, 2).absent_bytes == 0

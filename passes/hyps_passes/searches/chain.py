@@ -15,6 +15,8 @@ class Limits:
     """Weights and activations, without the process's base."""
     may_spill: bool = False
     """Whether activations that the partition neither takes nor makes may lie in a scratch file while it runs."""
+    reads_rows: bool = False
+    """Whether of tables only those rows are read that a request looks up."""
 
     def allow(self, window: Window) -> bool:
         """Return whether the window keeps the limits. A window of unknown sizes is judged by its weights."""
@@ -25,7 +27,8 @@ class Limits:
         """Return the memory that a partition cannot do without, or its weights where sizes are unknown."""
         if window.peak_bytes is None:
             return window.weight_bytes
-        return window.peak_bytes - (window.passing_bytes if self.may_spill else 0)
+        spared = window.absent_bytes if self.reads_rows else 0
+        return window.peak_bytes - spared - (window.passing_bytes if self.may_spill else 0)
 
 
 def fewest_partitions(graph: CutGraph, forced: Collection[int], limits: Limits) -> list[int] | None:

@@ -23,6 +23,9 @@ class Task:
     """Most bytes alive while it runs, beside its weights, inputs and outputs."""
     shared: tuple[tuple[str, int], ...] = ()
     """What others have as well, by name, and its bytes, which `weight_nbytes` counts: in memory only once."""
+    table_nbytes: int = 0
+    """Bytes of tables of which only rows are read while weights are streamed, which `scratch_nbytes` counts: they are
+    in memory whole where weights are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,16 @@ class Residency:
 def task_of(plan: Plan, partition: Partition) -> Task:
     """Return what the core knows of one of the plan's partitions."""
     sizes = [plan.tensors[name].nbytes or 0 for name in dict.fromkeys((*partition.inputs, *partition.outputs))]
-    peak = partition.peak_memory_bytes or 0
-    scratch = max(0, peak - partition.weight_bytes - sum(sizes))
-    return Task(partition.id, partition.inputs, partition.outputs, partition.weight_bytes, scratch)
+    tables = table_nbytes(partition)
+    weights = partition.weight_bytes - tables
+    scratch = max(0, (partition.peak_memory_bytes or 0) - weights - sum(sizes))
+    return Task(partition.id, partition.inputs, partition.outputs, weights, scratch, table_nbytes=tables)
+
+
+def table_nbytes(partition: Partition) -> int:
+    """Return the bytes of those of its weights of which only rows are read while they are streamed."""
+    weights = () if partition.form is None else partition.form.weights
+    return sum(weight.nbytes for weight in weights if weight.looked_up_by)
 
 
 def tasks_of(plan: Plan) -> list[Task]:
@@ -56,7 +66,8 @@ def tasks_of(plan: Plan) -> list[Task]:
     inputs, outputs = [one.name for one in plan.model.inputs], [one.name for one in plan.model.outputs]
     live = live_activations(tasks, inputs, outputs, sizes)
     scratch = {
-        part.id: max(0, (part.peak_memory_bytes or 0) - part.weight_bytes - live[part.id]) for part in plan.partitions
+        part.id: max(0, (part.peak_memory_bytes or 0) - task.weight_nbytes - live[part.id])
+        for part, task in zip(plan.partitions, tasks, strict=True)
     }
     shared = _shared_blocks(plan)
     return [replace(task, scratch_nbytes=scratch[task.id], shared=shared[task.id]) for task in tasks]
@@ -68,7 +79,7 @@ def _shared_blocks(plan: Plan) -> dict[str, tuple[tuple[str, int], ...]]:
     users = Counter(block.key for found in blocks.values() for block in found.values())
     return {
         part.id: tuple(
-            (block.key, sum(weight.nbytes for weight in part.form.weights if weight.path == path))
+            (block.key, sum(w.nbytes for w in part.form.weights if w.path == path and not w.looked_up_by))
             for path, block in blocks[part.id].items()
             if part.form is not None and users[block.key] > 1
         )
@@ -192,7 +203,7 @@ def packable(tasks: Sequence[Task], residency: Residency) -> frozenset[str]:
     """Return the kept tasks whose weights fit twice, as they are while they are laid out anew, when loaded `by_weight`.
 
     Nothing runs yet when they are loaded, so that what is left for running counts too. What others share is not laid
-    out anew: each would have a copy of its own.
+    out anew: each would have a copy of its own. Nor is what has tables: they would be mapped whole.
     """
     if residency.limit_nbytes is None:
         return residency.kept
@@ -200,7 +211,7 @@ def packable(tasks: Sequence[Task], residency: Residency) -> frozenset[str]:
     loaded, packed = 0, set()
     for partition in by_weight(tasks, residency.kept):
         task = known[partition]
-        if not task.shared and loaded + 2 * task.weight_nbytes <= residency.limit_nbytes:
+        if not task.shared and not task.table_nbytes and loaded + 2 * task.weight_nbytes <= residency.limit_nbytes:
             packed.add(partition)
         loaded += task.weight_nbytes
     return frozenset(packed)

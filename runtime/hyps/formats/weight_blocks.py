@@ -3,6 +3,7 @@
 Tables of look-ups are none of them: their rows are read when they are known.
 """
 
+import math
 from dataclasses import dataclass
 
 from hyps.formats.plan import FileRef, Partition
@@ -56,6 +57,18 @@ def blocks_of(partition: Partition) -> dict[str, Block]:
             wanted.setdefault(weight.path, []).append((weight.offset, weight.offset + weight.nbytes))
     files = {ref.path: ref for ref in partition.weights}
     return {path: Block(files[path], _spans(files[path], pieces)) for path, pieces in wanted.items()}
+
+
+def rows_nbytes(table_nbytes: int, rows: int, count: int) -> int:
+    """Return the most bytes of a table of so many rows that looking up `count` of them has in memory, by whole pages.
+
+    >>> rows_nbytes(30522 * 3072, 30522, 128)
+    1048576
+    """
+    width = table_nbytes // rows
+    offsets = math.gcd(width, _PAGE_NBYTES)  # a row begins at a multiple of it in its page
+    pages = -(-(_PAGE_NBYTES - offsets + width) // _PAGE_NBYTES)
+    return min(table_nbytes, count * pages * _PAGE_NBYTES)
 
 
 def _spans(file: FileRef, pieces: list[tuple[int, int]]) -> tuple[Span, ...]:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from form_fixtures import write_formed
 from hyps.formats.plan import FileRef, Form, Partition, StreamedWeight
-from hyps.formats.weight_blocks import Span, blocks_of
+from hyps.formats.weight_blocks import Span, blocks_of, rows_nbytes
 from plan_fixtures import mlp
 
 
@@ -74,3 +74,21 @@ def test_without_a_form_nothing_is_read(tmp_path: Path) -> None:
     plan = write_formed(mlp(4, 4), tmp_path / "plan")
     assert len(blocks_of(plan.partitions[0])) == 1
     assert blocks_of(replace(plan.partitions[0], form=None)) == {}
+
+
+def test_tables_of_which_rows_are_read_lie_in_no_block() -> None:
+    part = partition_with(("a", 0, 5000), ("a", 8192, 5000), a=2_000_000)
+    assert part.form is not None
+    whole, table = part.form.weights
+    changed = replace(part.form, weights=(whole, replace(table, looked_up_by=("i",))))
+    assert blocks_of(replace(part, form=changed))["a"].spans == (Span(0, 8192, 0),)
+    alone = replace(part.form, weights=(replace(table, looked_up_by=("i",)),))
+    assert blocks_of(replace(part, form=alone)) == {}
+
+
+@pytest.mark.parametrize("width", [1, 4, 100, 1024, 3072, 4096, 4100, 10_000, 12_288])
+def test_rows_never_touch_more_pages_than_counted_and_some_touch_as_many(width: int) -> None:
+    rows = 40_960
+    touched = [-(-(row * width + width) // 4096) - row * width // 4096 for row in range(5000)]
+    assert max(touched) * 4096 == rows_nbytes(rows * width, rows, 1)
+    assert rows_nbytes(rows * width, rows, 10**9) == rows * width
