@@ -25,7 +25,7 @@ from hyps_compiler.frontend import open_model
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import Feeds, Measured, measure
 from hyps_compiler.output import OutputFolder
-from hyps_compiler.partition import BASE_BYTES, Division, Request, divide, sliced, smallest_memory
+from hyps_compiler.partition import BASE_BYTES, SPARE_BYTES, Division, Request, divide, sliced, smallest_memory
 from hyps_compiler.snapshot import unchanged
 from hyps_compiler.source import Source
 from hyps_compiler.stage import Staged, stage_model
@@ -118,7 +118,7 @@ def compile_model(
     raise InfeasibleError(
         f"the plan was measured at {format_nbytes(compiled.peak_bytes or 0)} resident, more than --memory"
         f" {format_nbytes(options.request.memory_bytes or 0)}",
-        f"give --memory {-(-(compiled.peak_bytes or 0) // 10**6)}MB",
+        f"give --memory {-(-((compiled.peak_bytes or 0) + SPARE_BYTES) // 10**6)}MB",
     )
 
 
@@ -139,7 +139,7 @@ def _compile_once(
     _require_sizes(request, measured)
     step("cutting")
     if request.memory_bytes is not None:
-        request = replace(request, memory_bytes=request.memory_bytes - reserve)
+        request = replace(request, reserve_bytes=reserve)
     parameters = emit.model_parameters(staged.model)
     placed = _placed(source, staged, measured, options, step)
     division = placed.division if placed else _divided(source, staged, measured, options, request, stage)
@@ -210,7 +210,7 @@ def _divided(
             feeds=options.feeds,
             max_tensor_nbytes=options.max_tensor_nbytes,
         )
-        least = -(-smallest_memory(portable.model, known.sizes, portable.fused) // 10**6)
+        least = -(-(smallest_memory(portable.model, known.sizes, portable.fused) + SPARE_BYTES) // 10**6)
         told = f"{error.hint}; with --optimize portable, whose layers can be cut further, --memory {least}MB is enough"
         raise InfeasibleError(error.message, told, code=error.code) from error
 

@@ -19,6 +19,9 @@ Measured: 32 to 36 MB for Python, numpy, onnxruntime, ZeroMQ and the command onc
 given back, 16 MB of code that partitions touch once they run, and 1 MB by which a partition may be measured larger than
 it was reckoned; the rest is for other machines' libraries."""
 
+SPARE_BYTES = 2_000_000
+"""What plans may be measured to take beyond what is reckoned: budgets that are recommended have it to spare."""
+
 CUTS = ("mandatory", "pooling", "strided", "bottleneck", "all")
 """What `--cut` understands besides tensor names."""
 
@@ -41,11 +44,13 @@ class Request:
     they do so only where nothing else fits."""
     reads_rows: bool = True
     """Whether of tables only those rows count that a request looks up. Otherwise whole tables do."""
+    reserve_bytes: int = 0
+    """What a plan was measured to take beyond what is reckoned: its layers get that much less."""
 
     @property
     def limits(self) -> chain.Limits:
         """What one partition may hold."""
-        memory = None if self.memory_bytes is None else self.memory_bytes - BASE_BYTES
+        memory = None if self.memory_bytes is None else self.memory_bytes - BASE_BYTES - self.reserve_bytes
         return chain.Limits(self.max_params, memory, reads_rows=self.reads_rows)
 
 
@@ -150,11 +155,13 @@ def _infeasible(whole: Choice, blocked: Blocked, request: Request) -> Infeasible
             f" sliced: {reason}",
             f"the smallest that would do is --max-params {smallest(whole, 'parameters')}",
         )
-    needed = whole.limits.needed_nbytes(blocked.graph.window(layer.index, layer.index)) + BASE_BYTES
+    window = blocked.graph.window(layer.index, layer.index)
+    needed = whole.limits.needed_nbytes(window) + BASE_BYTES + request.reserve_bytes
+    least = BASE_BYTES + smallest(whole, "peak_bytes") + max(SPARE_BYTES, request.reserve_bytes)
     return InfeasibleError(
         f"{what} needs {format_nbytes(needed)} of memory, more than --memory"
         f" {format_nbytes(request.memory_bytes or 0)}, and cannot be sliced: {reason}",
-        f"the smallest that would do is --memory {_round_up(BASE_BYTES + smallest(whole, 'peak_bytes'))}",
+        f"the smallest that would do is --memory {_round_up(least)}",
     )
 
 

@@ -52,7 +52,7 @@ from hyps.core.residency import (
 )
 from hyps.core.spilling import Forecast, forecast_spills
 from hyps.core.worker_state import WorkerState
-from hyps.errors import ExecutionError, HypsError, InternalError, PlanError, UsageError, printable
+from hyps.errors import ExecutionError, HypsError, InfeasibleError, InternalError, PlanError, UsageError, printable
 from hyps.formats.plan import Partition, Plan
 from hyps.formats.signature import assumed_shapes, growth
 from hyps.loading import Loader, choose_modes
@@ -65,6 +65,10 @@ OnActivation = Callable[[str, Any], None]
 
 Outcome = dict[str, Any] | HypsError
 """A request's outputs by name, or why there are none."""
+
+_GENEROUS_NBYTES = 2_000_000
+"""What the base and the peaks of partitions are reckoned too high by, at least: a plan that misses its budget by so
+much is run, since each partition looks at what is really there first."""
 
 _ENDLESS: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
@@ -268,7 +272,10 @@ class Engine:
         present = live if spills is None else spills.live_nbytes
         can_read = spills is None and not exact and all(part.form is not None for part in self.plan.partitions)
         decide = decide_with_read_ahead if can_read else decide_residency
-        residency = decide(self._tasks, present, self.memory_bytes, self.base_nbytes)
+        try:
+            residency = decide(self._tasks, present, self.memory_bytes, self.base_nbytes)
+        except InfeasibleError:
+            residency = decide(self._tasks, present, self.memory_bytes, self.base_nbytes - _GENEROUS_NBYTES)
         if exact:
             return residency, spills, {task.id: Mode.EXACT for task in self._tasks}
         return residency, spills, choose_modes(self.plan, self._tasks, residency, is_spilling=spills is not None)
@@ -287,7 +294,7 @@ class Engine:
         if self._ceiling is not None and times > 1.0:
             held = Mode.FAST in self._loader.modes.values()  # their arenas keep what a foreseen request needs
             needed = int(self._most_alive * (times - held))
-            self._ceiling.make_room(self.plan.partitions[0].id, needed, lambda: None)
+            self._ceiling.make_room(self.plan.partitions[0].id, needed, lambda: None, needed)
         try:
             with self._turn(index, 0.0) as turn, guarded(), self._backstop(times):
                 return self._run_steps(request, on_activation, turn)
@@ -477,7 +484,8 @@ class Engine:
         names = self._partitions[partition]
         made = self._scratch[partition] + sum(self._sizes.get(name, 0) for name in names.outputs)
         times = max(times, self._more_bytes(names.inputs, feeds))
-        self._ceiling.make_room(partition, int(made * times), lambda: self._loader.shrink(0))
+        most = int(self._most_alive * times)
+        self._ceiling.make_room(partition, int(made * times), lambda: self._loader.shrink(0), most)
         return self._backstop(times)
 
     def _backstop(self, times: float) -> contextlib.AbstractContextManager[None]:

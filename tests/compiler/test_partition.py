@@ -18,6 +18,7 @@ from cut_fixtures import Array, stage
 from hyps.errors import InfeasibleError, UsageError
 from hyps_compiler.partition import (
     BASE_BYTES,
+    SPARE_BYTES,
     Division,
     Request,
     divide,
@@ -133,7 +134,7 @@ def test_the_smallest_limit_for_memory_is_true(dense: Ready) -> None:
     assert dense.divide(memory_bytes=least).windows
     with pytest.raises(InfeasibleError) as caught:
         dense.divide(memory_bytes=least - 1)
-    assert f"--memory {-(-least // MB)}MB" in caught.value.hint
+    assert f"--memory {-(-(least + SPARE_BYTES) // MB)}MB" in caught.value.hint
     assert least > BASE_BYTES
 
 

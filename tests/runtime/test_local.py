@@ -229,7 +229,7 @@ def test_a_budget_below_the_largest_partition_names_the_smallest_that_would_do(t
         base = runner.base_nbytes
     with pytest.raises(InfeasibleError, match="`v1`") as caught:
         LocalRunner(tmp_path / "plan", memory_bytes=base + 2**20)
-    smallest = int(caught.value.hint.split("--memory ")[1].split("`")[0])
+    smallest = int(caught.value.hint.split("--memory ")[1].split("MB`")[0]) * 10**6
     with LocalRunner(tmp_path / "plan", memory_bytes=smallest + 2**20) as runner:
         assert runner.swapped
 

@@ -41,10 +41,11 @@ class Ceiling:
     def __init__(self, budget_nbytes: int) -> None:
         self.budget_nbytes = budget_nbytes
 
-    def make_room(self, partition: str, needed_nbytes: int, free: Callable[[], None]) -> None:
+    def make_room(self, partition: str, needed_nbytes: int, free: Callable[[], None], most_nbytes: int) -> None:
         """Return when `needed_nbytes` more fit; where they do not, first call `free` and give back what can be.
 
-        One short file is read each time. Where the system does not tell what is resident everything fits.
+        One short file is read each time. Where the system does not tell what is resident everything fits. The refusal
+        names a budget with which `most_nbytes` more would fit, since other partitions may need that.
 
         Raises:
             ExecutionError: they do not fit (`E_MEMORY`), for `partition`.
@@ -55,10 +56,11 @@ class Ceiling:
         give_back()
         over = self._over(needed_nbytes)
         if over > 0:
+            enough = self.budget_nbytes + max(over, self._over(most_nbytes))
             raise ExecutionError(
                 f"partition `{printable(partition)}` needs {format_nbytes(needed_nbytes)} more than the process has"
                 f" now, which would pass the budget of {format_nbytes(self.budget_nbytes)}",
-                f"send smaller requests, or give at least `--memory {self.budget_nbytes + over}`",
+                f"send smaller requests, or give at least `--memory {-(-enough // 10**6)}MB`",
                 code="E_MEMORY",
             )
 

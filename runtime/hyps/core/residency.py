@@ -246,7 +246,7 @@ def _refuse_too_large(
         raise InfeasibleError(
             f"partition `{printable(worst.id)}` needs {format_nbytes(need)} beside the {format_nbytes(base_nbytes)} of "
             f"the process, more than the budget of {format_nbytes(budget_nbytes)}",
-            f"give at least `--memory {smallest}`, or compile with a smaller `--memory`",
+            f"give at least `--memory {-(-smallest // 10**6)}MB`, or compile with a smaller `--memory`",
         )
 
 

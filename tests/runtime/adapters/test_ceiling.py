@@ -25,24 +25,24 @@ def now() -> int:
 
 def test_what_fits_is_let_through_without_freeing() -> None:
     freed: list[int] = []
-    Ceiling(now() + 500 * _MB).make_room("p0", 100 * _MB, lambda: freed.append(1))
+    Ceiling(now() + 500 * _MB).make_room("p0", 100 * _MB, lambda: freed.append(1), 0)
     assert freed == []
 
 
 def test_room_is_made_before_anything_is_refused() -> None:
     held = [np.ones(100 * _MB, np.uint8)]
     ceiling = Ceiling(now() + 10 * _MB)
-    ceiling.make_room("p0", 60 * _MB, held.clear)
+    ceiling.make_room("p0", 60 * _MB, held.clear, 0)
     assert held == []
 
 
 def test_what_does_not_fit_is_refused_with_what_would_do() -> None:
     budget = now() + 50 * _MB
     with pytest.raises(ExecutionError, match="partition `p0` needs 400 MB more") as caught:
-        Ceiling(budget).make_room("p0", 400 * _MB, lambda: None)
+        Ceiling(budget).make_room("p0", 400 * _MB, lambda: None, 450 * _MB)
     assert caught.value.code == "E_MEMORY"
-    wanted = int(caught.value.hint.split("--memory ")[1].rstrip("`"))
-    Ceiling(wanted + 50 * _MB).make_room("p0", 400 * _MB, lambda: None)
+    wanted = int(caught.value.hint.split("--memory ")[1].rstrip("MB`")) * _MB
+    Ceiling(wanted + 20 * _MB).make_room("p0", 450 * _MB, lambda: None, 0)
 
 
 _BACKSTOP = """

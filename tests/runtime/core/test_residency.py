@@ -22,7 +22,6 @@ from hyps.core.residency import (
 from hyps.errors import InfeasibleError
 from plan_fixtures import mlp
 
-
 _MB = 10**6
 
 
