@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hyps_compiler.partition import BASE_BYTES
 from hyps_compiler.simulation import simulate
 from hyps_compiler.simulation_plan import Conditions, plan_system
 from hyps_compiler.simulation_result import Simulated
@@ -102,7 +103,9 @@ def test_what_a_fault_broke_off_is_marked() -> None:
 
 def test_loading_is_a_slice_of_its_own() -> None:
     told = simulate(
-        plan_system(plan({"p0": "camera", "p1": "camera", "p2": "camera"}), cluster(120_000_000), Conditions()),
+        plan_system(
+            plan({"p0": "camera", "p1": "camera", "p2": "camera"}), cluster(BASE_BYTES + 25_000_000), Conditions()
+        ),
         Closed(),
         2,
         traced=2,
