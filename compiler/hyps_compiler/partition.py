@@ -8,8 +8,10 @@ import onnx_ir as ir
 from hyps.errors import InfeasibleError, UsageError, printable
 from hyps.formats.plan import SplitPoint
 from hyps.formats.quantities import format_nbytes
-from hyps_compiler.choice import Blocked, Choice, smallest, start_over
+from hyps_compiler.choice import Blocked, Choice, Sliced, smallest, start_over
+from hyps_compiler.choice_cuts import DenseRows, dense_rows
 from hyps_passes.graph import CutGraph
+from hyps_passes.layers import build_cut_graph
 from hyps_passes.searches import chain, split_points
 
 BASE_BYTES = 54_000_000
@@ -18,6 +20,9 @@ BASE_BYTES = 54_000_000
 Measured: 32 to 36 MB for Python, numpy, onnxruntime, ZeroMQ and the command once what only starting needed has been
 given back, 16 MB of code that partitions touch once they run, and 1 MB by which a partition may be measured larger than
 it was reckoned; the rest is for other machines' libraries."""
+
+_PORTIONS = 8
+_LEAST_PORTION_BYTES = 4_000_000
 
 SPARE_BYTES = 2_000_000
 """What plans may be measured to take beyond what is reckoned: budgets that are recommended have it to spare."""
@@ -85,8 +90,51 @@ def divide(model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[
     Raises:
         InfeasibleError: the limits cannot be met; says by which layer, and what would do.
     """
+    portion = _portion_bytes(model, sizes, fused, request)
+    if portion is not None:
+        trial, tried = model.clone(), dict(sizes)
+        finer, rest = _sliced_evenly(trial, tried, fused, portion)
+        found = Choice(trial, tried, rest, request.limits, carry=request.carry).divide() if finer else None
+        if isinstance(found, Sliced):
+            model.graph = trial.graph
+            sizes.update(tried)
+            return cut_at(found.graph, _borders(found.graph, request, portion), (*finer, *found.rewrites))
     graph, rewrites = sliced(model, sizes, fused, request, may_spill=True)
-    return cut_at(graph, _borders(graph, request), rewrites)
+    return cut_at(graph, _borders(graph, request, portion), rewrites)
+
+
+def _portion_bytes(
+    model: ir.Model, sizes: Mapping[str, tuple[int, ...]], fused: frozenset[str], request: Request
+) -> int | None:
+    """Return how much weight a partition should have at most where not all fits; None: it does, or the user says how.
+
+    What is not kept is read for every request. The finer the partitions, the more of them can be kept beside the room
+    that one in passing and the next one take.
+    """
+    most = request.limits.peak_bytes
+    if most is None or most <= 0 or request.partitions is not None:
+        return None
+    graph = build_cut_graph(model, sizes, fused=fused)
+    if not graph.layers or request.limits.allow(graph.window(0, len(graph.layers) - 1)):
+        return None
+    return max(most // _PORTIONS, _LEAST_PORTION_BYTES)
+
+
+def _sliced_evenly(
+    model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[str], portion: int
+) -> tuple[list[str], frozenset[str]]:
+    """Slice dense layers with more weight than `portion` into output rows; return what was done, and what is fused.
+
+    It costs next to nothing, other than to divide any other layer that would fit.
+    """
+    done: list[str] = []
+    for layer in build_cut_graph(model, sizes, fused=fused).layers:
+        rows = dense_rows(layer) if layer.weight_bytes > portion else ""
+        if isinstance(rows, DenseRows):
+            count = min(-(-layer.weight_bytes // portion), rows.units)
+            done.append(rows.apply(model, sizes, count))
+            fused -= rows.inputs
+    return done, fused
 
 
 def sliced(
@@ -169,7 +217,7 @@ def _round_up(nbytes: int) -> str:
     return f"{-(-nbytes // 10**6)}MB"
 
 
-def _borders(graph: CutGraph, request: Request) -> list[int]:
+def _borders(graph: CutGraph, request: Request, portion: int | None) -> list[int]:
     forced = set(split_points.shard_borders(graph))
     pooling = split_points.pooling_borders(graph)
     if "all" in request.cuts:
@@ -183,7 +231,7 @@ def _borders(graph: CutGraph, request: Request) -> list[int]:
     forced.update(border for border in (_border_behind(graph, name) for name in request.tensors) if border is not None)
     forced.intersection_update(graph.legal_borders())
     if request.partitions is None:
-        borders = chain.fewest_partitions(graph, forced, _kept_limits(graph, request))
+        borders = chain.fewest_partitions(graph, forced, _kept_limits(graph, request), portion)
         assert borders is not None, "every layer keeps the limits"
         return borders
     return _exactly(graph, forced, request, request.partitions)

@@ -170,7 +170,7 @@ def test_a_row_that_is_too_large_is_divided_too_as_a_sum(dense: Ready, tmp_path:
     assert caught.value.hint == "the smallest that would do is --max-params 4"
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_hints_are_true_for_random_models(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     grown = grow(lambda count: data.draw(st.integers(0, count - 1)), steps=data.draw(st.integers(2, 12)))
@@ -300,3 +300,13 @@ def test_activations_leave_memory_only_where_nothing_else_helps(tmp_path: Path) 
     windows = [tight.graph.window(*window) for window in tight.windows]
     assert max(window.peak_bytes or 0 for window in windows) > 16_100
     assert all(Limits(may_spill=True).needed_nbytes(window) <= 16_100 for window in windows)
+
+
+def test_what_does_not_fit_whole_is_cut_into_portions_that_can_be_kept(tmp_path: Path) -> None:
+    heavy = ready(network([3000, 3000, 10]), tmp_path)
+    available = 34_000_000
+    division = heavy.divide(memory_bytes=BASE_BYTES + available)
+    weights = [division.graph.window(*window).weight_bytes for window in division.windows]
+    assert sum(weights) > available
+    assert max(weights) <= available // 8
+    assert heavy.divide(memory_bytes=BASE_BYTES + 2 * sum(weights)).borders == ()

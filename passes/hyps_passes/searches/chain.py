@@ -31,13 +31,16 @@ class Limits:
         return window.peak_bytes - spared - (window.passing_bytes if self.may_spill else 0)
 
 
-def fewest_partitions(graph: CutGraph, forced: Collection[int], limits: Limits) -> list[int] | None:
+def fewest_partitions(
+    graph: CutGraph, forced: Collection[int], limits: Limits, most_weight_bytes: int | None = None
+) -> list[int] | None:
     """Return the borders of the fewest partitions that keep the limits, of those with the fewest bytes crossing.
 
     Args:
         graph: the layers in running order.
         forced: borders that must be cut.
         limits: what each partition may hold.
+        most_weight_bytes: how much weight a partition of several layers should have at most; None: whatever fits.
 
     Returns:
         Borders, ascending; None where a single layer breaks the limits.
@@ -50,7 +53,8 @@ def fewest_partitions(graph: CutGraph, forced: Collection[int], limits: Limits) 
         if best[first] == unreached:
             continue
         for window in graph.windows(first):
-            if not limits.allow(window):
+            is_heavy = most_weight_bytes is not None and window.weight_bytes > most_weight_bytes
+            if not limits.allow(window) or (is_heavy and window.last > first):
                 break
             end = window.last + 1
             score = (best[first][0] + 1, best[first][1] + _crossing_bytes(graph, window.last))
