@@ -186,7 +186,7 @@ FAULTS = (
     Fault(
         "process-needs-no-memory",
         _PARTITION,
-        "        memory = None if self.memory_bytes is None else self.memory_bytes - BASE_BYTES\n",
+        "        memory = None if self.memory_bytes is None else self.memory_bytes - BASE_BYTES - self.reserve_bytes\n",
         "        memory = self.memory_bytes\n",
         "--memory leaves nothing for the process itself",
         test_files("compiler/test_partition"),
