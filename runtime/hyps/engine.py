@@ -272,10 +272,11 @@ class Engine:
         present = live if spills is None else spills.live_nbytes
         can_read = spills is None and not exact and all(part.form is not None for part in self.plan.partitions)
         decide = decide_with_read_ahead if can_read else decide_residency
-        try:
-            residency = decide(self._tasks, present, self.memory_bytes, self.base_nbytes)
-        except InfeasibleError:
-            residency = decide(self._tasks, present, self.memory_bytes, self.base_nbytes - _GENEROUS_NBYTES)
+        residency = None
+        for more_nbytes in (_GENEROUS_NBYTES, 0):  # what is kept leaves some room; what must fit need not
+            with contextlib.suppress(InfeasibleError):
+                residency = residency or decide(self._tasks, present, self.memory_bytes, self.base_nbytes + more_nbytes)
+        residency = residency or decide(self._tasks, present, self.memory_bytes, self.base_nbytes - _GENEROUS_NBYTES)
         if exact:
             return residency, spills, {task.id: Mode.EXACT for task in self._tasks}
         return residency, spills, choose_modes(self.plan, self._tasks, residency, is_spilling=spills is not None)
