@@ -198,7 +198,7 @@ _SHORT = {
     "natural": "nat",
     "compressive": "comp",
 }
-_SUMS = "H+: a part of a sum, as large as the whole output; the others are parts of the output"
+_SUMS = "H+: a part of a sum, as large as the output; the others are parts of the output"
 _LEGEND = "point: pooling, global pooling, strided convolution; natural, compressive ratio"
 
 
