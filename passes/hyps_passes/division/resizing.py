@@ -100,6 +100,8 @@ def divide_resize(node: ir.Node, axis: int, span: Span, facts: Facts) -> Piece:
     shape, counts = facts.shape(source), facts.shape(node.outputs[0])
     if text(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
         raise IndivisibleError("it keeps the ratio of its axes")
+    if not _is_float(source) and text(node, "mode", "nearest") != "nearest":
+        raise IndivisibleError("its integers are rounded by code that depends on the shape")
     coordinates = _coordinates(node, facts)
     if coordinates == "tf_crop_and_resize":
         raise IndivisibleError("it crops as an input says")
@@ -111,15 +113,13 @@ def divide_resize(node: ir.Node, axis: int, span: Span, facts: Facts) -> Piece:
     scale = wanted.scale(at, shape[axis])
     if shape[axis] == counts[axis] and scale == 1:
         return Piece({0: Part(axis, span)}, constants=wanted.resized(at, len(span)))
-    if shape[axis] == 1 and (
-        _is_float(source) or text(node, "mode", "nearest") == "nearest"
-    ):  # all positions are that row, whatever the scale
+    if shape[axis] == 1:  # all positions are that row, whatever the scale
         return wanted.repeated(at, len(span))
     resizing = _resizing(node, shape[axis], counts[axis], scale, facts, sized=wanted.sizes is not None)
     read, made = _read(resizing, span)
     if wanted.sizes is None and floor(np.float32(len(read)) * scale) != len(made):
         raise IndivisibleError("its scale is none of whole numbers")
-    _check(resizing, source, read, made, span)
+    _check(resizing, read, made, span)
     surplus = (span.start - made.start, made.stop - span.stop)
     return Piece({0: Part(axis, read)}, constants=wanted.resized(at, len(made)), surplus=surplus)
 
@@ -181,7 +181,7 @@ def _read(resizing: Resizing, span: Span) -> tuple[Span, Span]:
     return read, made
 
 
-def _check(resizing: Resizing, source: ir.Value, read: Span, made: Span, span: Span) -> None:
+def _check(resizing: Resizing, read: Span, made: Span, span: Span) -> None:
     """Refuse where the piece's arithmetic might give other rows than the whole's.
 
     Raises:
@@ -194,10 +194,6 @@ def _check(resizing: Resizing, source: ir.Value, read: Span, made: Span, span: S
         here = resizing.nearest(positions - made.start, len(read), len(made)) + read.start
         if not np.array_equal(there, here):
             raise IndivisibleError("its positions are rounded to other rows in pieces")
-        return
-    numbers = (resizing.ratio.made, resizing.ratio.read)
-    if not _is_float(source) and any(number & (number - 1) for number in numbers):
-        raise IndivisibleError("its weights are rounded, and so are its integers")
 
 
 def _is_float(value: ir.Value) -> bool:
