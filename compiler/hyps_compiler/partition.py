@@ -24,7 +24,7 @@ it was reckoned; the rest is for other machines' libraries."""
 _PORTIONS = 8
 _LEAST_PORTION_BYTES = 4_000_000
 
-SPARE_BYTES = 2_000_000
+SPARE_BYTES = 3_000_000
 """What plans may be measured to take beyond what is reckoned: budgets that are recommended have it to spare."""
 
 CUTS = ("mandatory", "pooling", "strided", "bottleneck", "all")
