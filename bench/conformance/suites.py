@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, numpy_helper
 
-SHARED = Path(os.environ.get("HYPS_SHARED", Path(__file__).parents[3] / "shared")) / "models"
+from strangers import SHARED, make_inputs, path_of
+
 _DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 _TOO_LARGE = ("phi2lm_test", "phi4lm_test")
 """Models of tens of gigabytes, which do not fit beside their own optimized copies in 24 GiB."""
@@ -191,14 +191,7 @@ def _shared_names() -> list[str]:
 
 
 def _load_shared(name: str, scratch: Path) -> Model:
-    spec = importlib.util.spec_from_file_location("shared_inputs", SHARED / "inputs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    entries = json.loads((SHARED / "manifest.json").read_text())["models"]
-    entry = next(entry for entry in entries if entry["name"] == name)
-    return Model(SHARED / f"{name}.onnx", tuple(Request(module.make_inputs(entry, seed)) for seed in (0, 1)))
+    return Model(path_of(name), tuple(Request(make_inputs(name, seed)) for seed in (0, 1)))
 
 
 def _zoo_names() -> list[str]:

@@ -1,8 +1,5 @@
 """The models that are measured, and how large each one is."""
 
-import importlib.util
-import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,10 +10,9 @@ import numpy as np
 
 import hyps_models
 from compile import WIDTH, write_large
+from strangers import SHARED, make_inputs, path_of
 
 MB = 1_000_000
-
-SHARED = Path(os.environ.get("HYPS_SHARED", Path(__file__).parents[3] / "shared")) / "models"
 
 Feeds = Mapping[str, np.ndarray[Any, Any]]
 
@@ -49,22 +45,11 @@ def _zoo(name: str, *further_limits: int, has_layouts: bool = True) -> Subject:
 
 
 def _shared(name: str) -> Subject:
-    return Subject(name, partial(_copy, name), partial(_shared_feeds, name))
+    return Subject(name, partial(_copy, name), partial(make_inputs, name))
 
 
 def _copy(name: str, target: Path) -> None:
-    target.write_bytes((SHARED / f"{name}.onnx").read_bytes())
-
-
-def _shared_feeds(name: str) -> Feeds:
-    spec = importlib.util.spec_from_file_location("shared_inputs", SHARED / "inputs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    entries = json.loads((SHARED / "manifest.json").read_text())["models"]
-    made: Feeds = module.make_inputs(next(entry for entry in entries if entry["name"] == name))
-    return made
+    target.write_bytes(path_of(name).read_bytes())
 
 
 def _large_feeds() -> Feeds:

@@ -1,4 +1,8 @@
-"""Runs one request of a plan under its budget, in this process alone, and prints the peak resident bytes."""
+"""Runs one request of a plan under its budget, in this process alone, and prints the peak resident bytes.
+
+What starting Python and onnxruntime has resident, before anything is known of a plan, does not count: it is clean pages
+of code, of which the system maps more or fewer by what lies in its page cache, and which are handed back.
+"""
 
 import signal
 import sys
@@ -6,6 +10,8 @@ from pathlib import Path
 
 from hyps.adapters.guard import become_expendable, limit_seconds
 from hyps.adapters.machine import peak_rss_nbytes
+from hyps.adapters.resident import reset_peak
+from hyps.adapters.sessions import Sessions
 from hyps.containment import die_with_writer
 from hyps.errors import HypsError
 from hyps.local import LocalRunner
@@ -24,6 +30,8 @@ def main() -> None:
     limit_seconds(float(sys.argv[4]) or None)
     folder, request, answer = map(Path, sys.argv[1:4])
     try:
+        Sessions(None).measure_base()
+        reset_peak()
         with LocalRunner(folder) as runner:
             outputs = runner.run(read_npz(request))
     except HypsError as error:

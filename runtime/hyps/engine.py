@@ -67,8 +67,8 @@ Outcome = dict[str, Any] | HypsError
 """A request's outputs by name, or why there are none."""
 
 _GENEROUS_NBYTES = 2_000_000
-"""What the base and the peaks of partitions are reckoned too high by, at least: a plan that misses its budget by so
-much is run, since each partition looks at what is really there first."""
+"""What is left free beside what is kept, if it can be; and by what a plan may miss its budget and is run all the same:
+base and peaks are reckoned too high by so much at least, and each partition looks at what is really there first."""
 
 _ENDLESS: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
@@ -272,14 +272,17 @@ class Engine:
         present = live if spills is None else spills.live_nbytes
         can_read = spills is None and not exact and all(part.form is not None for part in self.plan.partitions)
         decide = decide_with_read_ahead if can_read else decide_residency
-        residency = None
-        for more_nbytes in (_GENEROUS_NBYTES, 0):  # what is kept leaves some room; what must fit need not
-            with contextlib.suppress(InfeasibleError):
-                residency = residency or decide(self._tasks, present, self.memory_bytes, self.base_nbytes + more_nbytes)
-        residency = residency or decide(self._tasks, present, self.memory_bytes, self.base_nbytes - _GENEROUS_NBYTES)
+        residency = self._generous(lambda base_nbytes: decide(self._tasks, present, self.memory_bytes, base_nbytes))
         if exact:
             return residency, spills, {task.id: Mode.EXACT for task in self._tasks}
         return residency, spills, choose_modes(self.plan, self._tasks, residency, is_spilling=spills is not None)
+
+    def _generous(self, decide: Callable[[int], Residency]) -> Residency:
+        """Return what is decided beside the base: what is kept leaves some room free, what must fit need not."""
+        for more_nbytes in (_GENEROUS_NBYTES, 0):
+            with contextlib.suppress(InfeasibleError):
+                return decide(self.base_nbytes + more_nbytes)
+        return decide(self.base_nbytes - _GENEROUS_NBYTES)
 
     def _new_core(self) -> WorkerState:
         names = self._input_names, self._output_names

@@ -217,7 +217,7 @@ def test_pieces_are_opened_where_their_weights_are_too_many_together(tmp_path: P
 
 
 def test_a_refusal_says_what_would_do(tmp_path: Path) -> None:
-    model = chain(16, 160)
+    model = chain(16, 320)
     with pytest.raises(InfeasibleError, match=r"layer `conv2`.*cannot be sliced: .*pieces") as caught:
         divided(model, tmp_path / "small", memory=60 * KB)
     found = re.search(r"--memory (\d+)MB", caught.value.hint)

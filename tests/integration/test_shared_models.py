@@ -1,8 +1,5 @@
 """Real models: cut at pooling points and at every layer at every level of optimization, run in parts, compared."""
 
-import importlib.util
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +12,8 @@ from hyps.formats.plan import Optimization
 from hyps.local import LocalRunner
 from hyps_compiler.driver import Options, compile_model
 from hyps_compiler.partition import Request
+from strangers import SHARED, make_inputs, path_of
 
-SHARED = Path(os.environ.get("HYPS_SHARED", Path(__file__).parents[2].parent / "shared")) / "models"
 NAMES = """
     deeplabv3_dm05_nhwc fsmn_vad_online gpt2_tiny_random_kv micro_kws_qoperator ppocr_rec_crnn_lstm silero_vad_v6
     squeezenet_fp16 ultraface_rfb320_op9 voicevox_intonation_loop voicevox_spectrogram_tf
@@ -41,13 +38,7 @@ class Shared:
 
 
 def shared(name: str) -> Shared:
-    spec = importlib.util.spec_from_file_location("shared_inputs", SHARED / "inputs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    entries = json.loads((SHARED / "manifest.json").read_text())["models"]
-    path, feeds = SHARED / f"{name}.onnx", module.make_inputs(next(e for e in entries if e["name"] == name))
+    path, feeds = path_of(name), make_inputs(name)
     session = plain_session(path, optimized=True)
     names = [output.name for output in session.get_outputs()]
     answer = dict(zip(names, session.run(names, feeds), strict=True))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hyps.adapters.reading import fill
 from hyps.errors import OutputError, printable
 from hyps.formats.quantities import format_nbytes
 
@@ -100,7 +101,8 @@ class SpillFile:
         value: np.ndarray[Any, Any] = np.empty(stored.shape, stored.dtype)
         try:
             for offset, part in _parts(value):
-                _read_all(self._opened(), part, stored.offset + offset)
+                if fill(self._opened(), part, stored.offset + offset) < len(part):
+                    raise OSError(errno.EIO, "the file ends early")
         except OSError as error:
             raise self._refusal(error, stored.nbytes) from error
         self.counts.read_nbytes += stored.nbytes
@@ -229,12 +231,4 @@ def _parts(value: "np.ndarray[Any, Any]") -> Iterator[tuple[int, memoryview]]:
 def _write_all(file: int, data: memoryview, offset: int) -> None:
     while data:
         done = os.pwrite(file, data, offset)
-        data, offset = data[done:], offset + done
-
-
-def _read_all(file: int, data: memoryview, offset: int) -> None:
-    while data:
-        done = os.preadv(file, [data], offset)
-        if not done:
-            raise OSError(errno.EIO, "the file ends early")
         data, offset = data[done:], offset + done

@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime
 
 from hyps.adapters.plan_files import length_error, opened
+from hyps.adapters.reading import fill
 from hyps.adapters.sessions import Mode, Session, Sessions
 from hyps.adapters.tables import Table
 from hyps.adapters.weight_pool import Buffer, WeightPool
@@ -26,9 +27,6 @@ from hyps.formats.plan import Form, Optimization, Partition
 from hyps.formats.weight_blocks import Block, blocks_of
 
 Array = np.ndarray[Any, Any]
-
-_PIECE_NBYTES = 2**20
-"""Of one read: larger ones were slower on a cold cache, as the system reads ahead meanwhile."""
 
 _CLOSING_S = 5.0
 """A read that hangs longer, on a network or a broken disk, does not keep the process."""
@@ -325,11 +323,6 @@ def read_block(folder: Path, block: Block, memory: memoryview) -> None:
         if found != block.file.nbytes:
             raise length_error(block.file.path, found, block.file.nbytes)
         for span in block.spans:
-            done = 0
-            while done < span.nbytes:
-                piece = min(_PIECE_NBYTES, span.nbytes - done)
-                part = memory[span.start + done : span.start + done + piece]
-                count = os.preadv(descriptor, [part], span.offset + done)
-                if not count:
-                    raise length_error(block.file.path, span.offset + done, block.file.nbytes)
-                done += count
+            done = fill(descriptor, memory[span.start : span.start + span.nbytes], span.offset)
+            if done < span.nbytes:
+                raise length_error(block.file.path, span.offset + done, block.file.nbytes)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hyps.adapters.plan_files import length_error, opened
+from hyps.adapters.reading import fill
 from hyps.errors import PlanError
 from hyps.formats.plan import FileRef, StreamedWeight
 from hyps.formats.quantities import format_nbytes
@@ -97,11 +98,9 @@ class Table:
         yield from zip(starts[firsts].tolist(), np.minimum(stops[lasts], end).tolist(), strict=True)
 
     def _read_span(self, memory: memoryview, start: int, stop: int) -> None:
-        while start < stop:
-            count = os.preadv(self._descriptor, [memory[start:stop]], self._first + start)
-            if not count:
-                raise length_error(self._file.path, self._first + start, self._file.nbytes)
-            start += count
+        end = start + fill(self._descriptor, memory[start:stop], self._first + start)
+        if end < stop:
+            raise length_error(self._file.path, self._first + end, self._file.nbytes)
 
 
 def _rows(indices: list[Array], count: int) -> Array:
