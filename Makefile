@@ -4,13 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-slow test-tf lint clean
+.PHONY: help demo test test-slow test-sources lint clean
 
 help:
 	@echo "make demo       VGG16 on a device with too little memory for it, and accuracy before and after"
 	@echo "make test       lint, types, layers and the tests (under 20 minutes)"
 	@echo "make test-slow  large models and many generated cases"
-	@echo "make test-tf    conversion from Keras and SavedModel (installs TensorFlow)"
+	@echo "make test-sources  conversion from every framework (installs TensorFlow, torch, ...)"
 	@echo "make lint       formatting, lint, types and layers alone"
 
 $(STAMP): pyproject.toml
@@ -28,9 +28,9 @@ test: lint
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
 
-test-tf: $(STAMP)
-	$(BIN)/pip install --quiet --editable '.[tf]'
-	$(BIN)/pytest -m tf
+test-sources: $(STAMP)
+	$(BIN)/pip install --quiet --editable '.[sklearn,tf,torch]'
+	$(BIN)/pytest -m 'tf or torch or sklearn'
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
