@@ -86,10 +86,44 @@ def inspect_model(
             macs=None if None in macs else sum(count or 0 for count in macs),
             input_bytes=None if None in inputs else sum(nbytes or 0 for nbytes in inputs),
             assumed_dims=measured.assumed_dims,
-            layers=tuple(_rows(graph)),
+            layers=tuple(layer_rows(graph)),
             split_points=division.points,
             note=measured.problem,
         )
+
+
+def layer_rows(graph: CutGraph) -> list[LayerRow]:
+    """Return the layers of a graph in running order, and what is known of the border behind each."""
+    inputs = [value.nbytes for value in graph.made_by.get(MODEL, ())]
+    total = 0 if None in inputs else sum(nbytes or 0 for nbytes in inputs)
+    pooling = split_points.pooling_borders(graph)
+    narrow = {point.border: point for point in split_points.bottlenecks(graph)}
+    rows = []
+    for layer in graph.layers:
+        crossing = graph.borders[layer.index]
+        sizes = [value.nbytes for value in crossing]
+        nbytes = None if None in sizes else sum(size or 0 for size in sizes)
+        marks = [pooling[layer.index]] if layer.index in pooling else []
+        if layer.index in narrow:
+            marks.append("compressive" if narrow[layer.index].is_compressive else "natural")
+        made = graph.made_by.get(layer.index, ())
+        largest = max(made, key=lambda value: value.nbytes or 0, default=None)
+        rows.append(
+            LayerRow(
+                name=layer.name,
+                kind=layer.kind,
+                nodes=len(layer.nodes),
+                parameters=layer.parameters,
+                weight_bytes=layer.weight_bytes,
+                macs=layer.macs,
+                output_shape=_shape(largest.value.shape) if largest else None,
+                cut_tensors=tuple(value.name for value in crossing),
+                cut_bytes=nbytes,
+                ratio=nbytes / total if total and nbytes is not None and crossing else None,
+                marks=tuple(marks),
+            )
+        )
+    return rows
 
 
 def show_model(view: ModelView) -> str:
@@ -200,39 +234,6 @@ _SHORT = {
 }
 _SUMS = "H+: a part of a sum, as large as the output; the others are parts of the output"
 _LEGEND = "point: pooling, global pooling, strided convolution; natural, compressive ratio"
-
-
-def _rows(graph: CutGraph) -> list[LayerRow]:
-    inputs = [value.nbytes for value in graph.made_by.get(MODEL, ())]
-    total = 0 if None in inputs else sum(nbytes or 0 for nbytes in inputs)
-    pooling = split_points.pooling_borders(graph)
-    narrow = {point.border: point for point in split_points.bottlenecks(graph)}
-    rows = []
-    for layer in graph.layers:
-        crossing = graph.borders[layer.index]
-        sizes = [value.nbytes for value in crossing]
-        nbytes = None if None in sizes else sum(size or 0 for size in sizes)
-        marks = [pooling[layer.index]] if layer.index in pooling else []
-        if layer.index in narrow:
-            marks.append("compressive" if narrow[layer.index].is_compressive else "natural")
-        made = graph.made_by.get(layer.index, ())
-        largest = max(made, key=lambda value: value.nbytes or 0, default=None)
-        rows.append(
-            LayerRow(
-                name=layer.name,
-                kind=layer.kind,
-                nodes=len(layer.nodes),
-                parameters=layer.parameters,
-                weight_bytes=layer.weight_bytes,
-                macs=layer.macs,
-                output_shape=_shape(largest.value.shape) if largest else None,
-                cut_tensors=tuple(value.name for value in crossing),
-                cut_bytes=nbytes,
-                ratio=nbytes / total if total and nbytes is not None and crossing else None,
-                marks=tuple(marks),
-            )
-        )
-    return rows
 
 
 def _shape(shape: object) -> tuple[int | str | None, ...] | None:
