@@ -200,7 +200,7 @@ def _requests(
     declared: Sequence[NamedTensor], inputs: Sequence[str], dims: dict[str, int]
 ) -> tuple[list[dict[str, Array]], str]:
     """Return the requests, and how they were taken apart: `single`, `stack` (a new first axis) or `concatenate`."""
-    arrays = _read_inputs(declared, inputs) if inputs else _random_arrays(declared, dims)
+    arrays = _read_inputs(declared, inputs) if inputs else random_request(declared, dims)
     check_names(declared, arrays)
     kinds = {_batch_kind(tensor, arrays[tensor.name]) for tensor in declared}
     if kinds == {"single"} or len(kinds) != 1:
@@ -258,7 +258,12 @@ def _input_and_file(declared: Sequence[NamedTensor], text: str) -> tuple[NamedTe
     return None, Path(text)
 
 
-def _random_arrays(declared: Sequence[NamedTensor], dims: dict[str, int]) -> dict[str, Array]:
+def random_request(declared: Sequence[NamedTensor], dims: dict[str, int]) -> dict[str, Array]:
+    """Return a request of seeded values; `dims` has the sizes of open dimensions.
+
+    Raises:
+        TensorError: no values can be made up for an input.
+    """
     from hyps_compiler.values import random_array  # needs onnx, which reading a file does not
 
     arrays = {}

@@ -76,11 +76,12 @@ def _live(plan: Plan, tasks: Sequence[Task]) -> dict[str, int]:
     made = {name for task in tasks for name in task.outputs}
     used = {name for task in tasks for name in task.inputs}
     sizes = {name: tensor_nbytes(plan, name) for name in sorted(made | used)}
-    inner = _only_used_within(plan, tasks)
+    inner = only_used_within(plan, tasks)
     return live_activations(tasks, sorted(used - made), sorted(made - inner), sizes)
 
 
-def _only_used_within(plan: Plan, tasks: Sequence[Task]) -> set[str]:
+def only_used_within(plan: Plan, tasks: Sequence[Task]) -> set[str]:
+    """Return the tensors that some of `tasks` read and nobody else needs, the answer neither."""
     own = {task.id for task in tasks}
     leaves = {tensor.name for tensor in plan.model.outputs}
     leaves |= {name for part in plan.partitions if part.id not in own for name in part.inputs}

@@ -59,15 +59,15 @@ def test_a_made_up_request_is_the_same_every_time(flow: Dataflow) -> None:
 
 
 def test_no_value_can_be_made_up_for_what_is_no_tensor(tmp_path: Path) -> None:
-    from hyps_compiler.running import _random_arrays
+    from hyps_compiler.running import random_request
 
     for tensor in (
         NamedTensor(name="s", dtype="sequence(tensor(float))", shape=None),
         NamedTensor(name="s", dtype="strange", shape=(1,)),
     ):
         with pytest.raises(TensorError, match="no values can be made up for input `s`"):
-            _random_arrays([tensor], {})
-    made = _random_arrays([NamedTensor(name="s", dtype="string", shape=(2, None, "n"))], {"s:1": 3, "n": 4})
+            random_request([tensor], {})
+    made = random_request([NamedTensor(name="s", dtype="string", shape=(2, None, "n"))], {"s:1": 3, "n": 4})
     assert made["s"].shape == (2, 3, 4)
 
 
