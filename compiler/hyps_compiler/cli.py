@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from hyps_compiler.partition import Request
 
 
-_CUT_HELP = "Where to cut: mandatory, pooling, strided, bottleneck, all, or tensor names; joined by commas."
+_CUT_HELP = (
+    "Where to cut: mandatory, pooling, strided, bottleneck, all, annotations (the model's own), or tensor names; joined"
+    " by commas."
+)
 
 
 @click.group(cls=ContainedGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,6 +56,7 @@ def main() -> None:
 @click.option("--max-params", type=COUNT, help="Most parameters one partition may hold, such as 30M.")
 @click.option("--memory", type=NBYTES, help="Most memory one worker process may use, such as 256MB.")
 @click.option("--cut", default="mandatory", show_default=True, help=_CUT_HELP)
+@click.option("--configuration", metavar="NAME", help="With --cut annotations: which of the model's to follow.")
 @click.option("--partitions", type=click.IntRange(min=1), help="Exactly so many partitions.")
 @click.option(
     "--optimize",
@@ -75,6 +79,7 @@ def compile_command(
     max_params: int | None,
     memory: int | None,
     cut: str,
+    configuration: str | None,
     partitions: int | None,
     optimize: Any,
     shapes: tuple[str, ...],
@@ -106,7 +111,7 @@ def compile_command(
     from hyps_compiler.driver import Options, compile_model
 
     options = Options(
-        request=_request(max_params, memory, cut, partitions),
+        request=replace(_request(max_params, memory, cut, partitions), configuration=configuration),
         optimization=optimize,
         shapes=parse_shapes(shapes),
         feeds=_read_npz(inputs) if inputs else None,

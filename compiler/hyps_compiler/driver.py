@@ -22,6 +22,7 @@ from hyps_compiler.arrays import read_npz, write_npz
 from hyps_compiler.children import run_child
 from hyps_compiler.forms import emit_forms
 from hyps_compiler.frontend import open_model
+from hyps_compiler.interop.reading import follow_annotations
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import Feeds, Measured, measure
 from hyps_compiler.output import OutputFolder
@@ -103,6 +104,7 @@ def compile_model(
         work = target.scratch("work")
         step("reading the model")
         source = open_model(model, work, max_tensor_nbytes=options.max_tensor_nbytes)
+        options = replace(options, request=follow_annotations(options.request, source.path))
         reserve = 0
         for attempt in range(_MEMORY_TRIES):
             plan_folder = target.scratch(f"plan{attempt}")

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, TypeProto, ValueInfoProto, numpy_helper
 from onnx_ir.external_data import set_base_dir
 
+from hyps_compiler.interop.annotations import drop_annotations
 from hyps_compiler.walk import inside
 
 _TYPE = "hyps.type"
@@ -20,7 +21,10 @@ ORT_TYPE = "hyps.ort_type"
 
 
 def load_model(path: Path) -> ir.Model:
-    """Return the model; weights in other files stay there, mapped. Sparse weights become dense, as in onnxruntime."""
+    """Return the model; weights in other files stay there, mapped. Sparse weights become dense, as in onnxruntime.
+
+    Annotations for several devices are left out: rewriting a node would leave them without what they speak of.
+    """
     proto = onnx.load(os.fspath(path), format="protobuf", load_external_data=False)
     for body, _ in inside(proto.graph, *proto.functions):
         if isinstance(body, GraphProto):
@@ -29,6 +33,7 @@ def load_model(path: Path) -> ir.Model:
             _drop_doubled_constants(body)
         _make_constants_dense(body.node, path.parent)
     types = _take_types(proto.graph)
+    drop_annotations(proto)
     model = ir.serde.deserialize_model(proto)
     set_base_dir(model.graph, os.fspath(path.parent))
     for value in (*model.graph.inputs, *model.graph.outputs):

@@ -1,6 +1,6 @@
 """Decides the partitions: layers that do not fit are divided first, then whole layers go in as few parts as fit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -10,6 +10,8 @@ from hyps.formats.plan import SplitPoint
 from hyps.formats.quantities import format_nbytes
 from hyps_compiler.choice import Blocked, Choice, Sliced, smallest, start_over
 from hyps_compiler.choice_cuts import DenseRows, dense_rows
+from hyps_compiler.interop.dividing import Arranged, divide_as_wanted, in_stages
+from hyps_compiler.interop.wanted import Wanted
 from hyps_passes.graph import CutGraph
 from hyps_passes.layers import build_cut_graph
 from hyps_passes.searches import chain, split_points
@@ -27,7 +29,10 @@ _LEAST_PORTION_BYTES = 4_000_000
 SPARE_BYTES = 3_000_000
 """What plans may be measured to take beyond what is reckoned: budgets that are recommended have it to spare."""
 
-CUTS = ("mandatory", "pooling", "strided", "bottleneck", "all")
+ANNOTATIONS = "annotations"
+"""The word of CUTS that asks for the borders that the model's own annotations name."""
+
+CUTS = ("mandatory", "pooling", "strided", "bottleneck", "all", ANNOTATIONS)
 """What `--cut` understands besides tensor names."""
 
 _MOST_REASONS = 2
@@ -49,6 +54,10 @@ class Request:
     they do so only where nothing else fits."""
     reads_rows: bool = True
     """Whether of tables only those rows count that a request looks up. Otherwise whole tables do."""
+    configuration: str | None = None
+    """Which of the model's annotations to follow; None: the only ones."""
+    wanted: Wanted | None = None
+    """What these annotations say, once the model is read; their `crossing` is part of `tensors` then."""
     reserve_bytes: int = 0
     """What a plan was measured to take beyond what is reckoned: its layers get that much less."""
 
@@ -90,6 +99,9 @@ def divide(model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[
     Raises:
         InfeasibleError: the limits cannot be met; says by which layer, and what would do.
     """
+    wished: tuple[str, ...] = ()
+    if request.wanted is not None:
+        wished, fused = divide_as_wanted(model, sizes, fused, request.wanted.shards)
     portion = _portion_bytes(model, sizes, fused, request)
     if portion is not None:
         trial, tried = model.clone(), dict(sizes)
@@ -98,9 +110,16 @@ def divide(model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[
         if isinstance(found, Sliced):
             model.graph = trial.graph
             sizes.update(tried)
-            return cut_at(found.graph, _borders(found.graph, request, portion), (*finer, *found.rewrites))
+            return _cut(found.graph, request, portion, (*wished, *finer, *found.rewrites))
     graph, rewrites = sliced(model, sizes, fused, request, may_spill=True)
-    return cut_at(graph, _borders(graph, request, portion), rewrites)
+    return _cut(graph, request, portion, (*wished, *rewrites))
+
+
+def _cut(graph: CutGraph, request: Request, portion: int | None, rewrites: tuple[str, ...]) -> Division:
+    """Return the division of layers that keep the limits, in the order of the stages where these are wanted."""
+    arranged = Arranged(graph, (), {}) if request.wanted is None else in_stages(graph, request.wanted)
+    borders = _borders(arranged.graph, request, portion, arranged.reasons)
+    return cut_at(arranged.graph, borders, rewrites, reasons=arranged.reasons)
 
 
 def _portion_bytes(
@@ -164,10 +183,17 @@ def sliced(
 
 
 def cut_at(
-    graph: CutGraph, borders: Sequence[int], rewrites: tuple[str, ...], reason: str = "keeps the limits, or asked for"
+    graph: CutGraph,
+    borders: Sequence[int],
+    rewrites: tuple[str, ...],
+    reason: str = "keeps the limits, or asked for",
+    reasons: Mapping[int, str] | None = None,
 ) -> Division:
-    """Return the division of the layers behind each of `borders`, which are ascending."""
-    return Division(graph, tuple(borders), rewrites, tuple(_points(graph, borders, reason)))
+    """Return the division of the layers behind each of `borders`, which are ascending.
+
+    `reason` is why they are chosen, but where `reasons` has another one.
+    """
+    return Division(graph, tuple(borders), rewrites, tuple(_points(graph, borders, reason, reasons or {})))
 
 
 def parse_cuts(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -217,8 +243,8 @@ def _round_up(nbytes: int) -> str:
     return f"{-(-nbytes // 10**6)}MB"
 
 
-def _borders(graph: CutGraph, request: Request, portion: int | None) -> list[int]:
-    forced = set(split_points.shard_borders(graph))
+def _borders(graph: CutGraph, request: Request, portion: int | None, wanted: Collection[int]) -> list[int]:
+    forced = {*split_points.shard_borders(graph), *wanted}
     pooling = split_points.pooling_borders(graph)
     if "all" in request.cuts:
         forced.update(graph.legal_borders())
@@ -232,6 +258,11 @@ def _borders(graph: CutGraph, request: Request, portion: int | None) -> list[int
     forced.intersection_update(graph.legal_borders())
     if request.partitions is None:
         borders = chain.fewest_partitions(graph, forced, _kept_limits(graph, request), portion)
+        if borders is None and wanted:  # in another order than the one in which every layer keeps them
+            raise InfeasibleError(
+                "the limits cannot be kept in the order of the stages that the model's annotations name",
+                "leave `annotations` out of --cut, or give more",
+            )
         assert borders is not None, "every layer keeps the limits"
         return borders
     return _exactly(graph, forced, request, request.partitions)
@@ -273,23 +304,29 @@ def _border_behind(graph: CutGraph, tensor: str) -> int | None:
     return None
 
 
-def _points(graph: CutGraph, borders: Sequence[int], why: str) -> list[SplitPoint]:
+def _points(graph: CutGraph, borders: Sequence[int], why: str, reasons: Mapping[int, str]) -> list[SplitPoint]:
     """Return the mandatory points, then the optional ones, then what else was chosen, each in running order."""
     chosen, told = set(borders), set()
     points = []
+
+    def with_wish(border: int, reason: str) -> str:
+        return f"{reason}; {reasons[border]}" if border in reasons else reason
+
     for border, layer in split_points.mandatory_borders(graph):
-        points.append(_point(graph, border, "mandatory", True, f"around {printable(layer)}"))
+        points.append(_point(graph, border, "mandatory", True, with_wish(border, f"around {printable(layer)}")))
         told.add(border)
     for border, kind in sorted(split_points.pooling_borders(graph).items()):
-        points.append(_point(graph, border, "optional", border in chosen, kind))
+        points.append(_point(graph, border, "optional", border in chosen, with_wish(border, kind)))
         told.add(border)
     for found in split_points.bottlenecks(graph):
         if found.border not in told:
             reason = f"{'compressive' if found.is_compressive else 'natural'} bottleneck, ratio {found.ratio:.3f}"
-            points.append(_point(graph, found.border, "optional", found.border in chosen, reason))
+            points.append(
+                _point(graph, found.border, "optional", found.border in chosen, with_wish(found.border, reason))
+            )
             told.add(found.border)
     inside = set(split_points.shard_borders(graph))
-    points += [_point(graph, b, "chosen", True, why) for b in borders if b not in told | inside]
+    points += [_point(graph, b, "chosen", True, reasons.get(b, why)) for b in borders if b not in told | inside]
     return points
 
 
