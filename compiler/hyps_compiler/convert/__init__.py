@@ -1,5 +1,7 @@
-"""Keras files and TensorFlow SavedModel folders made into ONNX files, by tf2onnx in a process of its own."""
+"""Models of other frameworks made into ONNX files, in a process of its own, and compared with what they were."""
 
+from hyps_compiler.convert.conversion import Conversion
+from hyps_compiler.convert.kinds import kind_of
 from hyps_compiler.convert.parent import can_convert, convert
 
-__all__ = ["can_convert", "convert"]
+__all__ = ["Conversion", "can_convert", "convert", "kind_of"]

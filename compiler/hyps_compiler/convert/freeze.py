@@ -15,6 +15,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
+_LARGE_NBYTES = 1_000_000
+"""A constant below it is not worth leaving out; it may be a shape, which tf2onnx must see."""
+
 _CALLERS = {"While", "StatelessWhile", "If", "StatelessIf", "Case", "PartitionedCall", "StatefulPartitionedCall"}
 
 
@@ -24,19 +27,35 @@ class FrozenGraph:
 
     graph_def: Any
     lifted: dict[str, Any]
-    """Name of a placeholder in the graph -> the variable whose value it stands for."""
+    """Name of a placeholder in the graph -> the variable, or the held constant, whose value it stands for."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldConstant:
+    """A constant that was taken out of the graph; it is read like a variable."""
+
+    name: str
+    proto: Any
+    shape: Any
+    dtype: Any
+
+    def numpy(self) -> Any:
+        """Return the value."""
+        return tf.make_ndarray(self.proto)
 
 
 def freeze(function: Any, constant_nbytes: int) -> FrozenGraph:
     """Return the graph of a ConcreteFunction with its variables as constants, at most `constant_nbytes` of them.
 
     The largest variables beyond that become placeholders, except those that a loop uses: tf2onnx knows an LSTM by the
-    constants in it.
+    constants in it. Then the largest constants of the graph itself do, by the same rule.
     """
     lifted = _choose_lifted(function.graph.variables, constant_nbytes)
     frozen = _freeze_all_but(function, lifted)
     in_loops = {id(frozen.lifted[name]) for name in _feeding_functions(frozen.graph_def) & set(frozen.lifted)}
-    return _freeze_all_but(function, lifted - in_loops) if in_loops else frozen
+    if in_loops:
+        frozen = _freeze_all_but(function, lifted - in_loops)
+    return FrozenGraph(frozen.graph_def, frozen.lifted | _hold_constants(frozen.graph_def, constant_nbytes))
 
 
 def fix_shapes(graph_def: Any, shapes: dict[str, tuple[int | None, ...]]) -> None:
@@ -63,6 +82,27 @@ def _freeze_all_but(function: Any, lifted: set[int]) -> FrozenGraph:
             _make_placeholder(node)
     _let_inline(graph_def)
     return FrozenGraph(graph_def, variables)
+
+
+def _hold_constants(graph_def: Any, constant_nbytes: int) -> dict[str, HeldConstant]:
+    """Turn the largest constants into placeholders until the others fit `constant_nbytes`; return them by name."""
+    protos = {node.name: node.attr["value"].tensor for node in graph_def.node if node.op == "Const"}
+    excess = sum(proto.ByteSize() for proto in protos.values()) - constant_nbytes
+    in_loops = _feeding_functions(graph_def)
+    held: dict[str, HeldConstant] = {}
+    for name, proto in sorted(protos.items(), key=lambda pair: -pair[1].ByteSize()):
+        dtype = tf.as_dtype(proto.dtype)
+        if excess <= 0 or proto.ByteSize() < min(_LARGE_NBYTES, constant_nbytes):
+            break
+        if dtype.is_floating and name not in in_loops:
+            copy = type(proto)()
+            copy.CopyFrom(proto)
+            held[name] = HeldConstant(name, copy, tf.TensorShape(proto.tensor_shape), dtype)
+            excess -= proto.ByteSize()
+    for node in graph_def.node:
+        if node.name in held:
+            _make_placeholder(node)
+    return held
 
 
 def _let_inline(graph_def: Any) -> None:

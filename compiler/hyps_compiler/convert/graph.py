@@ -11,12 +11,18 @@ from typing import Any
 import numpy as np
 import onnx
 import tensorflow as tf
+import tf2onnx
 from tf2onnx import optimizer, tf_loader
 from tf2onnx.handler import tf_op
 from tf2onnx.tfonnx import process_tf_graph
 
 from hyps.errors import ModelError, printable
 from hyps_compiler.convert.request import first_line
+
+
+def converter_version() -> str:
+    """Return name and version of the converter."""
+    return f"tf2onnx {tf2onnx.__version__}"
 
 
 @tf_op("Erfc")
@@ -64,13 +70,22 @@ def to_onnx(
             output_names=output_tensors,
             tensors_to_rename=inputs | outputs,
         )
+    return finish(onnx_graph, list(inputs.values()), source_name)
+
+
+def finish(onnx_graph: Any, input_names: Sequence[str], source_name: str) -> onnx.ModelProto:
+    """Return what tf2onnx made as an ONNX model, optimized and checked, with its inputs in the given order.
+
+    Raises:
+        ModelError: an operation has no counterpart in ONNX.
+    """
     gc.freeze()  # what is there already, TensorFlow's modules above all, need not be walked before every pass
     onnx_graph = optimizer.optimize_graph(onnx_graph, catch_errors=True, optimizers=_collecting_optimizers())
     gc.unfreeze()
     gc.collect()
     model: onnx.ModelProto = onnx_graph.make_model(f"converted from {source_name}")
     _refuse_foreign_operations(model.graph, source_name, {item.domain: item.version for item in model.opset_import})
-    _order_inputs(model.graph, list(inputs.values()))
+    _order_inputs(model.graph, input_names)
     _refuse_mixed_types(model, source_name)
     return model
 

@@ -1,4 +1,4 @@
-"""Conversion as its caller sees it: checks that need no TensorFlow, the child process, the result put in place."""
+"""Conversion as its caller sees it: checks that need no framework, the child process, the result put in place."""
 
 import importlib.util
 import os
@@ -7,22 +7,26 @@ import signal
 import subprocess
 import sys
 import tempfile
-import zipfile
-import zlib
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from hyps.adapters.guard import forget_scratch, note_scratch
 from hyps.errors import DependencyError, HypsError, ModelError, OutputError, UsageError, printable
-from hyps_compiler.convert.request import DATA_NAME, DEFAULT_OPSET, KINDS, MODEL_NAME, REFUSAL_NAME, Refusal, Request
+from hyps.formats.plan import NamedTensor
+from hyps_compiler.convert.checks import shown
+from hyps_compiler.convert.conversion import Conversion
+from hyps_compiler.convert.kinds import KINDS, Kind, kind_of
+from hyps_compiler.convert.request import MADE_NAME, MODEL_NAME, REFUSAL_NAME, REFUSALS, Made, Refusal, Request
 
-_INSTALL_HINT = 'pip install "hyps[tf]"'
-_COPY_HINT = "copy it again from where it was made"
-_PACKAGES = ("tensorflow", "keras", "tf2onnx")
-_OPSETS = range(13, 19)
+if TYPE_CHECKING:
+    from onnx import ValueInfoProto
+
 _ENVIRONMENT = {
     "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -34,11 +38,11 @@ _ENVIRONMENT = {
 
 
 def can_convert(source: Path) -> bool:
-    """Return whether `convert` is the one to read `source`: a `.keras` file or a folder with a `saved_model.pb`.
+    """Return whether `convert` is the one to read `source`, by its name and first bytes.
 
-    Looks at names only; `convert` says what is wrong with the content.
+    `convert` says what is wrong with the content.
     """
-    return (source.suffix.lower() == ".keras" and source.is_file()) or (source / "saved_model.pb").is_file()
+    return kind_of(source) is not None
 
 
 def convert(
@@ -46,114 +50,170 @@ def convert(
     destination: Path,
     *,
     opset: int | None = None,
-    inputs: dict[str, tuple[int | None, ...]] | None = None,
+    inputs: Mapping[str, tuple[int | None, ...]] | None = None,
+    outputs: Sequence[str] = (),
     modules: Sequence[str] = (),
+    samples: int = 2,
+    feeds: Path | None = None,
+    trust: bool = False,
     on_line: Callable[[str], None] | None = None,
-) -> None:
-    """Write the ONNX model of a `.keras` file or a SavedModel folder to `destination`.
+) -> Conversion:
+    """Write the ONNX model of a source of any kind in `kinds.KINDS` to `destination`, and return what came of it.
 
     The work is done in a child process, which ends with the caller's, however that ends. `destination` appears whole
     or not at all, and replaces a file of that name. Weights over 2 GB go to a file beside it, of its name with
     `.data` added. The batch dimension stays dynamic, inputs and outputs keep the model's names and order.
 
-    No code from a `.keras` file is run. A SavedModel is a program, though: TensorFlow runs the parts of it that restore
-    its state, so convert only those whose source is trusted.
+    No code from a source is run without `trust`. A SavedModel is a program, though: TensorFlow runs the parts of it
+    that restore its state, so convert only those whose origin is trusted.
 
     Args:
-        source: the Keras file or SavedModel folder.
+        source: the file or folder.
         destination: the ONNX file to write.
-        opset: the version of ONNX's operators, 13 to 18; 17 if None.
+        opset: the version of ONNX's operators; the kind's own if None.
         inputs: shapes to fix, by input name; None in a shape keeps that dimension dynamic.
-        modules: Python modules to import in the child first; they register the model's own classes with Keras.
+        outputs: what a frozen graph is to compute; empty: what nothing else in it uses.
+        modules: Python modules to import in the child first; they register the model's own classes with its framework.
             They are also looked for in the working directory.
-        on_line: called with every line that TensorFlow and tf2onnx print, as it comes.
+        samples: random requests on which the result is compared with the source framework; 0: none. One cannot tell
+            whether the outputs depend on the inputs, where the batch is fixed.
+        feeds: an .npz file with the one request to compare on instead.
+        trust: whether code in the source may be run.
+        on_line: called with every line that the framework and the converter print, as it comes.
 
     Raises:
-        ModelError: the source is missing, damaged, needs classes that Keras does not know, or uses an operation that
-            ONNX does not have.
-        UsageError: the opset, an input's name or its shape is impossible.
-        DependencyError: TensorFlow, Keras or tf2onnx is missing.
+        ModelError: the source is missing, damaged, needs classes that its framework does not know, holds code, or uses
+            an operation that ONNX does not have.
+        UsageError: the opset, an output's name, an input's name or its shape is impossible.
+        TensorError: `feeds` is no request that the source takes.
+        DependencyError: the source's framework or the converter is missing.
+        DifferenceError: the ONNX model does not compute what the source computes.
         OutputError: the destination cannot be written.
         HypsError: the child process was killed or crashed.
     """
-    _check_source(source)
-    chosen_opset = DEFAULT_OPSET if opset is None else opset
-    if chosen_opset not in _OPSETS:
-        raise UsageError(f"opset {chosen_opset} is not one of {_OPSETS[0]} to {_OPSETS[-1]}, which tf2onnx writes")
-    _check_packages()
+    started_s = time.monotonic()
+    kind = _checked_kind(source, trust=trust)
+    chosen_opset = kind.default_opset if opset is None else opset
+    if chosen_opset not in kind.opsets:
+        raise UsageError(
+            f"opset {chosen_opset} is not one of {kind.opsets[0]} to {kind.opsets[-1]}, which {kind.what} is written in"
+        )
+    if outputs and kind.name != "frozen-graph":
+        raise UsageError(f"the outputs of {kind.what} are known, and not to be chosen", "leave --outputs out")
+    _check_packages(kind)
     with _folder_beside(destination) as folder:
         request = Request(
             source=str(source.resolve()),
             folder=str(folder.resolve()),
-            data_name=f"{destination.name}.data",
+            kind=kind.name,
             opset=chosen_opset,
-            inputs=inputs or {},
+            inputs=dict(inputs or {}),
+            outputs=tuple(outputs),
             modules=tuple(modules),
+            samples=1 if feeds else samples,
+            feeds=str(feeds.resolve()) if feeds else "",
+            trust=trust,
         )
-        _run_child(request, source, on_line or (lambda line: None))
-        _move_into_place(folder, destination)
+        made, peak_nbytes = _run_child(request, source, on_line or (lambda line: None))
+        conversion = _finished(folder, destination, kind, request, made)
+        return msgspec.structs.replace(
+            conversion, seconds=round(time.monotonic() - started_s, 3), peak_nbytes=peak_nbytes
+        )
 
 
-def _check_source(source: Path) -> None:
-    """Refuse what can be seen to be no Keras file or SavedModel folder without TensorFlow."""
-    shown = printable(str(source))
+def _finished(folder: Path, destination: Path, kind: Kind, request: Request, made: Made) -> Conversion:
+    """Bring the child's model into its final form, prove it, move it to its place, and return what it is."""
+    import onnx  # with what follows some 0.5 s, which nobody who only asks for a kind should wait
+
+    from hyps_compiler.convert.agreement import compare_with_references
+    from hyps_compiler.convert.packing import pack
+    from hyps_compiler.walk import bodies
+
+    data_name = f"{destination.name}.data"
+    packed = folder / "packed"
+    packed.mkdir()
+    model = packed / destination.name
+    pack(folder / MODEL_NAME, model, data_name)
+    samples = 0 if made.unverified else request.samples
+    agreement = compare_with_references(folder, model, made, samples) if samples else ()
+    proto = onnx.load(os.fspath(model), load_external_data=False)
+    files = [path for path in (packed / data_name, model) if path.exists()]
+    nbytes = sum(path.stat().st_size for path in files)
+    _move_into_place(files, destination)
+    return Conversion(
+        kind=kind.name,
+        what=kind.what,
+        framework=made.framework,
+        converter=made.converter,
+        opset=next(item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")),
+        nodes=sum(len(body.node) for body, _ in bodies(proto)),
+        nbytes=nbytes,
+        inputs=tuple(map(_named, proto.graph.input)),
+        outputs=tuple(map(_named, proto.graph.output)),
+        seconds=0.0,
+        peak_nbytes=0,
+        samples=samples,
+        agreement=agreement,
+        unverified=made.unverified or ("" if samples else "it was not asked for"),
+        notes=made.notes,
+    )
+
+
+def _named(value: "ValueInfoProto") -> NamedTensor:
+    """Return an input or output as plans describe them."""
+    from onnx import TensorProto
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    tensor = value.type.tensor_type
+    if value.type.WhichOneof("value") != "tensor_type" or not tensor.elem_type:
+        return NamedTensor(name=value.name, dtype=value.type.WhichOneof("value") or "unknown", shape=None)
+    is_text = tensor.elem_type == TensorProto.STRING
+    dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim]
+    return NamedTensor(
+        name=value.name,
+        dtype="string" if is_text else str(tensor_dtype_to_np_dtype(tensor.elem_type)),
+        shape=tuple(dims) if tensor.HasField("shape") else None,
+    )
+
+
+def _checked_kind(source: Path, *, trust: bool) -> Kind:
+    """Return the kind of a source that can be converted, as far as that can be told without its framework.
+
+    Raises:
+        ModelError: it is missing, of no known kind, damaged, or holds code that may not be run.
+    """
     if not source.exists():
-        raise ModelError(f"`{shown}` does not exist")
-    if source.is_dir():
-        if not (source / "saved_model.pb").is_file():
-            raise ModelError(
-                f"the folder `{shown}` is no SavedModel: it holds no `saved_model.pb`",
-                "name the folder that `model.export(FOLDER)` wrote",
-            )
-        return
-    if source.suffix.lower() != ".keras":
-        raise ModelError(f"`{shown}` is neither a `.keras` file nor a SavedModel folder")
-    _check_archive(source, shown)
+        raise ModelError(f"{shown(source)} does not exist", code="E_NOT_FOUND")
+    kind = kind_of(source)
+    if kind is None and source.is_dir():
+        raise ModelError(
+            f"the folder {shown(source)} is no SavedModel: it holds no `saved_model.pb`",
+            "name the folder that `model.export(FOLDER)` wrote",
+            code="E_NOT_CONVERTIBLE",
+        )
+    if kind is None:
+        known = ", ".join(dict.fromkeys(known.what for known in KINDS))
+        raise ModelError(f"{shown(source)} is nothing that can be converted", f"known are {known}", "E_NOT_CONVERTIBLE")
+    kind.check(source)
+    if not trust and kind.runs_code(source):
+        raise ModelError(
+            f"{shown(source)} is a Python pickle: to read it is to run whatever code is in it",
+            "add --trust if you know who made it",
+            code="E_UNTRUSTED",
+        )
+    return kind
 
 
-def _check_archive(source: Path, shown: str) -> None:
-    """Refuse a file that is not the zip archive Keras 3 writes."""
-    hint = "save it again with `model.save(FILE)` of Keras 3"
-    try:
-        with source.open("rb") as file:
-            start = file.read(4)
-        if not start:
-            raise ModelError(f"`{shown}` is empty", hint)
-        if start != b"PK\x03\x04":
-            raise ModelError(f"`{shown}` is no Keras file: it is not a zip archive", hint)
-        with zipfile.ZipFile(source) as archive:
-            names = archive.namelist()
-            damaged = archive.testzip()  # Keras itself may read past a wrong checksum
-            config = archive.read("config.json") if damaged is None and "config.json" in names else b""
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted, unknown method
-        raise ModelError(f"`{shown}` is cut short or damaged: {error}", _COPY_HINT) from error
-    except OSError as error:
-        raise ModelError(f"`{shown}` cannot be read: {error.strerror}") from error
-    if damaged is not None:
-        raise ModelError(f"`{shown}` is damaged: `{printable(damaged)}` in it has a wrong checksum", _COPY_HINT)
-    if "config.json" not in names:
-        raise ModelError(f"`{shown}` is no Keras file: the archive holds no `config.json`", hint)
-    if not _is_model_config(config):
-        raise ModelError(f"`{shown}` is no Keras file: its `config.json` describes no model", hint)
-    if not any(name.startswith("model.weights.") for name in names):
-        raise ModelError(f"`{shown}` holds no weights: there is no `model.weights.h5` in the archive", hint)
-
-
-def _is_model_config(content: bytes) -> bool:
-    """Return whether the content of a `config.json` is a serialized Keras object."""
-    try:
-        config = msgspec.json.decode(content)
-    except msgspec.DecodeError:
-        return False
-    return isinstance(config, dict) and {"module", "class_name"} <= config.keys()
-
-
-def _check_packages() -> None:
+def _check_packages(kind: Kind) -> None:
     """Refuse if a package that the child imports is not installed; nothing is imported here."""
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in kind.packages if importlib.util.find_spec(name) is None]
     if missing:
         listed = ", ".join(f"`{name}`" for name in missing)
-        raise DependencyError(f"Keras and TensorFlow models cannot be converted without {listed}", _INSTALL_HINT)
+        raise DependencyError(f"{kind.what} cannot be converted without {listed}", _install_hint(kind))
+
+
+def _install_hint(kind: Kind) -> str:
+    return f'pip install "hyps[{kind.extra}]"'
 
 
 @contextmanager
@@ -165,27 +225,42 @@ def _folder_beside(destination: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     except OSError as error:
         raise OutputError(f"`{printable(str(destination))}` cannot be written: {error.strerror}") from error
+    note_scratch(folder)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        forget_scratch(folder)
 
 
-def _run_child(request: Request, source: Path, on_line: Callable[[str], None]) -> None:
-    """Run the child to its end and raise what it refuses."""
+def _run_child(request: Request, source: Path, on_line: Callable[[str], None]) -> tuple[Made, int]:
+    """Run the child to its end; return by what it made the model, and the most bytes it had resident.
+
+    Raises:
+        HypsError: what it refuses, or how it ended.
+    """
     last_lines: deque[str] = deque(maxlen=1)
     with _child_process(request) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            shown = printable(line.rstrip(), limit=1000)
-            if shown:
-                last_lines.append(shown)
-                on_line(shown)
+            said = printable(line.rstrip(), limit=1000)
+            if said:
+                last_lines.append(said)
+                on_line(said)
+        peak_nbytes = _wait(process)
     refusal = Path(request.folder, REFUSAL_NAME)
     if refusal.exists():
-        _raise_refusal(msgspec.json.decode(refusal.read_bytes(), type=Refusal))
+        _raise_refusal(msgspec.json.decode(refusal.read_bytes(), type=Refusal), request)
     if process.returncode != 0:
         raise _explain_end(process.returncode, source, "".join(last_lines))
+    return msgspec.json.decode(Path(request.folder, MADE_NAME).read_bytes(), type=Made), peak_nbytes
+
+
+def _wait(process: "subprocess.Popen[str]") -> int:
+    """Wait for the child's end and return the most bytes it had resident."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # Popen would otherwise wait for it again
+    return usage.ru_maxrss * 1024
 
 
 @contextmanager
@@ -211,7 +286,6 @@ def _child_process(request: Request) -> Iterator["subprocess.Popen[str]"]:
             process.stdin.write(msgspec.json.encode(request).decode() + "\n")
             process.stdin.flush()
         yield process
-        process.wait()
     finally:
         process.kill()  # does nothing to a child that has ended
         process.wait()
@@ -221,10 +295,11 @@ def _child_process(request: Request) -> Iterator["subprocess.Popen[str]"]:
         process.stdout.close()
 
 
-def _raise_refusal(refusal: Refusal) -> None:
+def _raise_refusal(refusal: Refusal, request: Request) -> None:
     """Raise what the child says; its words hold names from the source and from other people's errors."""
-    hint = _INSTALL_HINT if refusal.kind == "dependency" else refusal.hint
-    raise KINDS[refusal.kind](printable(refusal.message, limit=1000), hint, refusal.code)
+    kind = next(kind for kind in KINDS if kind.name == request.kind)
+    hint = _install_hint(kind) if refusal.kind == "dependency" and not refusal.hint else refusal.hint
+    raise REFUSALS[refusal.kind](printable(refusal.message, limit=1000), hint, refusal.code)
 
 
 def _explain_end(status: int, source: Path, last_line: str) -> HypsError:
@@ -241,11 +316,10 @@ def _explain_end(status: int, source: Path, last_line: str) -> HypsError:
     return HypsError(f"the conversion of `{name}` ended with {how}{said}", code="E_CRASHED")
 
 
-def _move_into_place(folder: Path, destination: Path) -> None:
-    """Move the child's files to where they were asked for, the model last."""
+def _move_into_place(files: Sequence[Path], destination: Path) -> None:
+    """Move the finished files to where they were asked for, the model last."""
     try:
-        if (folder / DATA_NAME).exists():
-            os.replace(folder / DATA_NAME, destination.with_name(f"{destination.name}.data"))
-        os.replace(folder / MODEL_NAME, destination)
+        for file in files:
+            os.replace(file, destination.with_name(file.name))
     except OSError as error:
         raise OutputError(f"`{printable(str(destination))}` cannot be written: {error.strerror}") from error

@@ -1,23 +1,23 @@
-"""Keras files and SavedModel folders loaded as one TensorFlow function with named inputs and outputs.
+"""Keras files, SavedModel folders and frozen graphs loaded as one TensorFlow function with named inputs and outputs.
 
 Imports TensorFlow and Keras: for the child process only.
 """
 
 import itertools
-import json
-import zipfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from hyps.errors import ModelError, printable
+from hyps_compiler.convert import frozen
+from hyps_compiler.convert.keras_files import EXPORT_HINT, load_keras
 from hyps_compiler.convert.request import first_line
-
-_EXPORT_HINT = "where the model was made, call `model.export(FOLDER)`, and convert that folder instead"
+from hyps_compiler.convert.samples import Input
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,76 +30,59 @@ class Traced:
     """TensorFlow's tensor name -> the ONNX input's name, in the model's order."""
     outputs: dict[str, str]
     """TensorFlow's tensor name -> the ONNX output's name, in the model's order."""
-    owner: Any
+    call: Callable[[Sequence[Any]], Sequence[Any]]
+    """Computes the outputs from the inputs, both in the model's order, as the framework does for its own users."""
+    framework: str
+    """Name and version, such as `keras 3.15.1`."""
+    owner: Any = None
     """What keeps the function's variables alive."""
 
+    def described(self) -> list[Input]:
+        """Return the inputs as the ONNX model has them."""
+        tensors = self.function.inputs[: len(self.inputs)]
+        return [
+            Input(name, tensor.dtype.name, None if tensor.shape.rank is None else tuple(tensor.shape.as_list()))
+            for name, tensor in zip(self.inputs.values(), tensors, strict=True)
+        ]
 
-def load_source(source: Path) -> Traced:
-    """Return the inference function of a `.keras` file or a SavedModel folder.
+    def shapes(self) -> dict[str, tuple[int | None, ...] | None]:
+        """Return the declared shape of each input by name."""
+        return {value.name: value.shape for value in self.described()}
+
+    def answer(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the outputs by name that the framework computes."""
+        results = self.call([tf.constant(feeds[name]) for name in self.inputs.values()])
+        return {name: np.asarray(value) for name, value in zip(self.outputs.values(), results, strict=True)}
+
+
+def load_source(source: Path, kind: str, outputs: Sequence[str] = ()) -> Traced:
+    """Return the inference function of a Keras file, a SavedModel folder or a frozen graph.
+
+    Args:
+        source: the file or folder.
+        kind: which of TensorFlow's kinds it is.
+        outputs: the tensors of a frozen graph to compute; empty: those that nothing else uses.
 
     Raises:
         ModelError: Keras or TensorFlow cannot load it, or it has no one function to convert.
     """
-    return _load_saved_model(source) if source.is_dir() else trace_model(_load_keras(source), source.name)
+    if kind == "saved-model":
+        return _load_saved_model(source)
+    if kind == "frozen-graph":
+        return _load_frozen(source, outputs)
+    return trace_model(load_keras(source), source.name)
 
 
-def _load_keras(source: Path) -> Any:
-    """Return the Keras model in a file, with no code from the file run (Keras' safe mode)."""
-    try:
-        return keras.saving.load_model(source, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises TypeError, ValueError, KeyError, OSError and zipfile's own for a bad file
-        raise _explain_keras(source, error) from error
-
-
-def _explain_keras(source: Path, error: Exception) -> ModelError:
-    """Return the refusal for a file that Keras does not load: what is known of its classes first, else Keras' words."""
-    configs = list(_configs(source))
-    if any(config["class_name"] == "Lambda" for config in configs) and "Lambda" in str(error):
-        return ModelError(
-            f"`{source.name}` holds a Lambda layer, which is Python code; code from a model file is not run",
-            _EXPORT_HINT,
-        )
-    unknown = sorted({name for name in map(_custom_name, configs) if name and not _is_registered(name)})
-    if unknown:
-        listed = ", ".join(f"`{printable(name)}`" for name in unknown[:5])
-        word = "class or function" if len(unknown) == 1 else "classes or functions"
-        return ModelError(f"`{source.name}` needs the {word} {listed}, which Keras does not know", _EXPORT_HINT)
-    return ModelError(
-        f"keras {keras.__version__} cannot load `{source.name}`: {_keras_words(error)}",
-        "load it with the Keras that wrote it, and save it again",
+def _load_frozen(source: Path, outputs: Sequence[str]) -> Traced:
+    """Return a frozen graph as a function."""
+    function, input_names, output_names = frozen.load_graph(source, outputs)
+    return Traced(
+        function=function,
+        inputs=_by_tensor(function.inputs, input_names),
+        outputs=_by_tensor(function.outputs, output_names),
+        call=lambda flat: function(*flat),
+        framework=f"tensorflow {tf.__version__}",
     )
-
-
-def _configs(source: Path) -> Iterator[dict[str, Any]]:
-    """Yield every serialized object in a Keras file's configuration."""
-    with zipfile.ZipFile(source) as archive:
-        pending = [json.loads(archive.read("config.json"))]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, dict) and "class_name" in item and "module" in item:
-            yield item
-        pending.extend(item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())
-
-
-def _custom_name(config: dict[str, Any]) -> str | None:
-    """Return the name under which a serialized object would have to be registered; None if it is Keras' own."""
-    module, registered_name = str(config["module"]), config.get("registered_name")
-    if config["class_name"] == "function":  # Keras' own are saved as `relu`, registered ones as `package>name`
-        return str(config["config"]) if ">" in str(config["config"]) else None
-    if module == "builtins" or module.split(".")[0] == "keras":
-        return None
-    return str(registered_name or config["class_name"])
-
-
-def _is_registered(name: str) -> bool:
-    return keras.saving.get_registered_object(name) is not None
-
-
-def _keras_words(error: Exception) -> str:
-    """Return the part of a Keras error that says what happened; it stands behind what was being done meanwhile."""
-    _, _, cause = str(error).rpartition("Exception encountered: ")
-    lines = [line for line in cause.splitlines() if line.strip() and not line.rstrip().endswith(":")]
-    return printable(lines[0].strip(), limit=200).rstrip(".") if lines else first_line(error)
 
 
 def trace_model(model: Any, source_name: str) -> Traced:
@@ -125,13 +108,15 @@ def trace_model(model: Any, source_name: str) -> Traced:
     try:
         function = infer.get_concrete_function()
     except Exception as error:  # the model's own code, which may raise anything
-        raise ModelError(f"`{source_name}` cannot be traced: {first_line(error)}", _EXPORT_HINT) from error
+        raise ModelError(f"`{source_name}` cannot be traced: {first_line(error)}", EXPORT_HINT) from error
     input_names = _names([path for path, _ in leaves], _layers_of(model, "inputs"), "input", taken=())
     output_names = _names(output_paths, _layers_of(model, "outputs"), "output", taken=input_names)
     return Traced(
         function=function,
         inputs=_by_tensor(function.inputs[: len(specs)], input_names),
         outputs=_by_tensor(function.outputs, output_names),
+        call=lambda flat: keras.tree.flatten(model(*keras.tree.pack_sequence_as(arguments, flat), training=False)),
+        framework=f"keras {keras.__version__}",
         owner=model,
     )
 
@@ -199,11 +184,19 @@ def _load_saved_model(source: Path) -> Traced:
     function = loaded.signatures[_signature_name(source, sorted(loaded.signatures))]
     # The structured signature is sorted by name, and so are the function's flat tensors.
     input_names = sorted(function.structured_input_signature[1])
-    output_names = [_distinct(name, input_names) for name in sorted(function.structured_outputs)]
+    answers = sorted(function.structured_outputs)
+    output_names = [_distinct(name, input_names) for name in answers]
+
+    def call(flat: Sequence[Any]) -> list[Any]:
+        results = function(**dict(zip(input_names, flat, strict=True)))
+        return [results[name] for name in answers]
+
     return Traced(
         function=function,
         inputs=_by_tensor(function.inputs[: len(input_names)], input_names),
         outputs=_by_tensor(function.outputs, output_names),
+        call=call,
+        framework=f"tensorflow {tf.__version__}",
         owner=loaded,
     )
 

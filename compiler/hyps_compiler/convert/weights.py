@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-_PAGE_NBYTES = 4096
+PAGE_NBYTES = 4096
 """Weights beside the model start at whole pages, so that they can be mapped."""
 
 _LAYOUT_OPERATORS: dict[str, Callable[[onnx.NodeProto, Any], Any]] = {
@@ -40,29 +40,23 @@ class Weight:
         return np.ascontiguousarray(array)
 
 
-def write_model(
-    model: onnx.ModelProto, weights: Mapping[str, Weight], target: Path, *, data_name: str, file_nbytes: int
-) -> None:
+def write_model(model: onnx.ModelProto, weights: Mapping[str, Weight], target: Path) -> None:
     """Write a model with `weights` as initializers in place of the graph inputs of their names.
 
     Layout operations on a weight are applied to its value and leave the graph. The weights go into a second file
-    beside `target` if the model would exceed `file_nbytes` with them.
+    beside `target`, of its name with `.data` added.
 
     Args:
         model: the model; it is changed.
         weights: by name of graph input.
-        target: the file to write; weights beside it go to a file of its name with `.data` added.
-        data_name: what the model calls the file beside it.
-        file_nbytes: the largest file without weights beside it.
+        target: the file to write.
     """
     placed = _fold_layout(model.graph, weights)
     kept = [value for value in model.graph.input if value.name not in weights]
     del model.graph.input[:]
     model.graph.input.extend(kept)
-    if model.ByteSize() + sum(weight.nbytes for weight in placed.values()) <= file_nbytes:
-        _add_inline(model.graph, placed)
-    else:
-        _add_beside(model.graph, placed, target.with_name(f"{target.name}.data"), data_name)
+    if placed:
+        _add_beside(model.graph, placed, target.with_name(f"{target.name}.data"))
     with target.open("wb") as file:
         file.write(model.SerializeToString())
 
@@ -105,20 +99,14 @@ def _add_tensor(graph: onnx.GraphProto, name: str, array: Any) -> onnx.TensorPro
     return tensor
 
 
-def _add_inline(graph: onnx.GraphProto, weights: Mapping[str, Weight]) -> None:
-    for name, weight in weights.items():
-        array = weight.value()
-        _add_tensor(graph, name, array).raw_data = array.tobytes()
-
-
-def _add_beside(graph: onnx.GraphProto, weights: Mapping[str, Weight], data: Path, data_name: str) -> None:
+def _add_beside(graph: onnx.GraphProto, weights: Mapping[str, Weight], data: Path) -> None:
     with data.open("wb") as file:
         for name, weight in weights.items():
             array = weight.value()
             tensor = _add_tensor(graph, name, array)
             tensor.data_location = onnx.TensorProto.EXTERNAL
-            file.seek(-file.tell() % _PAGE_NBYTES, 1)
-            entries = {"location": data_name, "offset": str(file.tell()), "length": str(array.nbytes)}
+            file.seek(-file.tell() % PAGE_NBYTES, 1)
+            entries = {"location": data.name, "offset": str(file.tell()), "length": str(array.nbytes)}
             for key, entry in entries.items():
                 tensor.external_data.add(key=key, value=entry)
             file.write(array.data)
