@@ -1,0 +1,172 @@
+"""The process in which one model is converted, compiled and verified, so that one that crashes spoils no other's check.
+
+Also reads the plan to compare with. Imports onnx and onnxruntime; the parent does not.
+"""
+
+import signal
+import sys
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from hyps.adapters.guard import become_expendable, limit_seconds
+from hyps.containment import die_with_writer
+from hyps.errors import HypsError, InfeasibleError, InternalError
+from hyps_compiler.arrays import read_npz
+from hyps_compiler.checking.facts import ConversionFacts, Facts, Layer, Measured, Outcome, layers_of, problem_of
+from hyps_compiler.checking.job import BaselineJob, Job, ModelJob
+from hyps_compiler.checking.reading import read_facts
+from hyps_compiler.checking.rules import CompileOptions
+from hyps_compiler.clusters import SiteRequest, load_site
+from hyps_compiler.convert import convert
+from hyps_compiler.convert.conversion import Conversion
+from hyps_compiler.convert.kinds import kind_of
+from hyps_compiler.driver import Compiled, Options, compile_model
+from hyps_compiler.frontend import ZOO
+from hyps_compiler.limits import MOST_TENSOR_NBYTES
+from hyps_compiler.output import scratch_folder
+from hyps_compiler.partition import Request, parse_cuts
+from hyps_compiler.placement import PlacementRequest
+from hyps_compiler.verify import Report
+
+_SAMPLES = 2
+"""Requests on which a conversion is compared; of two it can be told whether outputs depend on inputs."""
+_LESS = "check it on a machine with more memory, or with smaller inputs"
+
+
+def main() -> None:
+    """Do the job in the file `argv[1]`, and write its `Outcome` or `PlanFacts` as JSON to the file `argv[2]`.
+
+    Its last argument is the longest that one call of onnxruntime may take, in seconds, 0 for no limit. The process ends
+    when its standard input is closed.
+    """
+    die_with_writer(sys.stdin.fileno())
+    become_expendable()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    limit_seconds(float(sys.argv[3]) or None)
+    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
+    result = examine(job) if isinstance(job, ModelJob) else _baseline(job)
+    Path(sys.argv[2]).write_bytes(msgspec.json.encode(result))
+
+
+def examine(job: ModelJob) -> Outcome:
+    """Return what comes of a model; a refusal is an outcome too."""
+    start_s = time.monotonic()
+    try:
+        with scratch_folder() as work:
+            outcome = Outcome(facts=_facts(job, work))
+    except HypsError as error:
+        problem = msgspec.structs.replace(problem_of(error), layers=_layers_without_limits(job, error))
+        outcome = Outcome(problem=problem)
+    except MemoryError:
+        outcome = Outcome(problem=problem_of(HypsError("there is not enough memory", _LESS, "E_MEMORY")))
+    except Exception as error:  # the process's top: the other models are to be checked nonetheless
+        traceback.print_exc()
+        outcome = Outcome(problem=problem_of(InternalError(f"{type(error).__name__}: {error}")))
+    return msgspec.structs.replace(outcome, seconds=time.monotonic() - start_s)
+
+
+def _baseline(job: BaselineJob) -> Outcome:
+    try:
+        return Outcome(facts=Facts(plan=read_facts(Path(job.folder))))
+    except HypsError as error:
+        return Outcome(problem=problem_of(error))
+
+
+def _facts(job: ModelJob, work: Path) -> Facts:
+    limit_seconds(job.options.timeout_s)
+    model, conversion = _converted(job, work)
+    folder = Path(job.output) if job.output else work / "plan"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    compiled = compile_model(model, folder, _options(model, job.options, force=job.force))
+    return Facts(
+        plan=read_facts(folder),
+        difference=_largest_difference(compiled.report),
+        unverified=compiled.unverified,
+        conversion=None if conversion is None else _conversion_facts(conversion),
+        notes=_notes(compiled, conversion),
+    )
+
+
+def _converted(job: ModelJob, work: Path) -> tuple[str, Conversion | None]:
+    """Return the ONNX model, and how it was made where the source is something else."""
+    source = Path(job.model)
+    if job.model.startswith(ZOO) or kind_of(source) is None:
+        return job.model, None
+    made = work / f"{source.stem}.onnx"
+    return str(made), convert(source, made, samples=_SAMPLES, trust=job.trust)
+
+
+def _options(model: str, told: CompileOptions, *, force: bool = False) -> Options:
+    cuts, tensors = parse_cuts(told.cut)
+    nbytes = told.max_tensor_bytes or MOST_TENSOR_NBYTES
+    return Options(
+        request=Request(
+            max_params=told.max_params,
+            memory_bytes=told.memory_bytes,
+            cuts=cuts,
+            tensors=tensors,
+            partitions=told.partitions,
+        ),
+        optimization=told.optimize,
+        shapes=told.input,
+        feeds=read_npz(Path(told.inputs)) if told.inputs else None,
+        force=force,
+        max_tensor_nbytes=nbytes,
+        placement=_placement(model, told, nbytes),
+    )
+
+
+def _placement(model: str, told: CompileOptions, max_tensor_nbytes: int) -> PlacementRequest | None:
+    if told.cluster is None:
+        return None
+    profile = Path(told.profile) if told.profile else None
+    request = SiteRequest(Path(told.cluster), profile, shapes=told.input, max_tensor_nbytes=max_tensor_nbytes)
+    return PlacementRequest(load_site(model, request), objective=told.objective, strategy=told.strategy)
+
+
+def _layers_without_limits(job: ModelJob, error: HypsError) -> tuple[Layer, ...]:
+    """Return the layers of a model that cannot keep its limits, so that it can be said which of them grew."""
+    if not isinstance(error, InfeasibleError):
+        return ()
+    free = CompileOptions(optimize=job.options.optimize, input=job.options.input, inputs=job.options.inputs)
+    with suppress(HypsError), scratch_folder() as work:  # the sentence on the limit is complete without them
+        model, _ = _converted(job, work)
+        compile_model(model, work / "plan", replace(_options(model, free), verify=False))
+        return tuple(layers_of(read_facts(work / "plan").partitions).values())
+    return ()
+
+
+def _largest_difference(report: Report | None) -> Measured | None:
+    if report is None or not report.outputs:
+        return None
+    worst = max(report.outputs, key=lambda found: found.relative)
+    return Measured(value=worst.relative, where=worst.tensor)
+
+
+def _conversion_facts(made: Conversion) -> ConversionFacts:
+    worst = max(made.agreement, key=lambda found: found.difference, default=None)
+    return ConversionFacts(
+        kind=made.kind,
+        converter=made.converter,
+        framework=made.framework,
+        difference=None if worst is None else Measured(value=worst.difference, where=worst.output),
+        unverified=made.unverified,
+    )
+
+
+def _notes(compiled: Compiled, conversion: Conversion | None) -> tuple[str, ...]:
+    notes = list(conversion.notes) if conversion else []
+    if conversion and conversion.constant_outputs:
+        notes.append(f"these outputs do not depend on the input: {', '.join(conversion.constant_outputs)}")
+    if compiled.unverified:
+        notes.append(f"the plan was not verified: {compiled.unverified}")
+    return tuple(notes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What the parent asks of the process that examines a model, and how it is run."""
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from hyps.errors import HypsError
+from hyps_compiler.checking.facts import Outcome, problem_of
+from hyps_compiler.checking.rules import CompileOptions
+from hyps_compiler.children import run_child
+from hyps_compiler.output import scratch_folder
+
+
+class ModelJob(Struct, frozen=True, kw_only=True, tag="model"):
+    """Convert, compile and verify a model."""
+
+    model: str
+    options: CompileOptions
+    output: str = ""
+    """Where the plan is to lie; empty: it is not kept."""
+    force: bool = False
+    trust: bool = False
+    """Whether code in the model's file may be run."""
+
+
+class BaselineJob(Struct, frozen=True, kw_only=True, tag="baseline"):
+    """Read the plan to compare with."""
+
+    folder: str
+
+
+Job = ModelJob | BaselineJob
+
+
+def run_job(job: Job) -> Outcome:
+    """Return what comes of a job, done in a process of its own; if that dies, the outcome says of what."""
+    with scratch_folder() as scratch:
+        asked, told = scratch / "job.json", scratch / "outcome.json"
+        asked.write_bytes(msgspec.json.encode(job))
+        try:
+            run_child("hyps_compiler.checking.examine", [str(asked), str(told)], scratch, "checking the model")
+            return msgspec.json.decode(told.read_bytes(), type=Outcome)
+        except HypsError as error:
+            return Outcome(problem=problem_of(error))
+
+
+def digest_of(folder: Path) -> str | None:
+    """Return the SHA-256 of a plan's `plan.json`; None where there is none."""
+    import hashlib
+
+    try:
+        return hashlib.sha256((folder / "plan.json").read_bytes()).hexdigest()
+    except OSError:
+        return None

@@ -1,0 +1,438 @@
+"""Limits against findings: pure, so that a changed limit costs nothing but this."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from hyps.errors import DifferenceError, HypsError, InfeasibleError, printable
+from hyps.formats.quantities import format_count, format_nbytes, format_seconds
+from hyps_compiler.checking.facts import Facts, Layer, Outcome, PartitionFacts, PlanFacts, Problem
+from hyps_compiler.checking.growth import Culprit, culprit, grown_most
+from hyps_compiler.checking.rules import Rule
+
+COMPILES = "compiles"
+"""The check that every model has: it can be converted, compiled within its limits, and computes what it did."""
+
+GREEN = 0
+
+SEVERITY = (GREEN, InfeasibleError.exit_status, DifferenceError.exit_status, HypsError.exit_status)
+"""Exit statuses from the best to the worst; any other, such as that of a bug of ours, is worse still."""
+
+_MEASURED_AGAIN_NBYTES = 3_000_000
+"""By which a measured peak may be higher the next time, rounded up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A figure of a plan, and where it comes from."""
+
+    value: float
+    subject: str
+    """The beginning of a sentence that ends with the figure: "partition `p003` needs"."""
+    what: str = ""
+    """What the figure is: `of memory`."""
+    partition: str = ""
+    layers: tuple[Layer, ...] = ()
+    """Among which the one is that did it; empty: no layer did."""
+    told: str = ""
+    """What stands between the limit and the layer, if anything."""
+    layer: str = ""
+    """The layer that did it, where it is not to be searched for."""
+    slack: float = 0.0
+    """By how much it may be higher the next time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One figure that can be limited."""
+
+    name: str
+    title: str
+    """For tables."""
+    unit: str
+    """`bytes`, `count`, `s` or `` for a plain number."""
+    find: Callable[[Facts], Found | str | None]
+    """A word of why the figure is unknown; None: it means nothing for this model."""
+    exit_status: int = InfeasibleError.exit_status
+    can_grow: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of one check of one model."""
+
+    check: str
+    """`compiles`, a limit's name, or `growth.` and a limit's name."""
+    title: str
+    is_kept: bool
+    value: str = ""
+    """The figure, for people; empty where there is none."""
+    most: str = ""
+    """What was allowed."""
+    message: str = ""
+    """One sentence on what is wrong; empty where it is kept."""
+    exit_status: int = GREEN
+    partition: str = ""
+    layer: str = ""
+    number: float | None = None
+    """The figure, for machines, in bytes, seconds or as a share."""
+    most_number: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One model with what was found and how it compares."""
+
+    model: str
+    """As it was given: a path or `zoo:NAME`."""
+    rule: Rule
+    outcome: Outcome
+    verdicts: tuple[Verdict, ...]
+    previous: PlanFacts | None = None
+    is_cached: bool = False
+    seconds: float = 0.0
+    """What it took this time."""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def exit_status(self) -> int:
+        """The worst of its verdicts."""
+        return worst(verdict.exit_status for verdict in self.verdicts)
+
+    @property
+    def broken(self) -> tuple[Verdict, ...]:
+        """The verdicts that are not kept."""
+        return tuple(verdict for verdict in self.verdicts if not verdict.is_kept)
+
+
+def worst(statuses: Iterator[int] | Sequence[int]) -> int:
+    """Return the status that decides: a bug, then what is broken, then what differs, then a passed limit.
+
+    >>> worst([0, 3, 4]), worst([1, 4]), worst([])
+    (4, 1, 0)
+    """
+    return max(statuses, key=lambda status: SEVERITY.index(status) if status in SEVERITY else math.inf, default=GREEN)
+
+
+def judge(outcome: Outcome, rule: Rule, previous: PlanFacts | None, budget: str) -> tuple[Verdict, ...]:
+    """Return the verdicts on one model: that it compiles, then each limit, then each limit of growth.
+
+    Args:
+        outcome: what came of it.
+        rule: what the budget says of it.
+        previous: what it was before; None where nothing is known, and then growth is not judged.
+        budget: the name of the budget file, for messages.
+    """
+    if outcome.problem is not None:
+        return (_refused(outcome.problem, previous),)
+    facts = outcome.facts
+    assert facts is not None, "an outcome has facts or a problem"
+    verdicts = [Verdict(COMPILES, "compiles, computes the same", is_kept=True)]
+    for name, most in rule.limits.items():
+        verdicts += _limited(LIMITS[name], facts, most, previous, rule, budget)
+    for name, share in rule.growth.items() if previous is not None else ():
+        assert previous is not None
+        verdicts += _grown(LIMITS[name], facts, share, previous, budget)
+    return tuple(verdicts)
+
+
+def _refused(problem: Problem, previous: PlanFacts | None) -> Verdict:
+    """Return the verdict on a model that could not be compiled; of one that cannot keep a limit with what grew."""
+    told, layer = problem.message, ""
+    if problem.exit_status == InfeasibleError.exit_status and problem.layers:
+        named = [one for one in problem.layers if f"`{printable(one.name)}`" in problem.message]
+        found = grown_most(named or problem.layers, problem.layers, previous)
+        assert found is not None
+        layer = found.layer.name
+        told += f"; {_told_culprit(found, previous)}" if found.has_grown or not named else ""
+    message = f"{told}; {problem.hint}" if problem.hint else told
+    return Verdict(
+        COMPILES,
+        "compiles, computes the same",
+        is_kept=False,
+        message=f"{message} [{problem.code}]",
+        exit_status=problem.exit_status,
+        layer=layer,
+    )
+
+
+def _limited(
+    limit: Limit, facts: Facts, most: float, previous: PlanFacts | None, rule: Rule, budget: str
+) -> Iterator[Verdict]:
+    found = limit.find(facts)
+    if found is None:
+        return
+    if isinstance(found, str):
+        yield _unknown(limit, limit.name, found, budget)
+        return
+    shown, allowed = _shown(found.value, limit.unit), _shown(most, limit.unit)
+    if found.value <= most:
+        yield Verdict(limit.name, limit.title, True, shown, allowed, number=found.value, most_number=most)
+        return
+    if shown == allowed:  # three digits do not tell them apart
+        shown, allowed = f"{found.value:g}", f"{most:g}"
+    figure = f"{found.subject} {shown}{found.what}"
+    yield _passed(
+        limit,
+        limit.name,
+        found,
+        f"{figure}, more than the {allowed} of {printable(budget)}",
+        _remedy(limit, found, rule),
+        facts.plan,
+        previous,
+        (shown, allowed, found.value, most),
+    )
+
+
+def _grown(limit: Limit, facts: Facts, share: float, previous: PlanFacts, budget: str) -> Iterator[Verdict]:
+    found = limit.find(facts)
+    before = limit.find(Facts(plan=previous))
+    if found is None or before is None:
+        return
+    check = f"growth.{limit.name}"
+    if isinstance(found, str) or isinstance(before, str):
+        yield _unknown(limit, check, found if isinstance(found, str) else f"of the previous plan: {before}", budget)
+        return
+    rise = (found.value - before.value) / before.value if before.value else math.inf if found.value else 0.0
+    shown, allowed = _percent(rise), _percent(share)
+    if found.value <= before.value * (1 + share):
+        yield Verdict(check, f"{limit.title}, growth", True, shown, allowed, number=rise, most_number=share)
+        return
+    figure = f"{found.subject} {_shown(found.value, limit.unit)}{found.what}"
+    was = _shown(before.value, limit.unit)
+    more = f"{shown} more than the {was}" if math.isfinite(rise) else f"where it was {was}"
+    enough = f'`growth.{limit.name} = "{math.ceil(rise * 100)}%"` would do' if math.isfinite(rise) else ""
+    yield _passed(
+        limit,
+        check,
+        found,
+        f"{figure}, {more} of the previous plan, where {printable(budget)} allows {allowed}",
+        enough,
+        facts.plan,
+        previous,
+        (shown, allowed, rise if math.isfinite(rise) else None, share),
+    )
+
+
+def _passed(
+    limit: Limit,
+    check: str,
+    found: Found,
+    sentence: str,
+    remedy: str,
+    plan: PlanFacts,
+    previous: PlanFacts | None,
+    figures: tuple[str, str, float | None, float],
+) -> Verdict:
+    did_it = culprit(found.layers, plan, previous)
+    reasons = [reason for reason in (found.told, _told_culprit(did_it, previous) if did_it else "") if reason]
+    message = f"{sentence}: {', '.join(reasons)}" if reasons else sentence
+    return Verdict(
+        check,
+        limit.title if check == limit.name else f"{limit.title}, growth",
+        is_kept=False,
+        value=figures[0],
+        most=figures[1],
+        message=f"{message}; {remedy}" if remedy else message,
+        exit_status=limit.exit_status,
+        partition=found.partition,
+        layer=did_it.layer.name if did_it else found.layer,
+        number=figures[2],
+        most_number=figures[3],
+    )
+
+
+def _unknown(limit: Limit, check: str, reason: str, budget: str) -> Verdict:
+    message = f"`{check}` of {printable(budget)} cannot be checked: {reason}"
+    return Verdict(check, limit.title, is_kept=False, value="?", message=message, exit_status=limit.exit_status)
+
+
+def _told_culprit(found: Culprit, previous: PlanFacts | None) -> str:
+    """Return what the layer did, as a phrase."""
+    layer = found.layer
+    named = f"layer `{printable(layer.name)}` ({printable(layer.kind)})"
+    now = format_nbytes(layer.weight_bytes)
+    if found.is_new:
+        return f"{named} is new since the previous plan, with {now} of weights"
+    if found.has_grown and found.before is not None:
+        return (
+            f"{named} grew from {format_nbytes(found.before.weight_bytes)} to {now} of weights since the previous plan"
+        )
+    same = "no layer of it has grown since the previous plan, and " if previous is not None else ""
+    return f"{same}its largest is {named} with {now} of weights"
+
+
+def _remedy(limit: Limit, found: Found, rule: Rule) -> str:
+    """Return what would do; a limit on differences is no wish that can be granted."""
+    if limit.exit_status == DifferenceError.exit_status:
+        return ""
+    enough = f"`limits.{limit.name} = {_written(found.value + found.slack, limit.unit)}` would do"
+    options, most = rule.options, rule.limits[limit.name]
+    if options.cluster is not None:
+        return enough
+    if limit.name == "peak_memory" and options.memory_bytes is None:
+        return f"{enough}, or `memory = {_written(most, 'bytes', up=False)}`, which has the model divided to fit"
+    if limit.name in ("partition_bytes", "partition_params") and options.max_params is None:
+        return f"{enough}, or `max_params`, which has the model divided"
+    return enough
+
+
+def _written(value: float, unit: str, *, up: bool = True) -> str:
+    """Return a figure as a budget has it, rounded to three digits upwards, or downwards.
+
+    >>> _written(71_234_567, "bytes"), _written(9, "count"), _written(0.0301234, "s")
+    ('"71.3MB"', '9', '"30.2ms"')
+    """
+    if unit == "s":
+        value *= 1e6
+    step = 10 ** max(math.floor(math.log10(value)) - 2, 0) if value >= 1 else 1
+    rounded = (math.ceil if up else math.floor)(value / step) * step
+    if unit == "s":
+        return f'"{rounded / 1e3:g}ms"'
+    scale, suffix = _scale(rounded)
+    if unit == "bytes":
+        return f'"{rounded / scale:g}{suffix}B"'
+    return f'"{rounded / scale:g}{suffix.upper()}"' if suffix else str(rounded)
+
+
+def _scale(value: float) -> tuple[int, str]:
+    return next(
+        ((scale, name) for scale, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")) if value >= scale), (1, "")
+    )
+
+
+def _shown(value: float, unit: str) -> str:
+    formats: dict[str, Callable[[float], str]] = {"bytes": format_nbytes, "count": _count, "s": format_seconds}
+    return formats.get(unit, _plain)(value)
+
+
+def _count(value: float) -> str:
+    return str(int(value)) if value < 10_000 else format_count(value)
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g} %" if math.isfinite(share) else "from nothing"
+
+
+# The figures
+
+
+def _largest(plan: PlanFacts, key: Callable[[PartitionFacts], float]) -> PartitionFacts | None:
+    return max(plan.partitions, key=key, default=None)
+
+
+def _partition_bytes(facts: Facts) -> Found | None:
+    part = _largest(facts.plan, lambda part: part.weight_bytes)
+    if part is None:
+        return None
+    return Found(part.weight_bytes, f"{_named(part.id)} has", " of weights", part.id, part.layers)
+
+
+def _partition_params(facts: Facts) -> Found | None:
+    part = _largest(facts.plan, lambda part: part.parameters)
+    if part is None:
+        return None
+    return Found(part.parameters, f"{_named(part.id)} has", " parameters", part.id, part.layers)
+
+
+def _peak_memory(facts: Facts) -> Found | str:
+    plan = facts.plan
+    peak = plan.peak_memory_bytes
+    if peak is None:
+        return 'sizes are unknown; give shapes of its inputs in `input`, such as `input = { image = "1x3x224x224" }`'
+    slack = float(_MEASURED_AGAIN_NBYTES if plan.is_memory_measured else 0)
+    by_id = {part.id: part for part in plan.partitions}
+    if peak.where in by_id:
+        part = by_id[peak.where]
+        return Found(peak.value, f"{_named(part.id)} needs", " of memory", part.id, part.layers, slack=slack)
+    there = [part for part in plan.partitions if part.device == peak.where]
+    layers = tuple(layer for part in there for layer in part.layers)
+    return Found(peak.value, f"device `{printable(peak.where)}` needs", " of memory", layers=layers, slack=slack)
+
+
+def _partitions(facts: Facts) -> Found:
+    layers = tuple(layer for part in facts.plan.partitions for layer in part.layers)
+    return Found(len(facts.plan.partitions), "the plan has", " partitions", layers=layers)
+
+
+def _latency(facts: Facts) -> Found | str:
+    plan = facts.plan
+    if plan.latency_s is None:
+        return "no latency is predicted without a `cluster`"
+    slowest = _largest(plan, lambda part: part.latency_s or 0.0)
+    told = ""
+    if slowest is not None and slowest.latency_s:
+        where = f" on `{printable(slowest.device)}`" if slowest.device else ""
+        told = f"{_named(slowest.id)}{where} takes {format_seconds(slowest.latency_s)} of it"
+    layers = slowest.layers if slowest else ()
+    return Found(plan.latency_s, "a request is predicted to take", "", slowest.id if slowest else "", layers, told)
+
+
+def _border_bytes(facts: Facts) -> Found | str:
+    plan = facts.plan
+    if plan.border_bytes is None:
+        return "sizes are unknown; give shapes of its inputs in `input`"
+    makers = [part for part in plan.partitions if plan.largest_border in part.outputs]
+    if not makers:
+        return Found(plan.border_bytes, "a request has", _ACROSS)
+    told, layer = f"the largest is `{printable(plan.largest_border)}`", ""
+    for last in makers[0].layers[-1:]:
+        layer = last.name
+        told += f", behind layer `{printable(layer)}` ({printable(last.kind)})"
+    return Found(plan.border_bytes, "a request has", _ACROSS, makers[0].id, told=told, layer=layer)
+
+
+def _difference(facts: Facts) -> Found | str:
+    found = facts.difference
+    if found is None:
+        return f"outputs were not compared, {facts.unverified or 'for a reason that is not known'}"
+    return Found(found.value, f"output `{printable(found.where)}` differs from the model's by", " of its largest value")
+
+
+def _conversion_difference(facts: Facts) -> Found | str | None:
+    made = facts.conversion
+    if made is None:
+        return None
+    if made.difference is None:
+        return f"the conversion was not compared, {made.unverified or 'for a reason that is not known'}"
+    subject = f"output `{printable(made.difference.where)}` differs from that of {printable(made.framework)} by"
+    return Found(made.difference.value, subject, " of its largest value")
+
+
+_ACROSS = " cross borders between partitions"
+
+
+def _named(partition: str) -> str:
+    return f"partition `{printable(partition)}`"
+
+
+_DIFFERS = DifferenceError.exit_status
+
+LIMITS: dict[str, Limit] = {
+    row.name: row
+    for row in (
+        Limit("partition_bytes", "largest partition", "bytes", _partition_bytes),
+        Limit("partition_params", "most parameters in one partition", "count", _partition_params),
+        Limit("peak_memory", "peak memory of a worker", "bytes", _peak_memory),
+        Limit("partitions", "number of partitions", "count", _partitions),
+        Limit("latency", "predicted latency", "s", _latency),
+        Limit("border_bytes", "bytes across borders", "bytes", _border_bytes),
+        Limit("difference", "largest difference", "", _difference, _DIFFERS, can_grow=False),
+        Limit(
+            "conversion_difference",
+            "largest difference of the conversion",
+            "",
+            _conversion_difference,
+            _DIFFERS,
+            can_grow=False,
+        ),
+    )
+}
+"""Every figure that a budget can limit, by its name there."""
+
+GROWING = tuple(name for name, limit in LIMITS.items() if limit.can_grow)
+"""Those of them that can be compared with the previous plan's."""

@@ -1,0 +1,29 @@
+"""Writes what was found as files, each whole or not at all."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from hyps_compiler.checking.junit import to_junit
+from hyps_compiler.checking.limits import Checked
+from hyps_compiler.checking.markdown import to_markdown
+from hyps_compiler.checking.sarif import to_sarif
+from hyps_compiler.output import output_file
+
+REPORTS: dict[str, Callable[[Sequence[Checked], Path], bytes]] = {
+    "markdown": lambda checked, budget: to_markdown(checked, str(budget)).encode(),
+    "junit": lambda checked, budget: to_junit(checked, str(budget)),
+    "sarif": to_sarif,
+}
+"""Every form of report, by the option that asks for it; takes what was checked, and where the budget lies."""
+
+
+def write_reports(checked: Sequence[Checked], budget: Path, wanted: Mapping[str, Path | None]) -> None:
+    """Write the reports that are wanted, in place of what is there.
+
+    Raises:
+        OutputError: one cannot be written.
+    """
+    for name, path in wanted.items():
+        if path is not None:
+            with output_file(path) as beside:
+                beside.write_bytes(REPORTS[name](checked, budget))

@@ -1,0 +1,126 @@
+"""Which models are to be checked: files, zoo names, and all that is found in folders."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from hyps.adapters.plan_files import PLAN_FILE
+from hyps.errors import ModelError, UsageError, printable
+from hyps_compiler.checking.locations import locations_in
+from hyps_compiler.convert.kinds import kind_of
+
+ZOO = "zoo:"
+ONNX = ".onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One model to check."""
+
+    model: str
+    """As messages name it: its path with forward slashes, relative as it was given, or `zoo:NAME`."""
+    path: Path | None
+    """None: it is of the zoo."""
+
+    @property
+    def place(self) -> PurePosixPath:
+        """Where its plan lies in a folder of plans: the model's own path from the working directory.
+
+        Artifact stores take no colons, and nothing may leave the folder.
+        """
+        if self.path is None:
+            return PurePosixPath(self.model.replace(":", "@", 1))
+        parts = PurePosixPath(os.path.relpath(self.path)).parts
+        return PurePosixPath(*("up" if part == ".." else part for part in parts))
+
+
+def find_targets(arguments: Sequence[str]) -> tuple[Target, ...]:
+    """Return the models that the arguments name, each once; those of a folder sorted by their paths.
+
+    A folder is searched for ONNX files and every kind of source that can be converted. Plan folders, hidden folders
+    and files in which the weights of another model lie are left out.
+
+    Raises:
+        ModelError: a path does not exist, or a folder holds no model.
+        UsageError: the plans of two models would lie in one place.
+    """
+    found: dict[str, Target] = {}
+    for argument in arguments:
+        for target in _targets(argument):
+            found.setdefault(target.model, target)
+    places: dict[PurePosixPath, Target] = {}
+    for target in found.values():
+        other = places.setdefault(target.place, target)
+        if other is not target:
+            raise UsageError(
+                f"`{printable(other.model)}` and `{printable(target.model)}` are one model", "name it in one way"
+            )
+    return tuple(found.values())
+
+
+def model_files(path: Path) -> list[tuple[str, Path]]:
+    """Return the files that a model consists of with their names in it, sorted: its own, and those of its weights.
+
+    Files that are missing are left out; whoever compiles the model tells of them.
+    """
+    if path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.is_file())
+        return [(file.relative_to(path).as_posix(), file) for file in inside]
+    named = [("", path)]
+    if path.suffix.lower() == ONNX:
+        beside = [(name, path.parent / name) for name in locations_in(path) if _is_plain(name)]
+        named += [(name, file) for name, file in beside if file.is_file()]
+    return named
+
+
+def _targets(argument: str) -> Iterator[Target]:
+    if argument.startswith(ZOO):
+        yield Target(argument, None)
+        return
+    path = Path(argument)
+    try:
+        is_folder = path.is_dir()
+        is_there = path.exists()
+        kind = kind_of(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"`{printable(argument)}` cannot be read: {error}", code="E_NOT_FOUND") from error
+    if not is_there:
+        raise ModelError(
+            f"`{printable(argument)}` does not exist", "give an ONNX file, a folder, or zoo:NAME", "E_NOT_FOUND"
+        )
+    if not is_folder or kind is not None:
+        yield Target(path.as_posix(), path)
+        return
+    models = list(_models_in(path))
+    if not models:
+        raise ModelError(f"the folder `{printable(argument)}` holds no model", "give one that does", "E_NOT_FOUND")
+    yield from models
+
+
+def _models_in(folder: Path) -> Iterator[Target]:
+    weights: set[str] = set()
+    found = []
+    for path in _candidates(folder):
+        found.append(path)
+        if path.suffix.lower() == ONNX:
+            weights.update(os.path.normpath(path.parent / name) for name in locations_in(path) if _is_plain(name))
+    yield from (Target(path.as_posix(), path) for path in found if os.path.normpath(path) not in weights)
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    """Yield whatever under the folder looks like a model, sorted; no link to a folder is followed."""
+    if (folder / PLAN_FILE).is_file():
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if kind_of(path) is not None or (path.suffix.lower() == ONNX and path.is_file()):
+            yield path
+        elif path.is_dir() and not path.is_symlink():
+            yield from _candidates(path)
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether the name of a weights file stays in the model's folder, as those that are read do."""
+    return bool(name) and "\0" not in name and not os.path.isabs(name) and ".." not in PurePosixPath(name).parts
