@@ -11,6 +11,7 @@ from hyps.adapters.guard import allowed_seconds, note_phase
 from hyps.errors import DifferenceError, UsageError, printable
 from hyps.formats.quantities import format_nbytes
 from hyps.terminal import COUNT, NBYTES, ContainedGroup, progress, say, verbosity
+from hyps_compiler.cli_annotate import annotate
 from hyps_compiler.cli_cluster import cluster
 from hyps_compiler.cli_compare import compare
 from hyps_compiler.cli_options import (
@@ -346,6 +347,7 @@ def doctor(as_json: bool) -> int:
     return diagnosis.exit_status
 
 
+main.add_command(annotate)
 main.add_command(cluster)
 main.add_command(compare)
 main.add_command(profile)

@@ -10,6 +10,7 @@ from hyps.formats.plan import Partition, Plan, SplitPoint
 from hyps.formats.quantities import format_count, format_nbytes
 from hyps.terminal import table
 from hyps_compiler.frontend import open_model
+from hyps_compiler.interop.reading import AnnotationRow, annotation_rows, show_annotations
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import measure
 from hyps_compiler.output import scratch_folder
@@ -55,6 +56,8 @@ class ModelView:
     split_points: tuple[SplitPoint, ...]
     note: str
     """Why sizes are unknown; empty when all are known."""
+    annotations: tuple[AnnotationRow, ...] = ()
+    """How the model itself says that it is to be divided."""
 
 
 def inspect_model(
@@ -89,6 +92,7 @@ def inspect_model(
             layers=tuple(layer_rows(graph)),
             split_points=division.points,
             note=measured.problem,
+            annotations=annotation_rows(source.path),
         )
 
 
@@ -152,6 +156,7 @@ def show_model(view: ModelView) -> str:
         lines.append(f"sizes assume {_assumed(view.assumed_dims)}")
     if view.note:
         lines.append(f"sizes are unknown: {view.note}")
+    lines += show_annotations(view.annotations)
     layers = _fitted(rows, headers, "llrlrrl", 0)
     legend = [_LEGEND] if any(row.marks for row in view.layers) else []
     return "\n".join([*lines, "", layers, *legend, "", *show_points(view.split_points)])

@@ -1,5 +1,6 @@
 """Finds how a model file says that it is to be divided."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,6 +98,37 @@ def annotation_rows(path: Path) -> tuple[AnnotationRow, ...]:
             stages = tuple(sorted(set(given.values())))
             rows.append(AnnotationRow(olive.KEY, "olive", None, (), stages, len(given), 0, len(wanted.moved)))
     return tuple(rows)
+
+
+def show_annotations(rows: Sequence[AnnotationRow]) -> list[str]:
+    """Return a line for each set of annotations, for people."""
+    return [f"annotations: {_shown(row)}" for row in rows]
+
+
+def _shown(row: AnnotationRow) -> str:
+    name = f"configuration `{printable(row.name, 40)}`" if row.format == "onnx" else f"Olive's `{row.name}`"
+    if row.problem:
+        return f"{name if row.name else 'those of several devices'} cannot be used: {row.problem}"
+    told = [name]
+    if row.num_devices is not None:
+        names = ", ".join(printable(device, 20) for device in row.devices[:4])
+        more = ", ..." if len(row.devices) > 4 else ""
+        told.append(f"{_count(row.num_devices, 'device')}{f' ({names}{more})' if names else ''}")
+    if row.stages:
+        told.append(f"{_count(len(row.stages), 'stage')} ({row.stages[0]} to {row.stages[-1]}) of {_nodes(row.nodes)}")
+    if row.shardings:
+        told.append(f"{_nodes(row.shardings)} divided")
+    if row.moved:
+        told.append(f"{_nodes(row.moved)} before what they need, which will run later")
+    return ", ".join(told)
+
+
+def _nodes(number: int) -> str:
+    return _count(number, "node")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _configuration_row(dag: Dag, found: Configuration) -> AnnotationRow:
