@@ -8,11 +8,16 @@ from pathlib import Path
 import msgspec
 
 from hyps.errors import ModelError, printable
+from hyps.formats.quantities import format_nbytes
 
 COPY_HINT = "copy it again from where it was made"
 _SAVE_HINT = "save it again with `model.save(FILE)` of Keras 3"
 _SAVED_MODEL = "saved_model.pb"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_UNPACKED_NBYTES = 100_000_000
+_MOST_EXPANSION = 100
+"""A member of an archive may be larger than the first where it is not so many times its compressed bytes."""
+
 _GRAPH_FIELDS = (b"\x0a", b"\x12", b"\x18", b"\x22")
 """How a GraphDef may begin: nodes, functions, version, versions."""
 
@@ -101,6 +106,7 @@ def check_keras(source: Path) -> None:
         raise ModelError(f"{shown(source)} is no Keras file: it is not a zip archive", _SAVE_HINT)
     try:
         with zipfile.ZipFile(source) as archive:
+            _refuse_bomb(archive, source)
             names = archive.namelist()
             damaged = archive.testzip()  # Keras itself may read past a wrong checksum
             config = archive.read("config.json") if damaged is None and "config.json" in names else b""
@@ -116,6 +122,16 @@ def check_keras(source: Path) -> None:
         raise ModelError(f"{shown(source)} is no Keras file: its `config.json` describes no model", _SAVE_HINT)
     if not any(name.startswith("model.weights.") for name in names):
         raise ModelError(f"{shown(source)} holds no weights: there is no `model.weights.h5` in the archive", _SAVE_HINT)
+
+
+def _refuse_bomb(archive: zipfile.ZipFile, source: Path) -> None:
+    """Refuse an archive whose members would fill a disk: Keras stores them as they are."""
+    for member in archive.infolist():
+        if member.file_size > max(_UNPACKED_NBYTES, _MOST_EXPANSION * member.compress_size):
+            raise ModelError(
+                f"{shown(source)} is refused: `{printable(member.filename)}` in it would become"
+                f" {format_nbytes(member.file_size)} from {format_nbytes(member.compress_size)}"
+            )
 
 
 def _is_model_config(content: bytes) -> bool:

@@ -24,8 +24,12 @@ _LAMBDAS = {"Lambda", "__lambda__"}
 """Classes whose configuration is Python bytecode."""
 
 
-def load_keras(source: Path) -> Any:
+def load_keras(source: Path, scratch: Path) -> Any:
     """Return the Keras model in a file, with no code from the file run (Keras' safe mode).
+
+    Args:
+        source: the `.keras` file or HDF5 file.
+        scratch: a folder for what has to be unpacked meanwhile.
 
     Raises:
         ModelError: it holds code, or Keras cannot load it.
@@ -33,12 +37,24 @@ def load_keras(source: Path) -> Any:
     if source.suffix.lower() != ".keras":
         _refuse_code(source, _configs(_read_hdf5_config(source)))  # older Keras run lambdas of HDF5 files in safe mode
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            link = Path(folder, f"model{source.suffix.lower()}")  # Keras knows its files by suffixes in lower case
-            link.symlink_to(source)
-            return keras.saving.load_model(link, compile=False, safe_mode=True)
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            return keras.saving.load_model(_prepared(source, Path(folder)), compile=False, safe_mode=True)
     except Exception as error:  # Keras raises TypeError, ValueError, KeyError, OSError and zipfile's own for a bad file
         raise _explain_keras(source, error) from error
+
+
+def _prepared(source: Path, folder: Path) -> Path:
+    """Return what Keras shall load in place of a file, made in an empty folder.
+
+    Keras reads the weights of an archive into memory, all at once; from an unpacked one it takes them one by one.
+    """
+    if source.suffix.lower() == ".keras":
+        with zipfile.ZipFile(source) as archive:
+            archive.extractall(folder)
+        return folder
+    link = folder / f"model{source.suffix.lower()}"  # Keras knows its files by suffixes in lower case
+    link.symlink_to(source)
+    return link
 
 
 def _explain_keras(source: Path, error: Exception) -> ModelError:

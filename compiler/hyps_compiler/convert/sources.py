@@ -55,12 +55,13 @@ class Traced:
         return {name: np.asarray(value) for name, value in zip(self.outputs.values(), results, strict=True)}
 
 
-def load_source(source: Path, kind: str, outputs: Sequence[str] = ()) -> Traced:
+def load_source(source: Path, kind: str, scratch: Path, outputs: Sequence[str] = ()) -> Traced:
     """Return the inference function of a Keras file, a SavedModel folder or a frozen graph.
 
     Args:
         source: the file or folder.
         kind: which of TensorFlow's kinds it is.
+        scratch: a folder for what has to be unpacked meanwhile.
         outputs: the tensors of a frozen graph to compute; empty: those that nothing else uses.
 
     Raises:
@@ -70,7 +71,7 @@ def load_source(source: Path, kind: str, outputs: Sequence[str] = ()) -> Traced:
         return _load_saved_model(source)
     if kind == "frozen-graph":
         return _load_frozen(source, outputs)
-    return trace_model(load_keras(source), source.name)
+    return trace_model(load_keras(source, scratch), source.name)
 
 
 def _load_frozen(source: Path, outputs: Sequence[str]) -> Traced:
