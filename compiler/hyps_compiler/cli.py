@@ -12,6 +12,7 @@ from hyps.errors import DifferenceError, UsageError, printable
 from hyps.formats.quantities import format_nbytes
 from hyps.terminal import COUNT, NBYTES, ContainedGroup, progress, say, verbosity
 from hyps_compiler.cli_annotate import annotate
+from hyps_compiler.cli_check import check
 from hyps_compiler.cli_cluster import cluster
 from hyps_compiler.cli_compare import compare
 from hyps_compiler.cli_options import (
@@ -348,6 +349,7 @@ def doctor(as_json: bool) -> int:
 
 
 main.add_command(annotate)
+main.add_command(check)
 main.add_command(cluster)
 main.add_command(compare)
 main.add_command(profile)
