@@ -26,6 +26,7 @@ from hyps_compiler.cli_options import (
 )
 from hyps_compiler.cli_placement import placement_options, placement_request, refuse_own_cuts
 from hyps_compiler.cli_profile import profile
+from hyps_compiler.cli_report import report
 from hyps_compiler.cli_simulate import simulate
 from hyps_compiler.cli_status import status
 
@@ -353,6 +354,7 @@ main.add_command(check)
 main.add_command(cluster)
 main.add_command(compare)
 main.add_command(profile)
+main.add_command(report)
 main.add_command(simulate)
 main.add_command(status)
 
