@@ -17,6 +17,9 @@ from hyps_compiler.convert.checks import COPY_HINT, head, shown
 
 Content = Literal["exported", "scripted", "module", "weights", "compiled", "other"]
 
+SUFFIXES = (".pt", ".pth", ".torchscript", ".ts")
+"""Of whatever PyTorch writes; `.pt2` is an exported program's own."""
+
 _ZIP = b"PK\x03\x04"
 _EXPORT_HINT = (
     "where the model was made, call `torch.export.save(torch.export.export(model.eval(), example_inputs), FILE)`,"
@@ -27,6 +30,17 @@ _OLD_PROGRAM = "serialized_exported_program.json"
 
 _MOST_PICKLE_NBYTES = 2**26
 """Of a pickle that is looked through: the tensors lie outside it."""
+
+
+def is_program(source: Path) -> bool:
+    """Return whether a file is an exported program: by its suffix, or by what it holds."""
+    suffix = source.suffix.lower()
+    if suffix not in (".pt2", *SUFFIXES) or not source.is_file():
+        return False
+    try:
+        return suffix == ".pt2" or content_of(source) == "exported"
+    except ModelError:  # which `check_content` says
+        return False
 
 
 def content_of(source: Path) -> Content:
@@ -45,7 +59,7 @@ def content_of(source: Path) -> Content:
     return "other"
 
 
-def check_program(source: Path) -> None:
+def check_content(source: Path) -> None:
     """Refuse what is no exported program, no scripted module and no pickled module, and say what it is instead.
 
     Raises:

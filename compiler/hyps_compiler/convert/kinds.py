@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyps_compiler.convert import checks
+from hyps_compiler.convert import archives, checks
 
 
 def _runs_none(_source: Path) -> bool:
@@ -39,6 +39,10 @@ _TENSORFLOW = ("tensorflow", "keras", "tf2onnx")
 _TF_OPSETS = range(13, 19)
 _TF_OPSET = 17
 """tf2onnx writes its cleanest graphs at 17; at 18, the highest it knows, transposes stay around pooling."""
+
+_TORCH = ("torch", "onnxscript")
+_TORCH_OPSET = 20
+"""The first with Gelu, GridSample and others as one node each; the exporter's own choice, and its most for scripts."""
 
 KINDS: tuple[Kind, ...] = (
     Kind(
@@ -99,24 +103,26 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         name="torch-export",
         what="a PyTorch exported program",
-        accepts=checks.has_suffix(".pt2"),
-        check=checks.check_not_empty,
-        packages=("torch", "onnxscript"),
+        accepts=archives.is_program,
+        check=archives.check_content,
+        packages=_TORCH,
         extra="torch",
         module="programs",
-        opsets=range(18, 22),
-        default_opset=18,
+        opsets=range(18, 24),
+        default_opset=_TORCH_OPSET,
+        runs_code=archives.runs_code,
     ),
     Kind(
         name="torch-script",
-        what="a PyTorch scripted module",
-        accepts=checks.has_suffix(".pt", ".pth", ".torchscript"),
-        check=checks.check_not_empty,
-        packages=("torch", "onnxscript"),
+        what="a PyTorch module",
+        accepts=checks.has_suffix(*archives.SUFFIXES),
+        check=archives.check_content,
+        packages=_TORCH,
         extra="torch",
         module="programs",
-        opsets=range(18, 22),
-        default_opset=18,
+        opsets=range(18, 21),
+        default_opset=_TORCH_OPSET,
+        runs_code=archives.runs_code,
     ),
     Kind(
         name="sklearn",

@@ -27,6 +27,10 @@ from hyps_compiler.convert.request import MADE_NAME, MODEL_NAME, REFUSAL_NAME, R
 if TYPE_CHECKING:
     from onnx import ValueInfoProto
 
+SAMPLES = 2
+"""Random requests on which a conversion is compared: with one, where the batch is fixed, nobody knows whether the
+outputs depend on the inputs."""
+
 _ENVIRONMENT = {
     "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -53,7 +57,7 @@ def convert(
     inputs: Mapping[str, tuple[int | None, ...]] | None = None,
     outputs: Sequence[str] = (),
     modules: Sequence[str] = (),
-    samples: int = 2,
+    samples: int = SAMPLES,
     feeds: Path | None = None,
     trust: bool = False,
     on_line: Callable[[str], None] | None = None,
@@ -75,8 +79,7 @@ def convert(
         outputs: what a frozen graph is to compute; empty: what nothing else in it uses.
         modules: Python modules to import in the child first; they register the model's own classes with its framework.
             They are also looked for in the working directory.
-        samples: random requests on which the result is compared with the source framework; 0: none. One cannot tell
-            whether the outputs depend on the inputs, where the batch is fixed.
+        samples: random requests on which the result is compared with the source framework; 0: none.
         feeds: an .npz file with the one request to compare on instead.
         trust: whether code in the source may be run.
         on_line: called with every line that the framework and the converter print, as it comes.
@@ -197,8 +200,8 @@ def _checked_kind(source: Path, *, trust: bool) -> Kind:
     kind.check(source)
     if not trust and kind.runs_code(source):
         raise ModelError(
-            f"{shown(source)} is a Python pickle: to read it is to run whatever code is in it",
-            "add --trust if you know who made it",
+            f"to read {shown(source)}, {kind.what}, is to run whatever code is in it",
+            "if you know who made it: hypsc convert FILE -o model.onnx --trust",
             code="E_UNTRUSTED",
         )
     return kind
