@@ -9,12 +9,12 @@ import click
 
 from hyps.adapters.guard import allowed_seconds, note_phase
 from hyps.errors import DifferenceError, UsageError, printable
-from hyps.formats.quantities import format_nbytes
 from hyps.terminal import COUNT, NBYTES, ContainedGroup, progress, say, verbosity
 from hyps_compiler.cli_annotate import annotate
 from hyps_compiler.cli_check import check
 from hyps_compiler.cli_cluster import cluster
 from hyps_compiler.cli_compare import compare
+from hyps_compiler.cli_convert import convert
 from hyps_compiler.cli_options import (
     PATH,
     SHAPES_HELP,
@@ -95,10 +95,11 @@ def compile_command(
 ) -> None:
     """Cut MODEL into partitions and write a plan folder.
 
-    MODEL is an ONNX file, a Keras model (.keras), a SavedModel folder, or zoo:NAME for a reference model. Without
-    limits and with `--cut mandatory` the model is left whole. A layer that exceeds a limit by itself is divided in the
-    way that costs least: rows, channels, heads, tiles of several layers, parts of a sum. With `--cluster` the search
-    decides where it is cut and what runs where, and PLAN/devices/NAME holds what each device needs.
+    MODEL is an ONNX file, zoo:NAME for a reference model, or anything that `hypsc convert` takes (of Keras, TensorFlow,
+    PyTorch, scikit-learn), which is converted first and compared with its source. Without limits and with `--cut
+    mandatory` the model is left whole. A layer that exceeds a limit by itself is divided in the way that costs least:
+    rows, channels, heads, tiles of several layers, parts of a sum. With `--cluster` the search decides where it is cut
+    and what runs where, and PLAN/devices/NAME holds what each device needs.
 
     \b
     Examples:
@@ -298,39 +299,6 @@ def run(
 
 
 @main.command()
-@click.argument("source", type=PATH)
-@click.option("-o", "--output", required=True, type=PATH, help="The ONNX file to write.")
-@click.option("--opset", type=click.IntRange(min=7), help="Version of the standard operators; default 17.")
-@click.option("--input", "shapes", multiple=True, help="Shape to fix an input to, as NAME:1x224x224x3.")
-@click.option("--force", is_flag=True, help="Replace an existing file.")
-def convert(source: Path, output: Path, opset: int | None, shapes: tuple[str, ...], force: bool) -> None:
-    """Convert a Keras model (.keras) or a SavedModel folder to ONNX.
-
-    \b
-    Examples:
-      hypsc convert model.keras -o model.onnx
-      hypsc convert saved_model/ -o model.onnx --input image:1x224x224x3
-    """
-    require_compiler("onnx")
-    from hyps.errors import ModelError, OutputError
-    from hyps_compiler.convert import can_convert
-    from hyps_compiler.convert import convert as convert_model
-
-    if not source.exists():
-        raise ModelError(f"`{printable(str(source))}` does not exist", code="E_NOT_FOUND")
-    if not can_convert(source):
-        raise ModelError(
-            f"`{printable(str(source))}` is neither a Keras model (.keras) nor a SavedModel folder",
-            code="E_NOT_CONVERTIBLE",
-        )
-    if output.exists() and not force:
-        raise OutputError(f"`{printable(str(output))}` exists", "add --force to replace it", code="E_EXISTS")
-    with progress("converting", quiet=verbosity() < 0):
-        convert_model(source, output, opset=opset, inputs=dict(parse_shapes(shapes)) or None)
-    say(f"wrote {printable(str(output))}, {format_nbytes(output.stat().st_size)}")
-
-
-@main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def doctor(as_json: bool) -> int:
     """Show what this machine can do, what is installed, and what is in the way.
@@ -353,6 +321,7 @@ main.add_command(annotate)
 main.add_command(check)
 main.add_command(cluster)
 main.add_command(compare)
+main.add_command(convert)
 main.add_command(profile)
 main.add_command(report)
 main.add_command(simulate)

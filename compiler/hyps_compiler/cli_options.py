@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,38 @@ def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
         UsageError: one of them is no such thing.
     """
     shapes = {}
-    for text in texts:
-        name, _, dims = text.rpartition(":")
-        sizes = dims.split("x")
-        if not name or not all(_SIZE.fullmatch(size) for size in sizes):
-            raise UsageError(f"--input `{printable(text)}` is no NAME:SHAPE", "write it like image:1x3x224x224")
+    for text, name, sizes in _split_shapes(texts):
+        if not all(_SIZE.fullmatch(size) for size in sizes):
+            raise _no_shape(text)
         shapes[name] = tuple(map(int, sizes))
     return shapes
+
+
+def parse_open_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int | None, ...]]:
+    """Return the shapes that `--input NAME:SHAPE` gives, in which `?` is a dimension that stays open.
+
+    Raises:
+        UsageError: one of them is no such thing.
+    """
+    shapes = {}
+    for text, name, sizes in _split_shapes(texts):
+        if not all(size == "?" or _SIZE.fullmatch(size) for size in sizes):
+            raise _no_shape(text)
+        shapes[name] = tuple(None if size == "?" else int(size) for size in sizes)
+    return shapes
+
+
+def _split_shapes(texts: tuple[str, ...]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield each text, the name in it, and the words of the shape in it."""
+    for text in texts:
+        name, _, dims = text.rpartition(":")
+        if not name:
+            raise _no_shape(text)
+        yield text, name, dims.split("x")
+
+
+def _no_shape(text: str) -> UsageError:
+    return UsageError(f"--input `{printable(text)}` is no NAME:SHAPE", "write it like image:1x3x224x224")
 
 
 def print_json(value: Any) -> None:

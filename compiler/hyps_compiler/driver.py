@@ -20,6 +20,7 @@ from hyps.formats.quantities import format_nbytes
 from hyps_compiler import emit
 from hyps_compiler.arrays import read_npz, write_npz
 from hyps_compiler.children import run_child
+from hyps_compiler.convert import Conversion
 from hyps_compiler.forms import emit_forms
 from hyps_compiler.frontend import open_model
 from hyps_compiler.interop.reading import follow_annotations
@@ -78,6 +79,8 @@ class Compiled:
     """Where its partitions run, and why; None without a cluster."""
     fixed_inputs: tuple[str, ...] = ()
     """Inputs with a default value that a request could replace before; now they have it for good."""
+    conversion: Conversion | None = None
+    """How the model was made of one of another kind; None where it was ONNX."""
 
 
 def compile_model(
@@ -103,7 +106,7 @@ def compile_model(
     with OutputFolder(output, force=options.force) as target:
         work = target.scratch("work")
         step("reading the model")
-        source = open_model(model, work, max_tensor_nbytes=options.max_tensor_nbytes)
+        source = open_model(model, work, max_tensor_nbytes=options.max_tensor_nbytes, verify=options.verify)
         options = replace(options, request=follow_annotations(options.request, source.path))
         reserve = 0
         for attempt in range(_MEMORY_TRIES):
@@ -115,7 +118,7 @@ def compile_model(
             if compiled.peak_bytes is None or over <= 0:
                 step("putting the plan in place")
                 target.publish(plan_folder)
-                return replace(compiled, folder=output)
+                return replace(compiled, folder=output, conversion=source.conversion)
             reserve += over + _FINER_NBYTES  # the estimate was too low by this much: divide again, finer
     raise InfeasibleError(
         f"the plan was measured at {format_nbytes(compiled.peak_bytes or 0)} resident, more than --memory"

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hyps.errors import ModelError, printable
-from hyps_compiler.convert import can_convert, convert
+from hyps_compiler.convert import SAMPLES, Conversion, can_convert, convert
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.snapshot import copy
 from hyps_compiler.source import Source, files_digest, open_source
@@ -13,17 +13,23 @@ from hyps_compiler.source import Source, files_digest, open_source
 ZOO = "zoo:"
 
 
-def open_model(model: str | Path, work: Path, *, max_tensor_nbytes: int = MOST_TENSOR_NBYTES) -> Source:
+def open_model(
+    model: str | Path, work: Path, *, max_tensor_nbytes: int = MOST_TENSOR_NBYTES, verify: bool = True
+) -> Source:
     """Return the checked ONNX file of a model; what must be made first is made in `work`.
 
-    A tensor that the model computes may take `max_tensor_nbytes`.
+    A tensor that the model computes may take `max_tensor_nbytes`. What is converted is compared with its source if
+    `verify`.
 
     Raises:
         ModelError: there is no such model or file, or it cannot be read.
+        DependencyError: it is to be converted, and what reads it is not installed.
+        DifferenceError: what it was converted to does not compute what it computes.
     """
     for accepts, load in LOADERS:
         if accepts(str(model)):
-            source = open_source(load(str(model), work), max_tensor_nbytes=max_tensor_nbytes)
+            path, conversion = load(str(model), work, verify)
+            source = replace(open_source(path, max_tensor_nbytes=max_tensor_nbytes), conversion=conversion)
             # two conversions of one model differ in the names they make up, so that the original tells what it is
             return replace(source, sha256=files_digest(_files(Path(model)))) if Path(model).exists() else source
     return _gathered(open_source(Path(model), max_tensor_nbytes=max_tensor_nbytes), work)
@@ -42,7 +48,7 @@ def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
-def _from_zoo(model: str, work: Path) -> Path:
+def _from_zoo(model: str, work: Path, _verify: bool) -> tuple[Path, None]:
     import hyps_models  # the zoo needs onnx and nothing of ours; only who asks for it loads it
 
     name = model.removeprefix(ZOO)
@@ -54,13 +60,12 @@ def _from_zoo(model: str, work: Path) -> Path:
         )
     path = work / f"{name}.onnx"
     hyps_models.save(name, path)
-    return path
+    return path, None
 
 
-def _converted(model: str, work: Path) -> Path:
+def _converted(model: str, work: Path, verify: bool) -> tuple[Path, Conversion]:
     path = work / f"{Path(model).stem}.onnx"
-    convert(Path(model), path)
-    return path
+    return path, convert(Path(model), path, samples=SAMPLES if verify else 0)
 
 
 def _is_convertible(path: Path) -> bool:
@@ -70,8 +75,11 @@ def _is_convertible(path: Path) -> bool:
         return False
 
 
-LOADERS: tuple[tuple[Callable[[str], bool], Callable[[str, Path], Path]], ...] = (
+Load = Callable[[str, Path, bool], tuple[Path, Conversion | None]]
+
+LOADERS: tuple[tuple[Callable[[str], bool], Load], ...] = (
     (lambda model: model.startswith(ZOO), _from_zoo),
     (lambda model: _is_convertible(Path(model)), _converted),
 )
-"""Whether a loader takes the model, and the function that makes an ONNX file of it; ONNX files need none."""
+"""Whether a loader takes the model, and the function that makes an ONNX file of it in a folder, compared with its source
+if so wanted; ONNX files need none."""

@@ -6,6 +6,7 @@ import msgspec
 
 from hyps.errors import printable
 from hyps.formats.quantities import format_nbytes
+from hyps_compiler.convert.showing import notes, summary
 from hyps_compiler.driver import Compiled
 from hyps_compiler.findings import agreement, report_json
 from hyps_compiler.inspection import summarize_plan
@@ -19,6 +20,9 @@ def show_compiled(compiled: Compiled) -> str:
         from hyps_compiler.placement_report import show_placement  # with the searches, which are heavy
 
         lines += [*show_placement(compiled.plan, compiled.placed), ""]
+    if compiled.conversion is not None:
+        lines.append(f"converted: {summary(compiled.conversion)}")
+        lines += [f"note:     {printable(note, 400)}" for note in notes(compiled.conversion)]
     lines += _verdicts(compiled)
     if compiled.peak_bytes is not None:
         budget = format_nbytes(compiled.plan.memory_bytes or 0)
@@ -39,6 +43,7 @@ def compiled_json(compiled: Compiled) -> dict[str, Any]:
         "unverified": compiled.unverified,
         "peak_bytes": compiled.peak_bytes,
         "fixed_inputs": list(compiled.fixed_inputs),
+        "conversion": msgspec.to_builtins(compiled.conversion),
     }
 
 

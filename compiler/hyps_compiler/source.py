@@ -14,6 +14,7 @@ from onnx import ModelProto
 
 from hyps.errors import ModelError, printable
 from hyps.formats.quantities import format_nbytes
+from hyps_compiler.convert.conversion import Conversion
 from hyps_compiler.external import read_external
 from hyps_compiler.limits import MOST_FILE_NBYTES, MOST_GRAPHS_DEEP, MOST_TENSOR_NBYTES, too_deep
 from hyps_compiler.sizes import check_sizes
@@ -25,22 +26,20 @@ from hyps_compiler.wire import nests_deeper
 
 _GIVE_ONNX = "give the path of an .onnx file"
 _EXPORT_ONNX = "export the model to ONNX with the tool that made it"
+_NAME_IT = "a file that can be converted is told by its name: .keras, .pt2, .pt, .skops, .pkl"
 _OTHER_FORMATS = (
     (0, b"version https://git-lfs", "a Git LFS pointer", "fetch the file with `git lfs pull`"),
-    (
-        0,
-        b"PK\x03\x04",
-        "a zip archive, perhaps of PyTorch or Keras",
-        "export the model to ONNX; name a Keras file .keras",
-    ),
-    (0, b"\x80\x02", "a Python pickle, perhaps of PyTorch", "export the model with `torch.onnx.export`"),
+    (0, b"PK\x03\x04", "a zip archive, perhaps of Keras, PyTorch or skops", _NAME_IT),
+    (0, b"\x80\x02", "a Python pickle, perhaps of PyTorch", _NAME_IT),
+    (0, b"\x80\x04", "a Python pickle, perhaps of scikit-learn", _NAME_IT),
+    (0, b"\x80\x05", "a Python pickle, perhaps of scikit-learn", _NAME_IT),
     (0, b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (0, b"\x89PNG", "a PNG picture", _GIVE_ONNX),
     (0, b"\xff\xd8\xff", "a JPEG picture", _GIVE_ONNX),
-    (0, b"\x89HDF", "an HDF5 file, perhaps of an old Keras", "load it with Keras and save it with the suffix .keras"),
+    (0, b"\x89HDF", "an HDF5 file, perhaps of Keras", "name a Keras model in it .h5"),
     (0, b"<!doctype html", "a web page", "download the file itself, not the page about it"),
     (0, b"<html", "a web page", "download the file itself, not the page about it"),
-    (4, b"TFL3", "a TensorFlow Lite model", _EXPORT_ONNX),
+    (4, b"TFL3", "a TensorFlow Lite model", "name it .tflite"),
     (4, b"ORTM", "a model in onnxruntime's own format", _EXPORT_ONNX),
 )
 """Offset, first bytes, what such a file is, and what to do then."""
@@ -66,6 +65,8 @@ class Source:
     """Inputs with a default value, which onnxruntime may not fold: an IR version of 4 or newer."""
     stamps: tuple[Stamp, ...] = ()
     """The state of the file and its external data when they were checked."""
+    conversion: Conversion | None = None
+    """How the file was made of another one; None where it was not."""
 
 
 def open_source(path: Path, *, max_tensor_nbytes: int = MOST_TENSOR_NBYTES) -> Source:

@@ -2,6 +2,6 @@
 
 from hyps_compiler.convert.conversion import Conversion
 from hyps_compiler.convert.kinds import kind_of
-from hyps_compiler.convert.parent import can_convert, convert
+from hyps_compiler.convert.parent import SAMPLES, can_convert, convert
 
-__all__ = ["Conversion", "can_convert", "convert", "kind_of"]
+__all__ = ["SAMPLES", "Conversion", "can_convert", "convert", "kind_of"]

@@ -31,6 +31,14 @@ def has_suffix(*suffixes: str) -> Callable[[Path], bool]:
     return accepts
 
 
+def may_be_graph_def(source: Path) -> bool:
+    """Return whether a path is a `.pb` file that does not begin like an ONNX model, which some name so."""
+    if source.suffix.lower() != ".pb" or not source.is_file():
+        return False
+    with source.open("rb") as file:
+        return source.name == _SAVED_MODEL or file.read(1) != b"\x08"
+
+
 def is_saved_model(source: Path) -> bool:
     """Return whether a path is a folder with a `saved_model.pb`."""
     return (source / _SAVED_MODEL).is_file()
@@ -78,7 +86,7 @@ def check_graph_def(source: Path) -> None:
     if start[:1] not in _GRAPH_FIELDS:
         raise ModelError(
             f"{shown(source)} is no frozen TensorFlow graph: it does not begin like one",
-            "if it is an ONNX model, name it .onnx; if it is a SavedModel's, name the folder that it lies in",
+            "if it is the graph of a SavedModel, name the folder that it lies in",
         )
 
 
