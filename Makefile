@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-slow test-sources lint clean
+.PHONY: help demo docs test test-slow test-sources lint clean
 
 help:
 	@echo "make demo       VGG16 on a device with too little memory for it, and accuracy before and after"
 	@echo "make test       lint, types, layers and the tests (under 20 minutes)"
 	@echo "make test-slow  large models and many generated cases"
 	@echo "make test-sources  conversion from every framework (installs TensorFlow, torch, ...)"
+	@echo "make docs       the documentation as a site, in site/"
 	@echo "make lint       formatting, lint, types and layers alone"
 
 $(STAMP): pyproject.toml
@@ -21,6 +22,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/python bench/demo.py
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
 
 test: lint
 	$(BIN)/pytest
@@ -39,4 +43,4 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
