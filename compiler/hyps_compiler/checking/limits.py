@@ -170,7 +170,7 @@ def _limited(
         yield Verdict(limit.name, limit.title, True, shown, allowed, number=found.value, most_number=most)
         return
     if shown == allowed:  # three digits do not tell them apart
-        shown, allowed = f"{found.value:g}", f"{most:g}"
+        shown, allowed = _exact(found.value, limit.unit), _exact(most, limit.unit)
     figure = f"{found.subject} {shown}{found.what}"
     yield _passed(
         limit,
@@ -288,11 +288,15 @@ def _written(value: float, unit: str, *, up: bool = True) -> str:
     step = 10 ** max(math.floor(math.log10(value)) - 2, 0) if value >= 1 else 1
     rounded = (math.ceil if up else math.floor)(value / step) * step
     if unit == "s":
-        return f'"{rounded / 1e3:g}ms"'
+        return f'"{_decimal(rounded / 1e3)}ms"'
     scale, suffix = _scale(rounded)
     if unit == "bytes":
-        return f'"{rounded / scale:g}{suffix}B"'
-    return f'"{rounded / scale:g}{suffix.upper()}"' if suffix else str(rounded)
+        return f'"{_decimal(rounded / scale)}{suffix}B"'
+    return f'"{_decimal(rounded / scale)}{suffix.upper()}"' if suffix else str(rounded)
+
+
+def _decimal(value: float) -> str:
+    return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
 def _scale(value: float) -> tuple[int, str]:
@@ -304,6 +308,11 @@ def _scale(value: float) -> tuple[int, str]:
 def _shown(value: float, unit: str) -> str:
     formats: dict[str, Callable[[float], str]] = {"bytes": format_nbytes, "count": _count, "s": format_seconds}
     return formats.get(unit, _plain)(value)
+
+
+def _exact(value: float, unit: str) -> str:
+    """Return a figure with all its digits."""
+    return f"{value:.12g} {'B' if unit == 'bytes' else 's' if unit == 's' else ''}".rstrip()
 
 
 def _count(value: float) -> str:
