@@ -131,7 +131,7 @@ def _check(tallies: Mapping[str, _Tally], agreement: Sequence[OutputAgreement], 
     for found in agreement:
         worst = tallies[found.output].worst
         assert worst is not None
-        is_close = found.steps <= _STEPS if found.steps is not None else found.difference <= found.tolerance
+        is_close = found.difference <= found.tolerance or (found.steps is not None and found.steps <= _STEPS)
         if worst.is_unlike or not (worst.is_identical or is_close):
             source = made.framework.split()[0]
             raise DifferenceError(

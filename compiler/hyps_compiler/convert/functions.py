@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hyps.errors import UsageError, printable
 from hyps_compiler.convert import freeze, graph, sources, weights
 from hyps_compiler.convert.request import MODEL_NAME, Made, Request
 from hyps_compiler.convert.samples import leave_references
+from hyps_compiler.convert.shapes import fixed_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -51,37 +51,6 @@ def run(request: Request) -> Made:
     }
     weights.write_model(model, placed, Path(request.folder, MODEL_NAME))
     return Made(converter=graph.converter_version(), framework=traced.framework, unverified=unverified)
-
-
-def fixed_shapes(
-    declared: Mapping[str, tuple[int | None, ...] | None], wanted: Mapping[str, tuple[int | None, ...]]
-) -> dict[str, tuple[int | None, ...]]:
-    """Return the shapes to fix by input name, after a check.
-
-    Args:
-        declared: the shape of each input; None where its rank is unknown.
-        wanted: the shapes to fix.
-
-    Raises:
-        UsageError: there is no such input, or the model cannot take that shape.
-    """
-    unknown = sorted(set(wanted) - set(declared))
-    if unknown:
-        listed = ", ".join(f"`{printable(name)}`" for name in declared)
-        raise UsageError(f"the model has no input `{printable(unknown[0])}`; its inputs are {listed}")
-    for name, shape in wanted.items():
-        _check_shape(name, shape, declared[name])
-    return dict(wanted)
-
-
-def _check_shape(name: str, shape: tuple[int | None, ...], declared: tuple[int | None, ...] | None) -> None:
-    """Raise a UsageError unless `shape` is a case of an input's declared shape."""
-    if declared is None:
-        return
-    pairs = zip(declared, shape, strict=False)
-    if len(declared) != len(shape) or any(size not in (None, given) for size, given in pairs):
-        given, takes = ("x".join("?" if size is None else str(size) for size in sizes) for sizes in (shape, declared))
-        raise UsageError(f"the input `{printable(name)}` cannot have the shape {given}: the model takes {takes}")
 
 
 def _name_weights(lifted: Mapping[str, Any], taken: Iterable[str]) -> dict[str, str]:
