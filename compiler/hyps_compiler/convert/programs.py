@@ -29,6 +29,7 @@ _BATCH = 2
 _OPEN_SIZE = 11
 """Sizes to try a program with where they are open: the batch, and other dimensions."""
 
+TRUST_HINT = "if you know who made it: hypsc convert FILE -o model.onnx --trust"
 _EVAL_HINT = "call `model.eval()` before `torch.export.export`"
 _FOREIGN = re.compile(r"OpOverload\(op='([\w.]+)'")
 _SAFE_LOAD = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
@@ -51,18 +52,13 @@ class Signature:
 
 
 def run(request: Request) -> Made:
-    """Convert as asked and leave model and references in the request's folder.
+    """Convert an exported program as asked and leave model and references in the request's folder.
 
     Raises:
         ModelError: the source cannot be loaded or expressed in ONNX, was exported in training mode, or holds code.
         UsageError: an input to fix does not exist or has another rank.
     """
-    source = Path(request.source)
-    if archives.content_of(source) == "exported":
-        return convert_program(request, load_program(source, trust=request.trust))
-    from hyps_compiler.convert import scripted  # which needs this module
-
-    return scripted.run(request)
+    return convert_program(request, load_program(Path(request.source), trust=request.trust))
 
 
 def load_program(source: Path, *, trust: bool) -> Any:
@@ -76,7 +72,7 @@ def load_program(source: Path, *, trust: bool) -> Any:
         if found:
             raise ModelError(
                 f"`{source.name}` holds {found}, which PyTorch might run as code",
-                "add --trust if you know who made it",
+                TRUST_HINT,
                 code="E_UNTRUSTED",
             )
         os.environ[_SAFE_LOAD] = "1"  # of this process, which reads nothing else

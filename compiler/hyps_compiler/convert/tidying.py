@@ -52,12 +52,13 @@ def _name_nodes(graph: ir.Graph) -> None:
 
 
 def _scope(node: ir.Node) -> str:
-    """Return the submodule whose weights a node reads, else the one in which it was written."""
-    for value in node.inputs:
-        if value is not None and value.is_initializer() and value.name and value.name.endswith(".weight"):
-            return value.name.removesuffix(".weight")
+    """Return the submodule in which a node was written, or whose weights it reads where that is not known."""
+    weights = (value.name for value in node.inputs if value is not None and value.is_initializer() and value.name)
+    owner = next((name.removesuffix(".weight") for name in weights if name.endswith(".weight")), "")
+    if owner and node.op_type.startswith("Conv"):  # with a batch-norm folded into it, it says that it is that
+        return owner
     scopes = _SCOPE.findall(node.metadata_props.get(_SCOPES, ""))
-    return next((scope for scope in reversed(scopes[:-1]) if scope and scope != _NO_SCOPE), "")
+    return next((scope for scope in reversed(scopes[:-1]) if scope and scope != _NO_SCOPE), "" if scopes else owner)
 
 
 def _name_values(wanted: Sequence[tuple[ir.Value, str]], model: ir.Model) -> None:
