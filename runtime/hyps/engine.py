@@ -66,7 +66,7 @@ OnActivation = Callable[[str, Any], None]
 Outcome = dict[str, Any] | HypsError
 """A request's outputs by name, or why there are none."""
 
-_GENEROUS_NBYTES = 2_000_000
+GENEROUS_NBYTES = 2_000_000
 """What is left free beside what is kept, if it can be; and by what a plan may miss its budget and is run all the same:
 base and peaks are reckoned too high by so much at least, and each partition looks at what is really there first."""
 
@@ -279,10 +279,10 @@ class Engine:
 
     def _generous(self, decide: Callable[[int], Residency]) -> Residency:
         """Return what is decided beside the base: what is kept leaves some room free, what must fit need not."""
-        for more_nbytes in (_GENEROUS_NBYTES, 0):
+        for more_nbytes in (GENEROUS_NBYTES, 0):
             with contextlib.suppress(InfeasibleError):
                 return decide(self.base_nbytes + more_nbytes)
-        return decide(self.base_nbytes - _GENEROUS_NBYTES)
+        return decide(self.base_nbytes - GENEROUS_NBYTES)
 
     def _new_core(self) -> WorkerState:
         names = self._input_names, self._output_names
