@@ -26,6 +26,7 @@ from hyps_compiler.cli_options import (
 )
 from hyps_compiler.cli_placement import placement_options, placement_request, refuse_own_cuts
 from hyps_compiler.cli_profile import profile
+from hyps_compiler.cli_quantize import quantize_options, quantize_request, verify_quantized
 from hyps_compiler.cli_report import report
 from hyps_compiler.cli_simulate import simulate
 from hyps_compiler.cli_status import status
@@ -69,6 +70,7 @@ def main() -> None:
     help="Fusions that onnxruntime makes before the cut: for any CPU, or with layouts for this CPU family.",
 )
 @placement_options
+@quantize_options
 @click.option("--input", "shapes", multiple=True, help=SHAPES_HELP)
 @click.option("--inputs", type=PATH, help="An .npz file with a request to verify on.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the plan with the model.")
@@ -91,6 +93,8 @@ def compile_command(
     max_tensor: int,
     force: bool,
     as_json: bool,
+    quantize: Any,
+    calibration: Path | None,
     **placing: Any,
 ) -> None:
     """Cut MODEL into partitions and write a plan folder.
@@ -107,10 +111,12 @@ def compile_command(
       hypsc compile model.onnx -o plan/ --cut pooling,bottleneck
       hypsc compile model.onnx -o plan/ --cut all --optimize native
       hypsc compile model.onnx -o plan/ --cluster cluster.toml --profile here.json
+      hypsc compile model.onnx -o plan/ --quantize int8 --calibration requests/
     """
     require_compiler("onnx", "onnxruntime")
     own = {"--cut": cut != "mandatory", "--partitions": partitions, "--memory": memory}
     refuse_own_cuts(placing, {**own, "--optimize": optimize != "portable"})
+    quantization = quantize_request(quantize, calibration, has_cluster=placing["cluster"] is not None)
     from hyps_compiler import reporting
     from hyps_compiler.driver import Options, compile_model
 
@@ -122,6 +128,7 @@ def compile_command(
         verify=not no_verify,
         force=force,
         max_tensor_nbytes=max_tensor,
+        quantization=quantization,
     )
     with progress("compiling", quiet=verbosity() < 0 or as_json) as bar:
 
@@ -203,7 +210,8 @@ def verify(
     """Compare PLAN with its model on every border and on the outputs.
 
     Where they differ it names the first border that does, the partitions that are wrong by themselves, and the layer
-    and node at which that begins; the exit status is then 4.
+    and node at which that begins; the exit status is then 4. A plan with --quantize is compared on the outputs alone,
+    and may lose twice what it was measured to lose.
 
     \b
     Examples:
@@ -212,10 +220,15 @@ def verify(
       hypsc verify plan/ --model model.onnx --reduce difference/
     """
     require_compiler("onnx", "onnxruntime")
+    from hyps.adapters.plan_files import read_plan
     from hyps_compiler import findings
     from hyps_compiler.verification import verify_folder
 
     request = _read_npz(inputs) if inputs else None
+    if read_plan(plan).quantization is not None:
+        if reduce_to is not None:
+            raise UsageError("--reduce is about what a plan computes wrongly, not about what quantization loses")
+        return verify_quantized(plan, model, request, samples, max_tensor_nbytes=max_tensor, as_json=as_json)
     with progress("verifying", quiet=verbosity() < 0 or as_json) as bar:
         verification = verify_folder(
             plan,

@@ -15,7 +15,17 @@ from hyps.adapters.machine import cpu_family
 from hyps.adapters.plan_files import PLAN_FILE
 from hyps.adapters.resident import CODE_NBYTES
 from hyps.errors import InfeasibleError
-from hyps.formats.plan import ModelInfo, Optimization, Partition, Plan, Prediction, Variant, encode_plan, plan_problems
+from hyps.formats.plan import (
+    ModelInfo,
+    Optimization,
+    Partition,
+    Plan,
+    Prediction,
+    Quantization,
+    Variant,
+    encode_plan,
+    plan_problems,
+)
 from hyps.formats.quantities import format_nbytes
 from hyps_compiler import emit
 from hyps_compiler.arrays import read_npz, write_npz
@@ -37,6 +47,7 @@ from hyps_passes import ops
 
 if TYPE_CHECKING:
     from hyps_compiler.placement import Placed, PlacementRequest
+    from hyps_compiler.quantizing import Quantized, QuantizeOptions
 
 LOCAL = "local"
 """Name of the one device and variant of a plan made without a cluster."""
@@ -61,6 +72,8 @@ class Options:
     """Most bytes that one tensor may take that the model computes; its weights may be larger."""
     placement: "PlacementRequest | None" = None
     """The cluster to divide the model for, and how; None: one device."""
+    quantization: "QuantizeOptions | None" = None
+    """How to quantize the model first; None leaves it as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +121,13 @@ def compile_model(
         step("reading the model")
         source = open_model(model, work, max_tensor_nbytes=options.max_tensor_nbytes, verify=options.verify)
         options = replace(options, request=follow_annotations(options.request, source.path))
+        quantized = _quantized(source, target, options, step)
         reserve = 0
         for attempt in range(_MEMORY_TRIES):
             plan_folder = target.scratch(f"plan{attempt}")
             stage = target.scratch(f"stage{attempt}")
             with unchanged(source.stamps):
-                compiled = _compile_once(source, stage, plan_folder, options, reserve, step)
+                compiled = _compile_once(quantized or source, stage, plan_folder, options, reserve, step)
             over = (compiled.peak_bytes or 0) - (options.request.memory_bytes or 0)
             if compiled.peak_bytes is None or over <= 0:
                 step("putting the plan in place")
@@ -127,9 +141,27 @@ def compile_model(
     )
 
 
+def _quantized(
+    source: Source, target: OutputFolder, options: Options, step: Callable[[str], None]
+) -> "Quantized | None":
+    """Return the model as it was asked to be quantized; None where it was not."""
+    if options.quantization is None:
+        return None
+    from hyps_compiler.quantizing import quantize  # with what few compiles need
+
+    folder = target.scratch("quantized")
+    return quantize(source, folder, options.quantization, max_tensor_nbytes=options.max_tensor_nbytes, step=step)
+
+
 def _compile_once(
-    source: Source, stage: Path, folder: Path, options: Options, reserve: int, step: Callable[[str], None]
+    model: "Source | Quantized",
+    stage: Path,
+    folder: Path,
+    options: Options,
+    reserve: int,
+    step: Callable[[str], None],
 ) -> Compiled:
+    source = model if isinstance(model, Source) else model.source
     step("optimizing" if options.optimization != "none" else "finding fusions")
     request = options.request
     staged = stage_model(source, stage, options.optimization, request.tensors)
@@ -145,6 +177,7 @@ def _compile_once(
     step("cutting")
     if request.memory_bytes is not None:
         request = replace(request, reserve_bytes=reserve)
+    quantization = None if isinstance(model, Source) else _loss(model, staged, measured, options, step)
     parameters = emit.model_parameters(staged.model)
     placed = _placed(source, staged, measured, options, step)
     division = placed.division if placed else _divided(source, staged, measured, options, request, stage)
@@ -152,7 +185,7 @@ def _compile_once(
     partitions = emit.emit_partitions(staged.model, division, folder)
     outputs = [str(value.name) for value in staged.model.graph.outputs]
     partitions = emit_forms(folder, partitions, outputs, measured.feeds)
-    plan = _plan(source, staged, measured, division, partitions, options, parameters, placed)
+    plan = _plan(source, staged, measured, division, partitions, options, parameters, placed, quantization)
     assert not plan_problems(plan), plan_problems(plan)
     (folder / PLAN_FILE).write_bytes(encode_plan(plan))
     if placed:
@@ -174,6 +207,16 @@ def _compile_once(
         report = verify_plan(folder, plan, source, staged.path, [measured.feeds], answers=answers)
         report.check()
     return Compiled(plan, folder, division, report, unverified, peak, placed, source.initializer_inputs)
+
+
+def _loss(
+    model: "Quantized", staged: Staged, measured: Measured, options: Options, step: Callable[[str], None]
+) -> Quantization:
+    """Return what is known of the quantization, what it does to the answers included."""
+    if any(ops.is_random(node) for node in staged.model.graph):
+        return structs.replace(model.record, unmeasured="the model draws random numbers, so no two runs agree")
+    step("measuring what quantization loses")
+    return model.measured(measured.feeds, is_given=options.feeds is not None)
 
 
 def _placed(
@@ -253,6 +296,7 @@ def _plan(
     options: Options,
     parameters: tuple[int, int],
     placed: "Placed | None",
+    quantization: Quantization | None,
 ) -> Plan:
     graph = staged.model.graph
     return Plan(
@@ -274,6 +318,8 @@ def _plan(
         memory_bytes=options.request.memory_bytes,
         max_params=options.request.max_params,
         assumed_dims=dict(sorted(measured.assumed_dims.items())),
+        lossy=(f"quantize {quantization.kind}",) if quantization else (),
+        quantization=quantization,
         tensors=emit.tensor_infos(division, partitions),
         partitions=partitions,
         split_points=division.points,

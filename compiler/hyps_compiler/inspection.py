@@ -15,6 +15,7 @@ from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import measure
 from hyps_compiler.output import scratch_folder
 from hyps_compiler.partition import Request, divide
+from hyps_compiler.quantizing_report import show_quantization
 from hyps_compiler.stage import stage_model
 from hyps_passes.graph import MODEL, CutGraph
 from hyps_passes.searches import split_points
@@ -272,7 +273,7 @@ def _plan_head(plan: Plan) -> list[str]:
     lines = [head, f"optimized: {plan.optimization}{f' to {plan.cpu_family}' if plan.cpu_family else ''}"]
     if plan.assumed_dims:
         lines.append(f"sizes assume {_assumed(plan.assumed_dims)}")
-    return lines
+    return lines + ([] if plan.quantization is None else show_quantization(plan.quantization))
 
 
 def _partition_table(rows: Sequence[Sequence[str]]) -> str:

@@ -11,10 +11,11 @@ from hyps.adapters.guard import guarded
 from hyps.adapters.sessions import ORT_ERRORS, is_out_of_memory, one_line
 from hyps.errors import ExecutionError, ModelError
 
-Level = Literal["none", "portable", "native", "default"]
+Level = Literal["none", "basic", "portable", "native", "default"]
 
 _LEVELS = {
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "portable": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "native": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     "default": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,

@@ -63,6 +63,8 @@ class Source:
     """Name of each value that a node of the graph makes to that node's name, in the order of the file."""
     initializer_inputs: tuple[str, ...]
     """Inputs with a default value, which onnxruntime may not fold: an IR version of 4 or newer."""
+    is_packed: bool = False
+    """Whether nodes that widen its weights are to stay, which onnxruntime would otherwise fold into wider weights."""
     stamps: tuple[Stamp, ...] = ()
     """The state of the file and its external data when they were checked."""
     conversion: Conversion | None = None

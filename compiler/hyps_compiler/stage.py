@@ -34,6 +34,7 @@ _NOT_FUSIONS = (
     "TransposeOptimizer_CPUExecutionProvider",
 )
 """Optimizers that rename, move or drop values without fusing anything."""
+_FOLDING = ("ConstantFolding",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ def stage_model(source: Source, folder: Path, optimization: Optimization, keep: 
     model_or_bytes, data_folder = _fusible(source, keep)
     # onnxruntime leaves weights alone that a request may override; where we fuse them, it must not cost accuracy
     lossless = bool(source.initializer_inputs)
-    open_session(model_or_bytes, optimization, folder=data_folder, save_as=fused, lossless=lossless)
+    disabled = _FOLDING if source.is_packed else ()
+    open_session(model_or_bytes, optimization, folder=data_folder, save_as=fused, disabled=disabled, lossless=lossless)
     optimized = read_proto(fused)
     make_canonical(optimized, source.made)
     fused.write_bytes(optimized.SerializeToString(deterministic=True))

@@ -198,6 +198,42 @@ class Variant(Struct, frozen=True, kw_only=True):
     a device is lost."""
 
 
+class OutputLoss(Struct, frozen=True, kw_only=True):
+    """How far the quantized model is from the unquantized one in one output, all measured requests together."""
+
+    output: str
+    largest: float | None
+    """Largest absolute difference; null where it is no finite number, or the output no tensor of numbers."""
+    relative: float | None
+    """The largest of all requests, relative to the largest value of the output in that request."""
+    mean: float | None
+    """Of the absolute differences, relative to the same."""
+    same_top1: float | None = None
+    """Of vectors along the last axis, the share whose largest entry is at the same place; null: no such axis."""
+
+
+class Quantization(Struct, frozen=True, kw_only=True):
+    """How the model was quantized before it was divided, and what that was measured to do to its answers."""
+
+    kind: Literal["int8", "fp16"]
+    methods: tuple[str, ...]
+    """`static`: activations in 8 bits, of ranges seen in calibration. `dynamic`: of each request's own range.
+    `weights`: weights alone are stored narrower, and widened to be computed with."""
+    weight_bytes: tuple[int, int]
+    """Of all weights before and after."""
+    left_bytes: int = 0
+    """Of weights that stayed in float32."""
+    calibration_requests: int = 0
+    """How many told the ranges; 0: none were needed."""
+    measured_requests: int = 0
+    """On how many the loss was measured; 0: it could not be, and `unmeasured` says why."""
+    measured_on: Literal["held-out", "calibration", "given", "made-up"] = "made-up"
+    """`held-out`: requests given for calibration that told no ranges; `calibration`: those that did; `given`: the
+    request to verify on; `made-up`: seeded random ones."""
+    unmeasured: str = ""
+    losses: tuple[OutputLoss, ...] = ()
+
+
 class Plan(Struct, frozen=True, kw_only=True):
     """A model divided into partitions, and where they run."""
 
@@ -220,6 +256,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     """The size that each symbolic dimension was given where the plan states bytes."""
     lossy: tuple[str, ...] = ()
     """What was asked for that changes answers; empty: the model's own answers."""
+    quantization: Quantization | None = None
+    """Null: the model was not quantized here. `model` is then the unquantized one by name and digest; what it says of
+    operators and weights is of the quantized one."""
     tensors: dict[str, TensorInfo]
     partitions: tuple[Partition, ...]
     """In an order in which they can run."""
