@@ -68,6 +68,8 @@ class Group(Struct, frozen=True, kw_only=True):
     y: int
     width: int
     height: int
+    members: tuple[int, ...]
+    """Indices in `Graph.nodes`."""
 
 
 class Graph(Struct, frozen=True, kw_only=True):
@@ -77,6 +79,8 @@ class Graph(Struct, frozen=True, kw_only=True):
     edges: tuple[Edge, ...]
     tensors: tuple[TensorRow, ...]
     groups: tuple[Group, ...]
+    columns: tuple[int, ...]
+    """Where each column of the picture begins."""
     devices: tuple[str, ...]
     width: int
     height: int
@@ -193,7 +197,8 @@ class Memory(Struct, frozen=True, kw_only=True):
     devices: tuple[DeviceMemory, ...]
     unit: Literal["s", "steps"]
     """Of the moments: seconds, or partitions as long as each other where no times are known."""
-    notes: tuple[str, ...] = ()
+    load_bytes_per_s: float | None
+    """How fast weights in passing are taken to be read; None: that was measured, or does not matter."""
 
 
 class Bar(Struct, frozen=True, kw_only=True):

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 
 from hyps.errors import HypsError, InfeasibleError, printable
-from hyps.formats.plan import Plan
 from hyps.formats.quantities import format_count, format_nbytes
 from hyps_compiler.report.document import LoadMap, Memory, Report, Schedule, Splits
 from hyps_compiler.report.layers import layers_of, partition_seconds
 from hyps_compiler.report.load_map import BATCHES, load_map_of
 from hyps_compiler.report.memory import memory_of
 from hyps_compiler.report.partitions import partition_graph, shown
-from hyps_compiler.report.schedule import measured_schedule, simulated_schedule, with_seconds
+from hyps_compiler.report.schedule import local_schedule, simulated_schedule
 from hyps_compiler.report.sources import Sources, single_batch, without_load
 from hyps_compiler.report.splits import splits_of
 from hyps_compiler.report.summary import facts_of
@@ -41,7 +40,7 @@ def gather(sources: Sources, step: Callable[[str], None], *, has_map: bool = Tru
     step("memory")
     memory = _memory(sources, seconds, missing)
     step("schedule")
-    schedule = _schedule(sources, seconds, missing)
+    schedule = _schedule(sources, memory, missing)
     load_map = _load_map(sources, step, missing) if has_map else None
     if not has_map:
         missing["load_map"] = "Leave --no-map out to see latency by batch size and rate."
@@ -90,24 +89,28 @@ def _splits(sources: Sources, missing: dict[str, str]) -> Splits | None:
 
 def _memory(sources: Sources, seconds: dict[str, float], missing: dict[str, str]) -> Memory | None:
     cluster = sources.site.cluster if sources.site else None
-    memory = memory_of(sources.plan, cluster, seconds, sources.measured)
+    try:
+        memory = memory_of(sources.plan, cluster, seconds, sources.measured)
+    except InfeasibleError as error:
+        missing["memory"] = _because(error)
+        return None
     if memory is None:
         missing["memory"] = "The sizes of some tensors are not known: compile with --input NAME:SHAPE to see memory."
     return memory
 
 
-def _schedule(sources: Sources, seconds: dict[str, float], missing: dict[str, str]) -> Schedule | None:
+def _schedule(sources: Sources, memory: Memory | None, missing: dict[str, str]) -> Schedule | None:
     plan, site = sources.plan, sources.site
-    if sources.measured is not None:
-        return measured_schedule(plan, sources.measured)
-    if _is_spread(plan) and site is None:
+    if plan.entry is None:
+        if memory is None or memory.unit != "s" or len(memory.devices) != 1:
+            missing["schedule"] = f"Run a request here with --run, or give {_WHOLE} and {_PROFILE}, to see a schedule."
+            return None
+        return local_schedule(memory.devices[0], is_measured=sources.measured is not None)
+    if site is None:
         missing["schedule"] = f"Give {_CLUSTER} to see requests on devices and links."
         return None
-    if set(seconds) != {part.id for part in plan.partitions}:
-        missing["schedule"] = f"Run a request here with --run, or give {_WHOLE} and {_PROFILE}, to see a schedule."
-        return None
     try:
-        return simulated_schedule(with_seconds(plan, seconds), site.cluster if site and _is_spread(plan) else None)
+        return simulated_schedule(plan, site.cluster)
     except HypsError as error:
         missing["schedule"] = _because(error)
         return None
@@ -138,10 +141,6 @@ def _needed(sources: Sources) -> str:
     has_profiles = bool(sources.profiles) if site is None else len(site.profiles) == len(site.cluster.devices)
     wanted += [] if has_profiles else [_PROFILE]
     return wanted[0] if len(wanted) == 1 else ", ".join(wanted[:-1]) + " and " + wanted[-1] if wanted else ""
-
-
-def _is_spread(plan: Plan) -> bool:
-    return plan.entry is not None
 
 
 def _because(error: HypsError) -> str:

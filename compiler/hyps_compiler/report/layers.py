@@ -26,7 +26,7 @@ def layers_of(plan: Plan, graph: CutGraph, profiles: Sequence[Profile]) -> Layer
     """
     costs = [profile_costs(graph, profile, 1) for profile in profiles]
     rows = layer_rows(graph)
-    points = _points_by_layer(plan, {row.name for row in rows})
+    points = _points_by_layer(plan, {row.name for row in rows[:-1]})
     inputs = [value.nbytes for value in graph.made_by.get(MODEL, ())]
     notes = [
         f"of {printable(profile.device, 40)}, {cost.modelled} of {len(rows)} layers are modelled, not measured"
@@ -81,10 +81,17 @@ def _part_s(part: Partition, known: Mapping[str, float], otherwise: float) -> fl
 
 
 def _points_by_layer(plan: Plan, known: set[str]) -> dict[str, SplitPoint]:
-    """Return the split point behind each of the model's layers; where there are several, the one that is cut at."""
+    """Return the split point behind each of the model's layers; where there are several, the one that is cut at.
+
+    What the plan has beside the model's layers (a merge, a view that stands alone there) counts with the one before.
+    """
+    model_layer: dict[str, str | None] = {}
+    before: str | None = None
+    for name in (name for part in plan.partitions for name in part.layers):
+        before = model_layer[name] = base_name(name, known) or before
     found: dict[str, SplitPoint] = {}
     for point in plan.split_points:
-        layer = base_name(point.after, known)
+        layer = model_layer.get(point.after)
         if layer is not None and (layer not in found or point.chosen):
             found[layer] = point
     return found

@@ -12,6 +12,7 @@ from hyps.core.residency import (
     loaded_nbytes,
     tasks_of,
 )
+from hyps.engine import GENEROUS_NBYTES
 from hyps.errors import InfeasibleError
 from hyps.formats.cluster import Cluster
 from hyps.formats.plan import Plan
@@ -35,6 +36,9 @@ def memory_of(
         cluster: whose devices' memory is the budget; None: the plan's own.
         seconds: of each partition; where one is missing all count as equally long.
         measured: of a run of the plan here; its times and peaks are shown instead.
+
+    Raises:
+        InfeasibleError: a device cannot hold one of its partitions.
     """
     if any(info.nbytes is None for info in plan.tensors.values()):
         return None
@@ -42,16 +46,17 @@ def memory_of(
     variant = plan.variants[0]
     names = list(dict.fromkeys(variant.placement[part.id] for part in plan.partitions))
     devices = []
-    notes = []
     for name in names:
         ids = {part.id for part in plan.partitions if name in hosts_of(variant, part.id)}
         tasks = [task for task in tasks_of(plan) if task.id in ids]
         budget = _budget(plan, cluster, name)
-        try:
-            devices.append(_device(plan, name, tasks, budget, seconds if is_timed else {}, measured))
-        except InfeasibleError as error:
-            notes.append(f"on {shown(name)} {error.message}")
-    return Memory(devices=tuple(devices), unit="s" if is_timed else "steps", notes=tuple(notes)) if devices else None
+        devices.append(_device(plan, name, tasks, budget, seconds if is_timed else {}, measured))
+    has_loads = any(moment.what == "load" for device in devices for moment in device.moments)
+    return Memory(
+        devices=tuple(devices),
+        unit="s" if is_timed else "steps",
+        load_bytes_per_s=LOAD_BYTES_PER_S if has_loads and measured is None else None,
+    )
 
 
 def _budget(plan: Plan, cluster: Cluster | None, device: str) -> int | None:
@@ -75,7 +80,11 @@ def _device(
     sizes = {tensor: info.nbytes or 0 for tensor, info in plan.tensors.items()}
     live = _live(plan, tasks, sizes)
     base = BASE_BYTES if measured is None else measured.base_nbytes
-    residency = _decide(plan, tasks, live, budget, base)
+    try:
+        residency = _decide(plan, tasks, live, budget, base)
+    except InfeasibleError:  # the runtime runs it all the same where no more than this is missing
+        base -= GENEROUS_NBYTES
+        residency = _decide(plan, tasks, live, budget, base)
     kept_nbytes = loaded_nbytes(task for task in tasks if task.id in residency.kept)
     moments = _moments(tasks, live, sizes, residency, seconds, measured)
     held = [base + kept_nbytes + moment.weight_bytes + moment.tensor_bytes for moment in moments]

@@ -62,9 +62,17 @@ def partition_graph(plan: Plan, seconds: Mapping[str, float]) -> Graph:
         edges=tuple(Edge(source=s, target=t, tensors=tuple(names)) for (s, t), names in sorted(edges.items())),
         tensors=tuple(_tensor_row(name, info) for name, info in plan.tensors.items()),
         groups=tuple(
-            Group(label=shown(label), x=box.x, y=box.y, width=box.width, height=box.height)
+            Group(
+                label=shown(label),
+                x=box.x,
+                y=box.y,
+                width=box.width,
+                height=box.height,
+                members=tuple(node for node, group in groups.items() if group == label),
+            )
             for label, box in layout.groups.items()
         ),
+        columns=layout.columns,
         devices=tuple(map(shown, devices)),
         width=layout.width,
         height=layout.height,

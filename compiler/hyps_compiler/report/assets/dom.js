@@ -46,6 +46,7 @@ function table(label, headers, rows) {
   return el('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': label }, inner);
 }
 
+const put = (host, ...nodes) => host.append(...nodes.filter((node) => node !== null));
 const right = (text) => ({ text, kind: 'figure' });
 
 function legend(entries) {

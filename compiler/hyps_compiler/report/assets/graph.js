@@ -14,6 +14,7 @@ function partitionGraph(data, host) {
   const index = data.nodes.map((node) => searchText(data, node));
   const most = { peak: Math.max(1, ...data.nodes.map((n) => n.peak_bytes || 0)), time: Math.max(1e-9, ...data.nodes.map((n) => n.seconds || 0)) };
   const made = new Map();
+  const lines = linesOf(data);
   let pending = false;
 
   function later() {
@@ -28,11 +29,11 @@ function partitionGraph(data, host) {
     fill(svg, { width: view.width, height: view.height });
   }
 
-  const fitting = () => Math.min(1.2, (view.width - 32) / Math.max(1, data.width), (view.height - 48) / Math.max(1, data.height));
+  const fitting = () => Math.min(1.2, (view.width - 24 - 64) / Math.max(1, data.width), (view.height - 48) / Math.max(1, data.height));
 
   function fit() {
     view.scale = fitting();
-    view.x = (view.width - data.width * view.scale) / 2;
+    view.x = 24 + (view.width - 24 - 64 - data.width * view.scale) / 2;
     view.y = (view.height - data.height * view.scale) / 2;
     later();
   }
@@ -129,29 +130,20 @@ function partitionGraph(data, host) {
     return `h${Math.min(6, Math.floor(share * 7))}`;
   }
 
-  function route(edge) {
-    const a = data.nodes[edge.source], b = data.nodes[edge.target], s = view.scale;
-    const half = data.node_width / 2, tall = data.node_height;
-    const x1 = (a.x + half) * s + view.x, y1 = (a.y + tall) * s + view.y, x2 = (b.x + half) * s + view.x, y2 = b.y * s + view.y;
-    const gap = y2 - y1, one = 60 * s;
-    if (gap > 0 && (gap < one || Math.abs(x2 - x1) > data.node_width * s)) {
-      return `M${x1.toFixed(1)} ${y1.toFixed(1)}C${x1.toFixed(1)} ${(y1 + gap / 2).toFixed(1)} ${x2.toFixed(1)} ${(y2 - gap / 2).toFixed(1)} ${x2.toFixed(1)} ${y2.toFixed(1)}`;
-    }
-    if (gap > 0) { // past what stands between: around its right side
-      const side = Math.max(x1, x2) + half * s + Math.min(26, 10 + gap / one) * s;
-      return `M${(x1 + half * s * 0.6).toFixed(1)} ${y1.toFixed(1)}C${side.toFixed(1)} ${(y1 + one / 2).toFixed(1)} ${side.toFixed(1)} ${(y1 + one / 2).toFixed(1)} ${side.toFixed(1)} ${(y1 + one).toFixed(1)}L${side.toFixed(1)} ${(y2 - one).toFixed(1)}C${side.toFixed(1)} ${(y2 - one / 2).toFixed(1)} ${side.toFixed(1)} ${(y2 - one / 2).toFixed(1)} ${(x2 + half * s * 0.6).toFixed(1)} ${y2.toFixed(1)}`;
-    }
-    const bend = 30 * s, middle = (x1 + x2) / 2; // from the foot of a column to the head of the next
-    return `M${x1.toFixed(1)} ${y1.toFixed(1)}C${x1.toFixed(1)} ${(y1 + bend).toFixed(1)} ${middle.toFixed(1)} ${(y1 + bend).toFixed(1)} ${middle.toFixed(1)} ${y1.toFixed(1)}L${middle.toFixed(1)} ${y2.toFixed(1)}C${middle.toFixed(1)} ${(y2 - bend).toFixed(1)} ${x2.toFixed(1)} ${(y2 - bend).toFixed(1)} ${x2.toFixed(1)} ${y2.toFixed(1)}`;
+  function route(line) {
+    const s = view.scale, at = (x, y) => `${(x * s + view.x).toFixed(1)} ${(y * s + view.y).toFixed(1)}`;
+    const { a, b, side } = line;
+    const x1 = a.x + a.width / 2, y1 = a.y + a.height, x2 = b.x + b.width / 2, y2 = b.y, gap = y2 - y1;
+    if (side === null) return `M${at(x1, y1)}C${at(x1, y1 + gap / 2)} ${at(x2, y2 - gap / 2)} ${at(x2, y2)}`;
+    const turn = 26; // out to where nothing stands, along it, and back in
+    return `M${at(x1, y1)}C${at(x1, y1 + turn)} ${at(side, y1 + turn - 10)} ${at(side, y1 + turn + (gap > 0 ? 14 : -14))}L${at(side, y2 - turn - (gap > 0 ? 14 : -14))}C${at(side, y2 - turn + 10)} ${at(x2, y2 - turn)} ${at(x2, y2)}`;
   }
 
   function paintEdges() {
     const plain = [], chosen = [];
-    for (const edge of data.edges) {
-      const a = data.nodes[edge.source], b = data.nodes[edge.target];
-      const left = Math.min(a.x, b.x), top = Math.min(a.y, b.y);
-      if (!seen(left, top, Math.abs(a.x - b.x) + data.node_width, Math.abs(a.y - b.y) + data.node_height)) continue;
-      (edge.source === view.chosen || edge.target === view.chosen ? chosen : plain).push(route(edge));
+    for (const line of lines) {
+      if (!seen(line.x, line.y, line.width, line.height)) continue;
+      (line.ends.includes(view.chosen) ? chosen : plain).push(route(line));
     }
     edges.setAttribute('d', plain.join(''));
     near.setAttribute('d', chosen.join(''));
@@ -306,15 +298,59 @@ function partitionGraph(data, host) {
   host.append(el('div', { class: 'tools' }, finder, colours),
     el('div', { class: 'split' }, el('div', { class: 'stage' }, box, buttons), panel), keys);
   tellKeys();
-  panel.append(el('p', { class: 'soft', text: 'Choose a partition to see its layers, what it takes and what it hands on.' }));
   size();
   fit();
+  const heavy = data.nodes.reduce((best, node, place) => ((node.peak_bytes || 0) > (data.nodes[best].peak_bytes || 0) ? place : best), 1);
+  choose(Math.min(heavy, data.nodes.length - 1), false);
   render();
   new ResizeObserver(() => {
     if (!box.clientWidth || (box.clientWidth === view.width && box.clientHeight === view.height)) return;
     size();
     fit();
   }).observe(box);
+}
+
+// One line for each edge; one for all where a partition feeds, or is fed by, every part of a group.
+function linesOf(data) {
+  const box = (place) => ({ x: data.nodes[place].x, y: data.nodes[place].y, width: data.node_width, height: data.node_height });
+  const groupOf = new Map();
+  data.groups.forEach((group, i) => group.members.forEach((place) => groupOf.set(place, i)));
+  const bundles = new Map();
+  const add = (key, edge) => bundles.set(key, [...(bundles.get(key) || []), edge]);
+  for (const edge of data.edges) {
+    const from = groupOf.get(edge.source), to = groupOf.get(edge.target);
+    if (to !== undefined && from !== to) add(`in ${edge.source} ${to}`, edge);
+    if (from !== undefined && from !== to) add(`out ${from} ${edge.target}`, edge);
+  }
+  const bundled = new Set(), lines = [];
+  for (const [key, edges] of bundles) {
+    const [way, first, last] = key.split(' '), group = data.groups[way === 'in' ? last : first];
+    if (edges.length < 2 || edges.length < group.members.length) continue;
+    edges.forEach((edge) => bundled.add(edge));
+    lines.push(way === 'in' ? lineOf(data, box(first), group, [Number(first), ...group.members]) : lineOf(data, group, box(last), [...group.members, Number(last)]));
+  }
+  for (const edge of data.edges) if (!bundled.has(edge)) lines.push(lineOf(data, box(edge.source), box(edge.target), [edge.source, edge.target]));
+  return lines;
+}
+
+function lineOf(data, a, b, ends) {
+  const gap = b.y - (a.y + a.height), middle = (one) => one.x + one.width / 2;
+  let side = null;
+  if (gap <= 0 || columnOf(data, a) !== columnOf(data, b)) side = data.columns[columnOf(data, b)] - 36;
+  else if (gap > data.node_height) {
+    const between = data.nodes.filter((node) => node.y > a.y + a.height - 1 && node.y + data.node_height < b.y + 1 && columnOf(data, node) === columnOf(data, a));
+    const blocking = between.some((node) => node.x < Math.max(middle(a), middle(b)) + 4 && node.x + data.node_width > Math.min(middle(a), middle(b)) - 4);
+    if (blocking) side = Math.max(...between.map((node) => node.x + data.node_width)) + 12 + Math.min(20, gap / 60);
+  }
+  const xs = [a.x, b.x, a.x + a.width, b.x + b.width, ...(side === null ? [] : [side])], ys = [a.y, b.y, a.y + a.height, b.y + b.height];
+  const x = Math.min(...xs), y = Math.min(...ys);
+  return { a, b, ends, side, x, y, width: Math.max(...xs) - x, height: Math.max(...ys) - y };
+}
+
+function columnOf(data, one) {
+  let column = 0;
+  while (column + 1 < data.columns.length && data.columns[column + 1] - 36 <= one.x) column += 1;
+  return column;
 }
 
 function searchText(data, node) {

@@ -50,7 +50,7 @@ function layersSection(report) {
       svg.append(shape('line', { class: 'level', x1: left, x2: rightEdge, y1: at, y2: at }));
     }
     if (hasTimes) drawTimes(svg, timeBox, places);
-    drawSplits(svg, places, top, last.bottom, y);
+    drawSplits(svg, places, hasTimes ? [sizeBox, timeBox] : [sizeBox], y);
     bandAxis(svg, last, places, rows.length, 'layers in running order');
     state.cursor = { count: rows.length, find: (x) => places.find(x), text: layerText, area: (i) => [places.start(i), top, places.width, last.bottom - top] };
     return last.bottom + 52;
@@ -67,11 +67,12 @@ function layersSection(report) {
     }));
   }
 
-  function drawSplits(svg, places, top, bottom, y) {
+  function drawSplits(svg, places, boxes, y) {
+    const rule = (kind, x) => boxes.forEach((box) => svg.append(shape('line', { class: kind, x1: x, x2: x, y1: box.top, y2: box.bottom })));
     rows.forEach((row, i) => {
       const x = places.start(i + 1);
-      if (row.split === 'cut') svg.append(shape('line', { class: 'cut', x1: x, x2: x, y1: top - 8, y2: bottom }), mark('down', x, top - 9, 'cutmark'));
-      else if (row.split === 'point') svg.append(shape('line', { class: 'possible', x1: x, x2: x, y1: top, y2: bottom }));
+      if (row.split) rule(row.split === 'cut' ? 'cut' : 'possible', x);
+      if (row.split === 'cut') svg.append(mark('down', x, boxes[0].top - 7, 'cutmark'));
       const symbol = layerMark(row);
       if (symbol) svg.append(mark(symbol, places.middle(i), y(row.cut_bytes || least) - 9, symbol === 'diamond' ? 'narrow' : 'pool'));
     });
@@ -129,15 +130,17 @@ function splitsSection(report) {
         svg.append(shape('rect', { class: `${colour}${split.broken ? ' faint' : ''}`, ...area }));
         if (hatch) svg.append(shape('rect', { class: hatch, ...area }));
       }
-      if (split.broken) svg.append(label(places.middle(i), box.bottom + 36, '×', 'middle', 'bad'));
+      if (split.broken) svg.append(label(places.middle(i), box.bottom - 4, '×', 'middle', 'bad'));
     });
     if (data.planned_s) svg.append(shape('line', { class: 'level', x1: box.left, x2: box.right, y1: y(data.planned_s), y2: y(data.planned_s) }));
     for (const i of target.chosen) svg.append(mark('down', places.middle(i), Math.max(12, y(total(splits[i])) - 12 - (i === target.best ? 20 : 0)), 'cutmark'));
     if (target.best >= 0) svg.append(mark('star', places.middle(target.best), y(total(splits[target.best])) - 12, 'best'));
     svg.append(label(4, 16, 'One request, by where the model is split', 'start', 'axis'));
-    bandAxis(svg, box, { ...places, middle: (i) => places.middle(i) }, 0, `all on ${shortened(target.device, 18)} ← split → all on ${shortened(data.entry, 18)}`);
+    const every = Math.max(1, Math.ceil((splits.length * 44) / (box.right - box.left)));
+    for (let i = 0; i < splits.length; i += every) svg.append(label(places.middle(i), box.bottom + 20, String(splits[i].position), 'middle'));
+    svg.append(label((box.left + box.right) / 2, box.bottom + 42, `all on ${shortened(target.device, 18)} ← split → all on ${shortened(data.entry, 18)}`, 'middle', 'axis'));
     state.cursor = { count: splits.length, find: (x) => places.find(x), text: splitText, area: (i) => [places.start(i), box.top, places.width, box.bottom - box.top] };
-    return box.bottom + 52;
+    return box.bottom + 54;
   }
 
   function splitText(i) {
@@ -230,7 +233,7 @@ function memorySection(report) {
     host.append(made.node, legend(entries), details(`Memory of ${device.device}`, ['partition', 'what', right(isTimed ? 'from' : 'step'), right('weights in passing'), right('activations'), right('resident')],
       device.moments.map((moment, i) => [moment.partition, moment.what === 'load' ? 'is loaded' : 'runs', isTimed ? seconds(moment.start) : i + 1, bytes(moment.weight_bytes), bytes(moment.tensor_bytes), bytes(held[i])])));
   }
-  for (const text of data.notes || []) host.append(note(`Note: ${text}.`));
+  if (data.load_bytes_per_s) host.append(note(`Note: weights are taken to be read at ${bytes(data.load_bytes_per_s)}/s; hypsc report --run measures it.`));
 }
 
 // Schedule.
@@ -244,7 +247,7 @@ function scheduleSection(report) {
     const area = (bar) => ({ x: x(bar.start_s), y: box.top + bar.row * lane + 24, width: Math.max(1, x(bar.end_s) - x(bar.start_s)), height: lane - 30 });
     for (const bar of data.bars) {
       const at = area(bar), colour = `s${bar.request % 8}`;
-      svg.append(shape('rect', { class: `${colour} bar`, rx: Math.min(3, at.width / 3), ...at }));
+      svg.append(shape('rect', { class: at.width > 4 ? `${colour} bar` : colour, rx: Math.min(3, at.width / 3), ...at }));
       if (bar.kind === 'load') svg.append(shape('rect', { class: 'hatch', ...at }));
       const text = data.bars.some((other) => other.request) ? String(bar.request) : bar.name;
       if (at.width > text.length * NODE_TEXT + 8) svg.append(label(at.x + at.width / 2, at.y + 18, text, 'middle', 'onbar'));
@@ -266,7 +269,8 @@ function scheduleSection(report) {
   if (data.bars.some((bar) => bar.request)) for (const request of [...new Set(data.bars.map((bar) => bar.request))].sort((a, b) => a - b)) entries.push([`s${request % 8}`, `request ${request}`]);
   else entries.push(['s0', data.rows.length > 1 ? 'busy with the request' : 'runs a partition']);
   if (data.bars.some((bar) => bar.kind === 'load')) entries.push(['hatch', 'is loaded']);
-  host.append(el('p', { class: 'lead', text: `${data.how[0].toUpperCase()}${data.how.slice(1)}: ${seconds(data.end_s)} in all.` }), el('div', { class: 'tools' }, width), made.node, legend(entries),
+  put(host, el('p', { class: 'lead', text: `${data.how[0].toUpperCase()}${data.how.slice(1)}: ${seconds(data.end_s)} in all.` }), el('div', { class: 'tools' }, width), made.node, legend(entries),
+    report.memory && report.memory.load_bytes_per_s && data.bars.some((bar) => bar.kind === 'load') ? note(`Note: weights are taken to be read at ${bytes(report.memory.load_bytes_per_s)}/s.`) : null,
     details('The schedule', ['name', 'where', right('request'), 'what', right('from'), right('to')], data.bars.map((bar) => [bar.name, data.rows[bar.row], bar.request, bar.kind, seconds(bar.start_s), seconds(bar.end_s)])));
 }
 
