@@ -57,9 +57,14 @@ class Request:
     configuration: str | None = None
     """Which of the model's annotations to follow; None: the only ones."""
     wanted: Wanted | None = None
-    """What these annotations say, once the model is read; their `crossing` is part of `tensors` then."""
+    """What these annotations say, once the model is read; see `kept`."""
     reserve_bytes: int = 0
     """What a plan was measured to take beyond what is reckoned: its layers get that much less."""
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of tensors that must outlive fusion: those to cut at, and those between stages that are wanted."""
+        return tuple(dict.fromkeys((*self.tensors, *(self.wanted.crossing if self.wanted else ()))))
 
     @property
     def limits(self) -> chain.Limits:

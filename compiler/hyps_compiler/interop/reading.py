@@ -75,8 +75,7 @@ def follow_annotations(request: Request, path: Path) -> Request:
         if request.configuration is not None:
             raise UsageError("--configuration is about --cut annotations", "give both or neither")
         return request
-    wanted = read_wanted(path, request.configuration)
-    return replace(request, wanted=wanted, tensors=tuple(dict.fromkeys((*request.tensors, *wanted.crossing))))
+    return replace(request, wanted=read_wanted(path, request.configuration))
 
 
 def annotation_rows(path: Path) -> tuple[AnnotationRow, ...]:
