@@ -57,7 +57,7 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
         for param in command.get_params(context)
         if isinstance(param, click.Option) and not _STANDARD.intersection(param.opts)
     ]
-    rows = [f"| `{_cell(names)}` | {_cell(words)} |" for names, words in filter(None, records)]
+    rows = [f"| `{names}` | {_cell(words)} |" for names, words in filter(None, records)]
     if rows:
         yield from ("| option | does |", "| --- | --- |", *rows, "")
 

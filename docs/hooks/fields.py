@@ -33,11 +33,11 @@ def tables(module: str, schema: str) -> str:
     order = [document["$ref"].removeprefix(_PREFIX)]
     for name in order:  # grows while it is walked
         order += [found for found in _mentioned(types[name]) if found not in order]
-    return "\n".join(line for name in order for line in _table(name, types[name], words.get(name, {})))
+    return "\n".join(line for name in order for line in _table(name, types[name], words[name]))
 
 
 def field_words(module: str) -> dict[str, dict[str, str]]:
-    """Return the text that stands under each field of each class of the module."""
+    """Return the fields of each class of the module, in order, with the text that stands under each."""
     found: dict[str, dict[str, str]] = {}
     for node in ast.parse(inspect.getsource(importlib.import_module(module))).body:
         if isinstance(node, ast.ClassDef):
@@ -46,10 +46,12 @@ def field_words(module: str) -> dict[str, dict[str, str]]:
 
 
 def _words_in(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    for field, below in zip(node.body, node.body[1:], strict=False):
+    for field, below in zip(node.body, [*node.body[1:], ast.Pass()], strict=True):
         match field, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str() as text)):
                 yield name, " ".join(text.split())
+            case ast.AnnAssign(target=ast.Name(id=name)), _:
+                yield name, ""
 
 
 def _mentioned(schema: Any) -> list[str]:
@@ -62,9 +64,10 @@ def _table(name: str, schema: Any, words: dict[str, str]) -> Iterator[str]:
     yield inspect.cleandoc(schema.get("description", "")) + "\n"
     yield from ("| field | type | unless given | meaning |", "| --- | --- | --- | --- |")
     required = schema.get("required", [])
-    for field, kind in schema["properties"].items():
+    for field in words:
+        kind = schema["properties"][field]
         default = "*must be there*" if field in required else f"`{json.dumps(kind.get('default'))}`"
-        meaning = words.get(field, "").replace("|", "\\|")
+        meaning = words[field].replace("|", "\\|")
         yield f"| `{field}` | {shown(kind)} | {default} | {meaning} |"
 
 
