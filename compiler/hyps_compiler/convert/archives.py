@@ -4,6 +4,7 @@ Four things share the suffixes: exported programs (`torch.export.save`), scripte
 modules and pickled weights (both `torch.save`). Only the first two hold a network.
 """
 
+import io
 import pickletools
 import zipfile
 import zlib
@@ -27,6 +28,9 @@ _EXPORT_HINT = (
 )
 _OLD_PROGRAM = "serialized_exported_program.json"
 """In the archives of PyTorch before 2.8, whose members lie in no folder."""
+
+_OLD_PICKLES = 4
+"""In a file of PyTorch before 1.6, up to the one that holds the object; tensors follow."""
 
 _MOST_PICKLE_NBYTES = 2**26
 """Of a pickle that is looked through: the tensors lie outside it."""
@@ -128,10 +132,11 @@ def _content_of_archive(archive: zipfile.ZipFile) -> Content:
         return "weights" if _only_weights(file) else "module"
 
 
-def _only_weights(pickled: IO[bytes]) -> bool:
-    """Return whether a pickle makes nothing but tensors in containers; it is read, not run."""
+def _only_weights(file: IO[bytes]) -> bool:
+    """Return whether the pickles in a file make nothing but tensors in containers; they are read, not run."""
+    pickled = io.BytesIO(file.read(_MOST_PICKLE_NBYTES))
     try:
-        return all(map(_is_plain, _globals(pickled.read(_MOST_PICKLE_NBYTES))))
+        return all(_is_plain(name) for _ in range(_OLD_PICKLES) for name in _globals(pickled))
     except ValueError:  # of pickletools, for what is no pickle
         return False
 
@@ -145,8 +150,10 @@ def _is_plain(name: str) -> bool:
     )
 
 
-def _globals(pickled: bytes) -> Iterator[str]:
-    """Yield the functions and classes, as `module name`, that the pickles in a file name one after another."""
+def _globals(pickled: io.BytesIO) -> Iterator[str]:
+    """Yield the functions and classes, as `module name`, that the next pickle names; none at the end."""
+    if pickled.tell() == pickled.getbuffer().nbytes:
+        return
     texts: list[str] = []
     for operation, argument, _ in pickletools.genops(pickled):
         if isinstance(argument, str) and operation.name in ("GLOBAL", "INST"):

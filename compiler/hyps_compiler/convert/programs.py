@@ -100,12 +100,13 @@ def convert_program(request: Request, program: Any) -> Made:
     _refuse_types(program, name)
     signature = _signature(program, name)
     dims = _dims(program, signature, request.inputs)
+    answers = _Answers(program, signature)
     unverified = ""
     if request.samples:
         logger.info("asking the source for references")
         sizes = _sizes(program, signature, dims)
         described = [_described(key, value, sizes) for key, value in signature.inputs.items()]
-        unverified = leave_references(request, described, _Answers(program, signature))
+        unverified = leave_references(request, described, answers)
     logger.info("converting %d operators", len(program.graph.nodes))
     try:
         exported = torch.onnx.export(program, opset_version=request.opset, optimize=True, verbose=False)
@@ -113,7 +114,7 @@ def convert_program(request: Request, program: Any) -> Made:
         raise _inexpressible(name, error) from error
     assert exported is not None
     save(exported.model, request, signature.inputs, signature.outputs, dims)
-    return made(unverified, _notes(program))
+    return made(unverified, _notes(answers.changed))
 
 
 def save(
@@ -323,8 +324,9 @@ class _Answers:
         self._module = program.module()
         self._signature = signature
         self._spec = program.call_spec.in_spec
-        changed = program.graph_signature.buffers_to_mutate.values()
-        self._buffers = {name: self._module.get_buffer(name).clone() for name in changed}
+        self._buffers = {name: value.clone() for name, value in self._module.named_buffers()}
+        self.changed: set[str] = set()
+        """Buffers that a call leaves other than they were."""
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs, by name."""
@@ -336,8 +338,10 @@ class _Answers:
         with torch.no_grad():
             leaves = pytree.tree_leaves(self._module(*args, **kwargs))
             answers = [to_numpy(leaves[i]) for i in signature.output_positions]
-            for name, value in self._buffers.items():
-                self._module.get_buffer(name).copy_(value)
+            for name, value in self._module.named_buffers():
+                if not torch.equal(value, self._buffers[name]):
+                    self.changed.add(name)
+                    value.copy_(self._buffers[name])
         return dict(zip(signature.outputs, answers, strict=True))
 
 
@@ -350,9 +354,8 @@ def to_numpy(value: Any) -> Array:
     return np.array(value.detach()) if isinstance(value, torch.Tensor) else np.array(value)
 
 
-def _notes(program: Any) -> tuple[str, ...]:
-    changed = sorted(program.graph_signature.buffers_to_mutate.values())
+def _notes(changed: set[str]) -> tuple[str, ...]:
     if not changed:
         return ()
-    listed = ", ".join(f"`{printable(name)}`" for name in changed[:5])
+    listed = ", ".join(f"`{printable(name)}`" for name in sorted(changed)[:5])
     return (f"the program changes {listed} in every call; the ONNX model computes every request like the first one",)
