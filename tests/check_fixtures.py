@@ -1,5 +1,6 @@
 """What tests of `hypsc check` compare: findings made by hand, and small models with a dense layer of any width."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def save_dense(path: Path, widths: Sequence[int] = (16, 8, 4)) -> Path:
     """Write a model of dense layers fc1, fc2, ... with a ReLU behind each, and return its path."""
     rng = np.random.Generator(np.random.PCG64(7))
     weights, nodes, name = {}, [], "x"
-    for number, (inner, outer) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+    for number, (inner, outer) in enumerate(itertools.pairwise(widths), start=1):
         weights[f"fc{number}.weight"] = rng.standard_normal((outer, inner)).astype(np.float32)
         weights[f"fc{number}.bias"] = rng.standard_normal(outer).astype(np.float32)
         inputs = [name, f"fc{number}.weight", f"fc{number}.bias"]

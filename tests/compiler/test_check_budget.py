@@ -148,7 +148,7 @@ def test_what_means_nothing_is_refused(text: str, said: str) -> None:
 )
 def test_contradictions_are_refused_for_the_model(text: str, said: str) -> None:
     budget = decode_budget(text)
-    with pytest.raises(HypsError, match="for `m.onnx`") as caught:
+    with pytest.raises(HypsError, match=r"for `m\.onnx`") as caught:
         budget.rule("m.onnx")
     assert said in caught.value.message
 

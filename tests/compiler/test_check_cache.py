@@ -175,6 +175,15 @@ def test_every_file_of_a_folder_counts_with_its_name(tmp_path: Path) -> None:
     assert len({before, renamed, key(Target(str(folder), folder))}) == 3
 
 
+def test_profiles_that_a_cluster_names_count(target: Target, tmp_path: Path) -> None:
+    cluster, profile = tmp_path / "cluster.toml", tmp_path / "here.json"
+    cluster.write_text('[[devices]]\nname = "one"\nprofile = "here.json"\n')
+    profile.write_text("1")
+    before = key(target, CompileOptions(cluster=str(cluster)))
+    profile.write_text("2")
+    assert key(target, CompileOptions(cluster=str(cluster))) != before
+
+
 def test_models_of_the_zoo_differ_by_name() -> None:
     assert key(Target("zoo:digits", None)) != key(Target("zoo:lstm", None))
 

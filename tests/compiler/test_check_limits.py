@@ -134,6 +134,12 @@ def test_a_model_that_cannot_keep_its_limit_is_told_with_what_grew() -> None:
     assert alone.layer == "fc1"
 
 
+@pytest.mark.parametrize(("status", "told"), [(1, 1), (2, 1), (3, 3), (4, 4), (70, 70)])
+def test_a_refusal_keeps_its_status_unless_it_is_about_the_command_line(status: int, told: int) -> None:
+    problem = Problem(message="m", hint="", code="E_X", exit_status=status)
+    assert judge(Outcome(problem=problem), Rule(), None, "b")[0].exit_status == told
+
+
 @pytest.mark.parametrize(
     ("statuses", "decides"), [([0, 3], 3), ([3, 4], 4), ([4, 1, 3], 1), ([1, 70], 70), ([0, 0], 0), ([], 0)]
 )

@@ -1,6 +1,6 @@
 """The process in which one model is converted, compiled and verified, so that one that crashes spoils no other's check.
 
-Also reads the plan to compare with. Imports onnx and onnxruntime; the parent does not.
+Imports onnx and onnxruntime; the parent does not.
 """
 
 import signal
@@ -10,6 +10,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,10 +19,9 @@ from hyps.containment import die_with_writer
 from hyps.errors import HypsError, InfeasibleError, InternalError
 from hyps_compiler.arrays import read_npz
 from hyps_compiler.checking.facts import ConversionFacts, Facts, Layer, Measured, Outcome, layers_of, problem_of
-from hyps_compiler.checking.job import BaselineJob, Job, ModelJob
+from hyps_compiler.checking.job import ModelJob
 from hyps_compiler.checking.reading import read_facts
 from hyps_compiler.checking.rules import CompileOptions
-from hyps_compiler.clusters import SiteRequest, load_site
 from hyps_compiler.convert import convert
 from hyps_compiler.convert.conversion import Conversion
 from hyps_compiler.convert.kinds import kind_of
@@ -30,8 +30,10 @@ from hyps_compiler.frontend import ZOO
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.output import scratch_folder
 from hyps_compiler.partition import Request, parse_cuts
-from hyps_compiler.placement import PlacementRequest
 from hyps_compiler.verify import Report
+
+if TYPE_CHECKING:
+    from hyps_compiler.placement import PlacementRequest
 
 _SAMPLES = 2
 """Requests on which a conversion is compared; of two it can be told whether outputs depend on inputs."""
@@ -39,7 +41,7 @@ _LESS = "check it on a machine with more memory, or with smaller inputs"
 
 
 def main() -> None:
-    """Do the job in the file `argv[1]`, and write its `Outcome` or `PlanFacts` as JSON to the file `argv[2]`.
+    """Do the `ModelJob` in the file `argv[1]`, and write its `Outcome` as JSON to the file `argv[2]`.
 
     Its last argument is the longest that one call of onnxruntime may take, in seconds, 0 for no limit. The process ends
     when its standard input is closed.
@@ -48,9 +50,8 @@ def main() -> None:
     become_expendable()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     limit_seconds(float(sys.argv[3]) or None)
-    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
-    result = examine(job) if isinstance(job, ModelJob) else _baseline(job)
-    Path(sys.argv[2]).write_bytes(msgspec.json.encode(result))
+    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ModelJob)
+    Path(sys.argv[2]).write_bytes(msgspec.json.encode(examine(job)))
 
 
 def examine(job: ModelJob) -> Outcome:
@@ -68,13 +69,6 @@ def examine(job: ModelJob) -> Outcome:
         traceback.print_exc()
         outcome = Outcome(problem=problem_of(InternalError(f"{type(error).__name__}: {error}")))
     return msgspec.structs.replace(outcome, seconds=time.monotonic() - start_s)
-
-
-def _baseline(job: BaselineJob) -> Outcome:
-    try:
-        return Outcome(facts=Facts(plan=read_facts(Path(job.folder))))
-    except HypsError as error:
-        return Outcome(problem=problem_of(error))
 
 
 def _facts(job: ModelJob, work: Path) -> Facts:
@@ -121,9 +115,12 @@ def _options(model: str, told: CompileOptions, *, force: bool = False) -> Option
     )
 
 
-def _placement(model: str, told: CompileOptions, max_tensor_nbytes: int) -> PlacementRequest | None:
+def _placement(model: str, told: CompileOptions, max_tensor_nbytes: int) -> "PlacementRequest | None":
     if told.cluster is None:
         return None
+    from hyps_compiler.clusters import SiteRequest, load_site  # searches and their solver, which nothing else needs
+    from hyps_compiler.placement import PlacementRequest
+
     profile = Path(told.profile) if told.profile else None
     request = SiteRequest(Path(told.cluster), profile, shapes=told.input, max_tensor_nbytes=max_tensor_nbytes)
     return PlacementRequest(load_site(model, request), objective=told.objective, strategy=told.strategy)

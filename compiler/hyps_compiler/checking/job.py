@@ -12,7 +12,7 @@ from hyps_compiler.children import run_child
 from hyps_compiler.output import scratch_folder
 
 
-class ModelJob(Struct, frozen=True, kw_only=True, tag="model"):
+class ModelJob(Struct, frozen=True, kw_only=True):
     """Convert, compile and verify a model."""
 
     model: str
@@ -24,7 +24,7 @@ class ModelJob(Struct, frozen=True, kw_only=True, tag="model"):
     """Whether code in the model's file may be run."""
 
 
-class BaselineJob(Struct, frozen=True, kw_only=True, tag="baseline"):
+class BaselineJob(Struct, frozen=True, kw_only=True):
     """Read the plan to compare with."""
 
     folder: str
@@ -39,7 +39,8 @@ def run_job(job: Job) -> Outcome:
         asked, told = scratch / "job.json", scratch / "outcome.json"
         asked.write_bytes(msgspec.json.encode(job))
         try:
-            run_child("hyps_compiler.checking.examine", [str(asked), str(told)], scratch, "checking the model")
+            module = "examine" if isinstance(job, ModelJob) else "baseline"
+            run_child(f"hyps_compiler.checking.{module}", [str(asked), str(told)], scratch, "checking the model")
             return msgspec.json.decode(told.read_bytes(), type=Outcome)
         except HypsError as error:
             return Outcome(problem=problem_of(error))

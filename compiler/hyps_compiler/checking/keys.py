@@ -10,6 +10,8 @@ from pathlib import Path
 import msgspec
 
 from hyps.adapters.machine import cpu_family
+from hyps.errors import ClusterError
+from hyps.formats.cluster import decode_cluster
 from hyps_compiler.checking.facts import VERSION
 from hyps_compiler.checking.rules import CompileOptions
 from hyps_compiler.checking.targets import Target, model_files
@@ -50,6 +52,8 @@ def result_key(target: Target, options: CompileOptions, software: str, *, trust:
         "machine": cpu_family() if options.optimize == "native" else platform.machine(),
     }
     _add(digest, "facts", msgspec.json.encode(facts, order="sorted"))
+    for path in _profiles(options.cluster) if options.cluster else ():
+        _add(digest, path.name, bytes.fromhex(_file_digest(path)))
     for name, path in model_files(target.path) if target.path is not None else ():
         _add(digest, name, bytes.fromhex(_file_digest(path)))
     return digest.hexdigest()
@@ -88,6 +92,17 @@ def _sources(package: str) -> Iterable[tuple[str, bytes]]:
         for path in sorted(Path(root).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield f"{package}/{path.relative_to(root).as_posix()}", path.read_bytes()
+
+
+def _profiles(cluster: str) -> list[Path]:
+    """Return the profiles that a cluster file names; none where it is wrong, which whoever compiles says."""
+    folder = Path(cluster).parent
+    try:
+        devices = decode_cluster(Path(cluster).read_text("utf-8", "replace")).devices
+    except ClusterError:
+        return []
+    named = (folder / device.profile for device in devices if device.profile is not None)
+    return [path for path in named if path.is_file()]
 
 
 def _converter(target: Target) -> dict[str, str]:

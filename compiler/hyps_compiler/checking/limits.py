@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from hyps.errors import DifferenceError, HypsError, InfeasibleError, printable
+from hyps.errors import DifferenceError, HypsError, InfeasibleError, InternalError, printable
 from hyps.formats.quantities import format_count, format_nbytes, format_seconds
 from hyps_compiler.checking.facts import Facts, Layer, Outcome, PartitionFacts, PlanFacts, Problem
 from hyps_compiler.checking.growth import Culprit, culprit, grown_most
@@ -17,6 +17,11 @@ GREEN = 0
 
 SEVERITY = (GREEN, InfeasibleError.exit_status, DifferenceError.exit_status, HypsError.exit_status)
 """Exit statuses from the best to the worst; any other, such as that of a bug of ours, is worse still."""
+
+_KNOWN = (*SEVERITY, InternalError.exit_status)
+"""What a model may end with; an option of the budget that cannot be is no wrong command line, but a broken budget."""
+
+_MESSAGE_CHARS = 2000
 
 _MEASURED_AGAIN_NBYTES = 3_000_000
 """By which a measured peak may be higher the next time, rounded up."""
@@ -150,8 +155,8 @@ def _refused(problem: Problem, previous: PlanFacts | None) -> Verdict:
         COMPILES,
         "compiles, computes the same",
         is_kept=False,
-        message=f"{message} [{problem.code}]",
-        exit_status=problem.exit_status,
+        message=f"{printable(message, _MESSAGE_CHARS)} [{problem.code}]",
+        exit_status=problem.exit_status if problem.exit_status in _KNOWN else HypsError.exit_status,
         layer=layer,
     )
 

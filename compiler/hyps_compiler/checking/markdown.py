@@ -9,7 +9,7 @@ from hyps_compiler.checking.limits import Checked, Verdict
 from hyps_compiler.checking.summary import change_lines, figures, state
 
 _PLAIN = frozenset(string.ascii_letters + string.digits + " ")
-_SAFE = _PLAIN | frozenset(".,;:/%()=?'\"+")
+_SAFE = _PLAIN | frozenset(".,;/%()=?'\"+")
 """What means nothing in Markdown, inside of a line."""
 _MARKS = {0: "✅", 3: "❌", 4: "❌"}
 

@@ -1,0 +1,149 @@
+"""`hypsc check` as continuous integration runs it: a change that outgrows the budget, and the cache."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from check_fixtures import save_dense
+from command_fixtures import Finished, run_command
+
+WAIT_S = 120.0
+
+BUDGET = """
+[defaults]
+cut = "all"
+
+[limits]
+peak_memory = "64MB"
+difference = 1e-4
+
+[growth]
+partition_bytes = "{growth}%"
+"""
+NARROW, WIDE = (1024, 1024, 64), (1024, 4096, 64)
+
+
+def check(folder: Path, *words: str, **env: str) -> Finished:
+    argv = ["hypsc", "check", *words, "--budget", "budget.toml", "--cache", "cache"]
+    return run_command(argv, folder, timeout_s=WAIT_S, **env)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a working copy whose model has been checked, and then got a wider layer."""
+    made = tmp_path_factory.mktemp("story") / "repository"
+    (made / "models").mkdir(parents=True)
+    (made / "budget.toml").write_text(BUDGET.format(growth=5))
+    save_dense(made / "models" / "net.onnx", NARROW)
+    first = check(made, "models", "-o", "plans")
+    assert first.status == 0, first.stdout + first.stderr
+    assert "1 model within the budget" in first.stdout
+    save_dense(made / "models" / "net.onnx", WIDE)
+    return made
+
+
+@pytest.fixture(scope="module")
+def red(folder: Path) -> Finished:
+    return check(
+        folder, "models", "--previous", "plans", "--markdown", "c.md", "--junit", "c.xml", "--sarif", "c.sarif"
+    )
+
+
+def test_a_layer_that_outgrows_the_budget_is_named(folder: Path, red: Finished) -> None:
+    assert red.status == 3
+    assert not red.stderr
+    assert (
+        "more than the 64.0 MB of budget.toml: layer `fc1` (Gemm) grew from 4.20 MB to 16.8 MB of weights since the"
+        " previous plan; `limits.peak_memory = "
+    ) in red.stdout
+    assert "partition `p000` needs 7" in red.stdout
+    assert "300 % more than the 4.20 MB of the previous plan, where budget.toml allows 5 %" in red.stdout
+    assert "partition `p000` grew from 4.20 MB to 16.8 MB of weights" in red.stdout
+    assert "grew from 4.20 MB to 16.8 MB" in (folder / "c.md").read_text()
+    assert 'failures="2"' in (folder / "c.xml").read_text()
+    results = json.loads((folder / "c.sarif").read_bytes())["runs"][0]["results"]
+    assert {result["ruleId"] for result in results} == {"peak_memory", "growth.partition_bytes"}
+
+
+def test_a_raised_limit_is_green_from_the_cache_without_onnx(folder: Path, red: Finished) -> None:
+    raised = BUDGET.replace("64MB", "80MB").format(growth=300)
+    (folder / "budget.toml").write_text(raised)
+    poison = folder.parent / "poison"
+    for name in ("onnx", "onnx_ir", "onnxruntime", "networkx"):
+        (poison / name).mkdir(parents=True)
+        (poison / name / "__init__.py").write_text("raise RuntimeError('this must not be imported')")
+    green = check(folder, "models", "--previous", "plans", "--json", PYTHONPATH=str(poison))
+    assert green.status == 0, green.stdout
+    (model,) = json.loads(green.stdout)["models"]
+    assert model["cached"] is True
+    assert green.cpu_s < red.cpu_s / 3
+    save_dense(folder / "other.onnx")
+    anew = check(folder, "other.onnx", PYTHONPATH=str(poison))
+    assert anew.status == 1, "what is not in the cache needs them"
+
+
+def test_what_json_printed_can_be_compared_with(folder: Path, red: Finished) -> None:
+    assert red.status == 3
+    told = check(folder, "models", "--json")
+    (folder / "report.json").write_text(told.stdout)
+    (folder / "budget.toml").write_text(BUDGET.replace("64MB", "80MB").format(growth=0))
+    same = check(folder, "models", "--previous", "report.json")
+    assert same.status == 0, same.stdout
+    assert "cached" in same.stdout
+
+
+def test_every_model_is_checked_and_the_worst_decides(folder: Path) -> None:
+    (folder / "models" / "broken.onnx").write_bytes(b"not a model at all")
+    (folder / "budget.toml").write_text(BUDGET.replace("64MB", "65MB").format(growth=5))
+    try:
+        both = check(folder, "models", "--json", "--previous", "plans")
+    finally:
+        (folder / "models" / "broken.onnx").unlink()
+    told = json.loads(both.stdout)
+    assert both.status == told["exit_status"] == 1
+    assert {one["model"]: one["exit_status"] for one in told["models"]} == {
+        "models/broken.onnx": 1,
+        "models/net.onnx": 3,
+    }
+    broken = told["models"][0]["verdicts"][0]
+    assert "is truncated or no ONNX model" in broken["message"]
+    assert "[E_NOT_ONNX]" in broken["message"]
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_keep_its_limit_is_told_with_the_layer_that_grew(folder: Path) -> None:
+    (folder / "tight.toml").write_text('[defaults]\nmemory = "20MB"\ncut = "all"\n')
+    argv = ["hypsc", "check", "models/net.onnx", "--budget", "tight.toml", "--cache", "cache", "--previous", "plans"]
+    told = run_command(argv, folder, timeout_s=WAIT_S)
+    assert told.status == 3
+    assert "more than --memory 20.0 MB" in told.stdout
+    assert "layer `fc1` (Gemm) grew from 4.20 MB to 16.8 MB of weights since the previous plan" in told.stdout
+    assert "the smallest that would do is --memory" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("budget", "status", "said"),
+    [
+        ("[limits]\npeak_mem = 1", 1, "unknown key `limits.peak_mem`: did you mean `peak_memory`? [E_BUDGET]"),
+        ("[limits]\nlatency = '1s'", 1, "`limits.latency` needs a `cluster`"),
+    ],
+)
+def test_a_budget_that_is_wrong_is_one_sentence(tmp_path: Path, budget: str, status: int, said: str) -> None:
+    (tmp_path / "budget.toml").write_text(budget)
+    told = check(tmp_path, "zoo:digits")
+    assert told.status == status
+    assert said in told.error
+
+
+@pytest.mark.slow
+def test_an_existing_plan_is_not_replaced_unless_forced(folder: Path) -> None:
+    (folder / "budget.toml").write_text("")
+    kept = check(folder, "models/net.onnx", "-o", "plans")
+    assert kept.status == 1
+    assert "add --force to replace it" in kept.stdout
+    forced = check(folder, "models/net.onnx", "-o", "new", "--force")
+    assert forced.status == 0
+    again = check(folder, "models/net.onnx", "-o", "new")
+    assert again.status == 0, "the plan is there already, and known"
+    assert "cached" in again.stdout
