@@ -63,7 +63,7 @@ def _seconds(sources: Sources) -> dict[str, float]:
     """Return what each partition takes: as it ran, else as predicted, else from a profile's layers."""
     plan = sources.plan
     if sources.measured is not None:
-        return {share.label: share.compute_s for share in sources.measured.shares}
+        return {turn.id: turn.compute_s for turn in sources.measured.turns}
     predicted = plan.variants[0].prediction.partition_s
     if predicted or sources.layers is None or not sources.profiles or plan.entry is not None:
         return dict(predicted)

@@ -16,10 +16,10 @@ from hyps.engine import GENEROUS_NBYTES
 from hyps.errors import InfeasibleError
 from hyps.formats.cluster import Cluster
 from hyps.formats.plan import Plan
-from hyps_compiler.explaining import Explanation
 from hyps_compiler.partition import BASE_BYTES
 from hyps_compiler.report.document import DeviceMemory, Memory, Moment
 from hyps_compiler.report.partitions import shown
+from hyps_compiler.report.trial import Trial, Turn
 from hyps_compiler.simulation_memory import hosts_of, only_used_within
 
 LOAD_BYTES_PER_S = 100e6
@@ -27,7 +27,7 @@ LOAD_BYTES_PER_S = 100e6
 
 
 def memory_of(
-    plan: Plan, cluster: Cluster | None, seconds: Mapping[str, float], measured: Explanation | None
+    plan: Plan, cluster: Cluster | None, seconds: Mapping[str, float], measured: Trial | None
 ) -> Memory | None:
     """Return what each device has resident in the course of one request; None where a tensor's size is unknown.
 
@@ -70,7 +70,7 @@ def _device(
     tasks: Sequence[Task],
     budget: int | None,
     seconds: Mapping[str, float],
-    measured: Explanation | None,
+    measured: Trial | None,
 ) -> DeviceMemory:
     """Return one device's course.
 
@@ -79,7 +79,7 @@ def _device(
     """
     sizes = {tensor: info.nbytes or 0 for tensor, info in plan.tensors.items()}
     live = _live(plan, tasks, sizes)
-    base = BASE_BYTES if measured is None else measured.base_nbytes
+    base = BASE_BYTES if measured is None else measured.base_bytes
     try:
         residency = _decide(plan, tasks, live, budget, base)
     except InfeasibleError:  # the runtime runs it all the same where no more than this is missing
@@ -119,22 +119,22 @@ def _moments(
     sizes: Mapping[str, int],
     residency: Residency,
     seconds: Mapping[str, float],
-    measured: Explanation | None,
+    measured: Trial | None,
 ) -> list[Moment]:
-    shares = {share.label: share for share in measured.shares} if measured else {}
+    turns: dict[str, Turn] = {turn.id: turn for turn in measured.turns} if measured else {}
     moments: list[Moment] = []
     now = 0.0
     for task in tasks:
         is_kept = task.id in residency.kept
-        share = shares.get(task.id)
+        turn = turns.get(task.id)
         weights = 0 if is_kept else task.weight_nbytes
         before = max(0, live[task.id] - sum(sizes[name] for name in task.outputs))
-        load_s = share.wait_s if share else weights / LOAD_BYTES_PER_S
-        run_s = share.compute_s if share else seconds.get(task.id, 1.0)
-        if not is_kept and (seconds or share):
+        load_s = turn.wait_s if turn else weights / LOAD_BYTES_PER_S
+        run_s = turn.compute_s if turn else seconds.get(task.id, 1.0)
+        if not is_kept and (seconds or turn):
             moments.append(_moment(task, "load", now, load_s, weights, before, None))
             now += load_s
-        peak = share.peak_nbytes if share else None
+        peak = turn.peak_bytes if turn else None
         moments.append(_moment(task, "run", now, run_s, weights, live[task.id] + task.scratch_nbytes, peak))
         now += run_s
     return moments

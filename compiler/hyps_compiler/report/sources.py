@@ -1,6 +1,5 @@
 """Reads what a report is made from: the plan, the model's layers, profiles, the cluster, a run of the plan."""
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +10,16 @@ from hyps.adapters.plan_files import read_plan
 from hyps.errors import PlanError, UsageError, printable
 from hyps.formats.plan import Plan
 from hyps.formats.profiles import Profile, scaled
-from hyps.local import LocalRunner
+from hyps_compiler.arrays import write_npz
+from hyps_compiler.children import run_child
 from hyps_compiler.clusters import Site, device_limit, read_cluster
-from hyps_compiler.explaining import Explanation, explained
 from hyps_compiler.frontend import open_model
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import measure
 from hyps_compiler.output import scratch_folder
 from hyps_compiler.partition import sliced
 from hyps_compiler.profiling import read_profile
+from hyps_compiler.report.trial import Trial
 from hyps_compiler.running import random_request
 from hyps_compiler.stage import stage_model
 from hyps_passes.graph import CutGraph
@@ -54,8 +54,7 @@ class Sources:
     profiles: tuple[Profile, ...] = ()
     site: Site | None = None
     """The cluster with its profiles; None: either is missing."""
-    cluster_devices: int = 0
-    measured: Explanation | None = None
+    measured: Trial | None = None
 
 
 def read_sources(wanted: Wanted, step: Step) -> Sources:
@@ -70,7 +69,7 @@ def read_sources(wanted: Wanted, step: Step) -> Sources:
     site = None if wanted.cluster is None else site_of(wanted.cluster, profiles)
     layers, pieces = (None, None) if wanted.model is None else _graphs(plan, wanted, site, step)
     measured = _run(wanted.plan, plan, step) if wanted.is_run else None
-    return Sources(plan, layers, pieces, profiles, site, len(site.cluster.devices) if site else 0, measured)
+    return Sources(plan, layers, pieces, profiles, site, measured)
 
 
 def site_of(path: Path, profiles: Sequence[Profile]) -> Site:
@@ -142,20 +141,21 @@ def _assumed(plan: Plan) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _run(folder: Path, plan: Plan, step: Step) -> Explanation:
-    """Run one request of made-up values here, after another that warms up.
+def _run(folder: Path, plan: Plan, step: Step) -> Trial:
+    """Run one request of made-up values in a process of its own.
 
     Raises:
         UsageError: the plan is for several devices.
         HypsError: it cannot be run.
     """
-    if plan.entry is not None and len(set(plan.variants[0].placement.values())) > 1:
-        raise UsageError("--run is for a plan for one device, and this one has several", "leave it out")
+    if plan.entry is not None:
+        raise UsageError("--run is for a plan for one device, and this one is for a cluster", "leave it out")
     step("running one request")
-    with contextlib.closing(LocalRunner(folder, plan=plan)) as runner:
-        request = random_request(plan.model.inputs, plan.assumed_dims)
-        runner.run(request)
-        return explained(runner, [request])[1]
+    with scratch_folder() as scratch:
+        request = scratch / "request.npz"
+        write_npz(request, random_request(plan.model.inputs, plan.assumed_dims))
+        told = run_child("hyps_compiler.report.trial", [str(folder), str(request)], scratch, "running the plan")
+    return msgspec.json.decode(told, type=Trial)
 
 
 def single_batch(plan: Plan) -> int:
