@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hyps_compiler.convert import freeze, graph, sources, weights
+from hyps_compiler.convert import freeze, graph, naming, sources, weights
 from hyps_compiler.convert.request import MODEL_NAME, Made, Request
 from hyps_compiler.convert.samples import leave_references
 from hyps_compiler.convert.shapes import fixed_shapes
@@ -45,6 +45,8 @@ def run(request: Request) -> Made:
         source_name=source.name,
     )
     logger.info("writing %d nodes", len(model.graph.node))
+    naming.simplify_names(model)
+    naming.name_dims(model.graph, shares_batch=request.kind.startswith("keras"))
     placed = {
         weight_names[f"{name}:0"]: weights.Weight(variable.numpy, freeze.variable_nbytes(variable))
         for name, variable in frozen.lifted.items()

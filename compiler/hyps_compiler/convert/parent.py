@@ -129,6 +129,7 @@ def _finished(folder: Path, destination: Path, kind: Kind, request: Request, mad
     import onnx  # with what follows some 0.5 s, which nobody who only asks for a kind should wait
 
     from hyps_compiler.convert.agreement import compare_with_references
+    from hyps_compiler.convert.clean import clean
     from hyps_compiler.convert.packing import pack
     from hyps_compiler.walk import bodies
 
@@ -136,6 +137,7 @@ def _finished(folder: Path, destination: Path, kind: Kind, request: Request, mad
     packed = folder / "packed"
     packed.mkdir()
     model = packed / destination.name
+    clean(folder / MODEL_NAME)
     pack(folder / MODEL_NAME, model, data_name)
     samples = 0 if made.unverified else request.samples
     agreement = compare_with_references(folder, model, made, samples) if samples else ()

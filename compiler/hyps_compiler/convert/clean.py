@@ -1,0 +1,51 @@
+"""A converted model made clean: what can be computed once is, what has no effect is gone, sizes are told.
+
+Every step leaves the outputs as they are, bit for bit: nothing that would change the order of an accumulation is done.
+"""
+
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes.common import (
+    IdentityEliminationPass,
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+    ShapeInferencePass,
+)
+
+from hyps_compiler.convert.clean_constants import fold_constants
+from hyps_compiler.convert.clean_layout import merge_transposes
+from hyps_compiler.convert.clean_lookups import drop_index_wrapping
+from hyps_compiler.convert.clean_recurrent import drop_zero_states
+from hyps_compiler.convert.clean_shapes import fix_reshapes
+from hyps_compiler.irfile import load_model, save_model
+
+_ROUNDS = 4
+"""One step makes room for another; after so many rounds nothing is left to do in practice."""
+
+
+def clean(path: Path) -> None:
+    """Rewrite the model in a file; its weights in other files stay where they are."""
+    model = load_model(path)
+    LiftConstantsToInitializersPass()(model)
+    for _ in range(_ROUNDS):
+        ShapeInferencePass()(model)
+        if not clean_once(model):
+            break
+    ShapeInferencePass()(model)
+    save_model(model, path)
+
+
+def clean_once(model: ir.Model) -> bool:
+    """Take every step once; return whether any changed the model, whose shapes have been inferred."""
+    graph = model.graph
+    changes = [
+        fold_constants(model),
+        fix_reshapes(graph),
+        merge_transposes(graph),
+        drop_zero_states(graph),
+        drop_index_wrapping(graph),
+        IdentityEliminationPass()(model).modified,
+        RemoveUnusedNodesPass()(model).modified,
+    ]
+    return any(changes)

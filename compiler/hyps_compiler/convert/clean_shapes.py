@@ -1,0 +1,187 @@
+"""Shapes that a graph computes at every run although they follow from its inputs' dimensions, made constants."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from hyps_compiler.convert.clean_constants import constant
+from hyps_compiler.convert.clean_layout import permutation
+
+_SAME_SHAPE = {"Relu", "Sigmoid", "Tanh", "Identity", "Cast", "Softmax", "Erf", "Neg", "Abs", "Exp", "Sqrt", "Clip"}
+"""Operators whose result has the shape of their first input."""
+
+_MOST_ELEMENTS = 64
+"""A shape has no more."""
+
+
+@dataclass(frozen=True)
+class _Dim:
+    """One dimension of a value, not known before a request."""
+
+    value: ir.Value
+    axis: int
+
+
+@dataclass(frozen=True)
+class _Other:
+    """A number of which nothing is known."""
+
+
+_Number = int | _Dim | _Other
+_Numbers = list[_Number]
+
+
+def fix_reshapes(graph: ir.Graph) -> bool:
+    """Give Reshapes a constant shape where that says the same; return whether there were any.
+
+    Each number of the shape is (1) known, (2) the dimension at the same place of what is reshaped, which a 0 says, or
+    (3) the only one left beside known ones above zero, which a -1 says.
+    """
+    changed = False
+    for node in list(graph):
+        if node.op_type != "Reshape" or node.domain not in ("", "ai.onnx") or constant(node.inputs[1]) is not None:
+            continue
+        if "allowzero" in node.attributes and node.attributes["allowzero"].as_int():
+            continue
+        numbers = _numbers(node.inputs[1])
+        fixed = None if numbers is None or node.inputs[0] is None else _fixed(numbers, node.inputs[0])
+        if fixed is not None:
+            _set_shape(graph, node, fixed)
+            changed = True
+    return changed
+
+
+def _fixed(numbers: _Numbers, source: ir.Value) -> list[int] | None:
+    """Return a constant that says what the numbers say; None where none does."""
+    rank = None if source.shape is None else len(source.shape)
+    copied = [
+        0
+        if isinstance(number, _Dim) and rank is not None and place < rank and number == _dim(source, place)
+        else number
+        for place, number in enumerate(numbers)
+    ]
+    known = [number for number in copied if isinstance(number, int)]
+    if len(known) == len(copied):
+        return known
+    if len(known) == len(copied) - 1 and all(number > 0 for number in known):  # a 0 or -1 beside -1 may say less
+        return [number if isinstance(number, int) else -1 for number in copied]
+    return None
+
+
+def _set_shape(graph: ir.Graph, node: ir.Node, fixed: list[int]) -> None:
+    name = f"{node.outputs[0].name}_shape"
+    while name in graph.initializers:
+        name += "_"
+    tensor = ir.Tensor(np.array(fixed, np.int64), name=name)
+    weight = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.initializers[name] = weight
+    node.replace_input_with(1, weight)
+
+
+def _dim(value: ir.Value, axis: int) -> _Number:
+    """Return a dimension of a value: known, or that of the first value it surely equals."""
+    while True:
+        if value.shape is not None and isinstance(value.shape[axis], int):
+            return int(value.shape[axis])
+        node = value.producer()
+        source = node.inputs[0] if node is not None and node.inputs else None
+        if node is None or source is None or node.domain not in ("", "ai.onnx"):
+            return _Dim(value, axis)
+        order = permutation(node) if node.op_type == "Transpose" else None
+        if order is not None:
+            axis = order[axis]
+        elif node.op_type not in _SAME_SHAPE:
+            return _Dim(value, axis)
+        value = source
+
+
+def _numbers(value: ir.Value | None) -> _Numbers | None:
+    """Return the elements of an integer vector or scalar as far as they are known; None where not even how many."""
+    known = constant(value)
+    if known is not None:
+        is_small = known.dtype.kind in "iu" and known.ndim <= 1 and known.size <= _MOST_ELEMENTS
+        return [int(number) for number in known.reshape(-1)] if is_small else None
+    node = value.producer() if value is not None else None
+    if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in _RULES:
+        return None
+    return _RULES[node.op_type](node)
+
+
+def _of_shape(node: ir.Node) -> _Numbers | None:
+    source = node.inputs[0]
+    if source is None or source.shape is None:
+        return None
+    start = node.attributes["start"].as_int() if "start" in node.attributes else None
+    end = node.attributes["end"].as_int() if "end" in node.attributes else None
+    return [_dim(source, axis) for axis in range(len(source.shape))][start:end]
+
+
+def _of_same(node: ir.Node) -> _Numbers | None:
+    return _numbers(node.inputs[0])
+
+
+def _of_cast(node: ir.Node) -> _Numbers | None:
+    target = node.attributes["to"].as_int()
+    return _numbers(node.inputs[0]) if target in (ir.DataType.INT32, ir.DataType.INT64) else None
+
+
+def _of_gather(node: ir.Node) -> _Numbers | None:
+    numbers, indices = _numbers(node.inputs[0]), constant(node.inputs[1])
+    if numbers is None or indices is None or indices.ndim > 1:
+        return None
+    places = [int(index) for index in indices.reshape(-1)]
+    return [numbers[place] for place in places] if all(-len(numbers) <= p < len(numbers) for p in places) else None
+
+
+def _of_slice(node: ir.Node) -> _Numbers | None:
+    numbers = _numbers(node.inputs[0])
+    given = [constant(value) for value in node.inputs[1:]]
+    if numbers is None or any(array is None or array.size != 1 for array in given) or len(given) < 2:
+        return None
+    start, end, *_ = (int(array.reshape(-1)[0]) for array in given if array is not None)
+    step = int(given[3].reshape(-1)[0]) if len(given) > 3 and given[3] is not None else 1
+    return numbers[start:end:step] if step > 0 else None
+
+
+def _of_concat(node: ir.Node) -> _Numbers | None:
+    parts = [_numbers(value) for value in node.inputs]
+    known = [part for part in parts if part is not None]
+    return [number for part in known for number in part] if len(known) == len(parts) else None
+
+
+def _of_arithmetic(node: ir.Node) -> _Numbers | None:
+    """Return as many numbers as there are, of which only those of known ones are known."""
+    left, right = (_numbers(value) for value in node.inputs)
+    if left is None or right is None or (len(left) != len(right) and 1 not in (len(left), len(right))):
+        return None
+    count = max(len(left), len(right))
+    pairs = zip(
+        left * count if len(left) < count else left, right * count if len(right) < count else right, strict=False
+    )
+    return [_combined(node.op_type, one, other) for one, other in pairs]
+
+
+def _combined(operator: str, left: _Number, right: _Number) -> _Number:
+    if not isinstance(left, int) or not isinstance(right, int):
+        return _Other()
+    if operator == "Add":
+        return left + right
+    return left - right if operator == "Sub" else left * right
+
+
+_RULES: dict[str, Callable[[ir.Node], _Numbers | None]] = {
+    "Add": _of_arithmetic,
+    "Cast": _of_cast,
+    "Concat": _of_concat,
+    "Gather": _of_gather,
+    "Identity": _of_same,
+    "Mul": _of_arithmetic,
+    "Shape": _of_shape,
+    "Slice": _of_slice,
+    "Squeeze": _of_same,
+    "Sub": _of_arithmetic,
+    "Unsqueeze": _of_same,
+}
+"""What a small computation on shapes makes of the numbers it reads."""
