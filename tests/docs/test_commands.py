@@ -40,21 +40,21 @@ def run_page(page: str, folder: Path, *, is_slow: bool, timeout_s: float) -> Non
 @pytest.mark.network
 @pytest.mark.parametrize("page", QUICK)
 def test_commands_do_what_the_page_says(page: str, tmp_path: Path) -> None:
-    run_page(page, tmp_path, is_slow=False, timeout_s=120)
+    run_page(page, tmp_path, is_slow=False, timeout_s=300)
 
 
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("page", [*SLOW, "README.md"])
 def test_slow_commands_do_what_the_page_says(page: str, tmp_path: Path) -> None:
-    run_page(page, tmp_path, is_slow=True, timeout_s=600)
+    run_page(page, tmp_path, is_slow=True, timeout_s=1200)
 
 
 @pytest.mark.tf
 @pytest.mark.network
 def test_the_tutorial_leads_from_keras_to_three_devices(tmp_path: Path) -> None:
     assert find_spec("tensorflow"), 'this marker needs pip install "hyps[tf]"'
-    run_page(KERAS, tmp_path, is_slow=True, timeout_s=600)
+    run_page(KERAS, tmp_path, is_slow=True, timeout_s=1200)
 
 
 def test_every_block_that_is_not_run_has_a_known_reason() -> None:
