@@ -20,6 +20,7 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
     max_params: int | None = None,
     memory: int | str | None = None,
     cut: str | Sequence[str] = "mandatory",
+    configuration: str | None = None,
     partitions: int | None = None,
     optimize: Optimization = "portable",
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -39,15 +40,17 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
         output: the plan folder to make; it appears whole or not at all.
         max_params: most parameters one partition may hold.
         memory: most memory one worker process may use, in bytes or as `256MB`.
-        cut: `mandatory`, `pooling`, `strided`, `bottleneck`, `all`, or names of tensors; several may be given.
+        cut: `mandatory`, `pooling`, `strided`, `bottleneck`, `all`, `annotations` (where the model itself says), or
+            names of tensors; several may be given.
+        configuration: with `annotations`: which device configuration of the model to follow, or `split_assignments`.
         partitions: exactly so many partitions, the largest as small as can be.
         optimize: `none`, `portable` (any CPU) or `native` (this CPU family, fastest).
         input_shapes: shapes to assume for inputs with open dimensions; the plan keeps them open.
         inputs: a request to measure and verify with, instead of a made one.
         max_tensor: most memory that one tensor that the model computes may take, in bytes or as `4GB`; 2 GiB unless
             given, and four times as much for all that follows from constants together. Weights may be larger.
-        cluster: a cluster file; the search then decides where to cut and what runs where, and `max_params` is the only
-            other limit that may be given.
+        cluster: a cluster file; the search then decides where to cut and what runs where, or with `annotations` the
+            model itself, and `max_params` is the only other limit that may be given.
         profile: a profile of a device of speed 1, for devices of the cluster without their own; measured here unless
             given.
         objective: what to make best on the cluster: `latency`, `throughput`, `memory`, `energy` or `bytes`.
@@ -65,7 +68,8 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
     from hyps_compiler.partition import Request, parse_cuts
 
     cuts, tensors = parse_cuts([cut] if isinstance(cut, str) else cut)
-    if cluster is not None and (cut != "mandatory" or partitions or memory or optimize != "portable"):
+    is_free = cuts in (("mandatory",), ("annotations",)) and not tensors
+    if cluster is not None and (not is_free or partitions or memory or optimize != "portable"):
         raise UsageError(
             "a cluster's search decides where to cut",
             "leave out cut, partitions, memory and optimize, or write limits into the cluster file",
@@ -74,6 +78,7 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
         max_params=max_params,
         memory_bytes=parse_nbytes(memory) if isinstance(memory, str) else memory,
         cuts=cuts,
+        configuration=configuration,
         tensors=tensors,
         partitions=partitions,
     )

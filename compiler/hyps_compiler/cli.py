@@ -114,8 +114,8 @@ def compile_command(
       hypsc compile model.onnx -o plan/ --quantize int8 --calibration requests/
     """
     require_compiler("onnx", "onnxruntime")
-    own = {"--cut": cut != "mandatory", "--partitions": partitions, "--memory": memory}
-    refuse_own_cuts(placing, {**own, "--optimize": optimize != "portable"})
+    own = {"--cut": cut not in ("mandatory", "annotations"), "--partitions": partitions, "--memory": memory}
+    refuse_own_cuts(placing, {**own, "--optimize": optimize != "portable"}, is_told=cut == "annotations")
     quantization = quantize_request(quantize, calibration, has_cluster=placing["cluster"] is not None)
     from hyps_compiler import reporting
     from hyps_compiler.driver import Options, compile_model

@@ -59,6 +59,7 @@ _WITHOUT_CLUSTER = (
     "time_limit_s",
     "adaptive",
 )
+_OF_THE_SEARCH = ("strategy", "general", "has_replicas", "time_limit_s", "adaptive")
 _OPTION_OF = {"batches": "batch", "general": "parallel", "has_replicas": "replicas", "time_limit_s": "time-limit"}
 
 
@@ -106,13 +107,21 @@ def placement_request(
     )
 
 
-def refuse_own_cuts(told: Mapping[str, Any], given: Mapping[str, object]) -> None:
+def refuse_own_cuts(told: Mapping[str, Any], given: Mapping[str, object], *, is_told: bool = False) -> None:
     """Refuse options that say where to cut together with a cluster, for which the search says it.
+
+    `is_told` says that the model's annotations decide instead; then options of the search are refused.
 
     Raises:
         UsageError: one was given.
     """
     if told["cluster"] is not None:
+        for name in _OF_THE_SEARCH:
+            if is_told and told[name]:
+                raise UsageError(
+                    f"--{_OPTION_OF.get(name, name)} is about a search, and the model's annotations decide",
+                    "leave it out, or --cut annotations",
+                )
         for option, value in given.items():
             if value:
                 raise UsageError(

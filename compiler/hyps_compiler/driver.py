@@ -33,6 +33,7 @@ from hyps_compiler.children import run_child
 from hyps_compiler.convert import Conversion
 from hyps_compiler.forms import emit_forms
 from hyps_compiler.frontend import open_model
+from hyps_compiler.interop.dividing import divide_as_wanted
 from hyps_compiler.interop.reading import follow_annotations
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import Feeds, Measured, measure
@@ -230,8 +231,14 @@ def _placed(
 
     limit = device_limit(options.placement.site.cluster)
     request = replace(limit, max_params=options.request.max_params)
-    graph, rewrites = sliced(staged.model, measured.sizes, staged.fused, request)
+    wanted = options.request.wanted
+    divided = divide_as_wanted(staged.model, measured.sizes, staged.fused, wanted.shards if wanted else ())
+    graph, rewrites = sliced(staged.model, measured.sizes, divided.fused, request)
     options.placement.site.check_profiles(graph, source.sha256)
+    if wanted is not None:
+        from hyps_compiler.interop.placing import place_as_wanted
+
+        return place_as_wanted(graph, (*divided.rewrites, *rewrites), options.placement, wanted, divided)
     step("searching the best placement")
     return place(graph, rewrites, options.placement)
 

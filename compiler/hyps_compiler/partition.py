@@ -106,7 +106,8 @@ def divide(model: ir.Model, sizes: dict[str, tuple[int, ...]], fused: frozenset[
     """
     wished: tuple[str, ...] = ()
     if request.wanted is not None:
-        wished, fused = divide_as_wanted(model, sizes, fused, request.wanted.shards)
+        divided = divide_as_wanted(model, sizes, fused, request.wanted.shards)
+        wished, fused = divided.rewrites, divided.fused
     portion = _portion_bytes(model, sizes, fused, request)
     if portion is not None:
         trial, tried = model.clone(), dict(sizes)

@@ -187,5 +187,4 @@ def _another_model(model: str, plan: Plan) -> ModelError:
         f"the plan was made from another model than `{printable(model)}`",
         f"give the file of `{printable(plan.model.name)}` that it was compiled from; of another format, convert it with"
         " `hypsc convert` and compile that",
-        "E_OTHER_MODEL",
     )

@@ -26,16 +26,25 @@ class Arranged:
     """Why there is a border behind a layer, by the layer's place."""
 
 
-def divide_as_wanted(
-    model: ir.Model, sizes: Sizes, fused: frozenset[str], shards: Sequence[WantedShards]
-) -> tuple[tuple[str, ...], frozenset[str]]:
-    """Divide layers in place, and return the rewrites and what is still fused.
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """What became of the layers that were to be divided."""
+
+    rewrites: tuple[str, ...]
+    fused: frozenset[str]
+    """Names of values that are still inside layers."""
+    devices: Mapping[str, tuple[int, ...]]
+    """Of the parts of each layer, where they are told."""
+
+
+def divide_as_wanted(model: ir.Model, sizes: Sizes, fused: frozenset[str], shards: Sequence[WantedShards]) -> Divided:
+    """Divide layers in place.
 
     Raises:
         ModelError: one cannot be divided so; says which and why.
     """
     if not shards:
-        return (), fused
+        return Divided((), fused, {})
     layer_of = {
         str(value.name): layer
         for layer in build_cut_graph(model, sizes, fused=fused).layers
@@ -43,17 +52,19 @@ def divide_as_wanted(
         for value in node.outputs
     }
     cuts: dict[int, tuple[Cut, int]] = {}
+    devices: dict[str, tuple[int, ...]] = {}
     for wanted in shards:
         layer = next((layer_of[name] for name in wanted.outputs if name in layer_of), None)
         if layer is None:
             raise _indivisible(wanted, "nothing of it is left once what is constant is computed")
         if layer.index not in cuts:  # a layer is divided once, as its first node wants it
             cuts[layer.index] = (_cut(model, layer, sizes, wanted), wanted.count)
+            devices[layer.name] = wanted.devices
     done = []
     for _, (cut, count) in sorted(cuts.items()):
         done.append(cut.apply(model, sizes, count))
         fused -= cut.inputs
-    return tuple(done), fused
+    return Divided(tuple(done), fused, devices)
 
 
 def in_stages(graph: CutGraph, wanted: Wanted) -> Arranged:

@@ -180,6 +180,7 @@ def _wanted(model: ModelProto, dag: Dag, found: Configuration) -> Wanted:
             dag.crossing(stages),
             moved,
             shards,
+            found.num_devices,
             found.devices,
             found.devices_of_stages(),
         )

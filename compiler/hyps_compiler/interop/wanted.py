@@ -40,7 +40,9 @@ class Wanted:
     """Tensors that are used in other stages than made in."""
     moved: tuple[Moved, ...] = ()
     shards: tuple[WantedShards, ...] = ()
+    num_devices: int | None = None
+    """None: nothing is said of devices."""
     devices: tuple[str, ...] = ()
-    """Names of the devices; empty: they have none."""
+    """Their names; empty: they have none."""
     devices_of: Mapping[int, tuple[int, ...]] | None = None
     """Of each stage, the devices that its nodes name; one is right."""
