@@ -1,16 +1,21 @@
 """Conversion without TensorFlow: what is recognised, what is refused before the child starts, how the child answers."""
 
+import importlib.util
 import subprocess
 import sys
+import tomllib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import hyps_compiler.convert as package
+import hyps_models
 from hyps.errors import DependencyError, HypsError, ModelError, OutputError, UsageError
-from hyps_compiler.convert import can_convert, convert, parent
+from hyps_compiler.convert import can_convert, convert, kind_of, kinds, parent
 
+EXTRAS = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
 CONFIG = '{"module": "keras", "class_name": "Sequential"}'
 
 
@@ -24,6 +29,12 @@ def write_archive(
     return path
 
 
+def replace_packages(monkeypatch: pytest.MonkeyPatch, packages: tuple[str, ...]) -> None:
+    """Have the parent look for other packages than the kinds name."""
+    kinds = tuple(replace(kind, packages=packages) for kind in parent.KINDS)
+    monkeypatch.setattr(parent, "kind_of", lambda path: next((kind for kind in kinds if kind.accepts(path)), None))
+
+
 def flip_byte(path: Path, position: int) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 0xFF
@@ -31,13 +42,28 @@ def flip_byte(path: Path, position: int) -> None:
 
 
 def test_all_is_what_is_there() -> None:
-    assert set(package.__all__) == {"can_convert", "convert"}
+    assert set(package.__all__) == {"SAMPLES", "Conversion", "can_convert", "convert", "kind_of"}
 
 
 def test_importing_loads_no_tensorflow() -> None:
-    code = "import sys, hyps_compiler.convert; print({'tensorflow', 'keras', 'tf2onnx', 'onnx'} & set(sys.modules))"
+    frameworks = "{'tensorflow', 'keras', 'tf2onnx', 'torch', 'sklearn', 'onnx'}"
+    code = f"import sys, hyps_compiler.convert; print({frameworks} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
     assert result.stdout.strip() == "set()"
+
+
+class TestKinds:
+    @pytest.mark.parametrize("kind", kinds.KINDS, ids=lambda kind: kind.name)
+    def test_every_row_has_what_the_others_have(self, kind: kinds.Kind, tmp_path: Path) -> None:
+        assert importlib.util.find_spec(f"hyps_compiler.convert.{kind.module}") is not None
+        assert kind.default_opset in kind.opsets
+        assert kind.packages
+        assert kind.extra in EXTRAS
+        assert not kind.accepts(tmp_path / "nothing")
+        assert kinds.kind_named(kind.name) is kind
+
+    def test_names_are_all_different(self) -> None:
+        assert len({kind.name for kind in kinds.KINDS}) == len(kinds.KINDS)
 
 
 class TestCanConvert:
@@ -45,11 +71,32 @@ class TestCanConvert:
         assert can_convert(write_archive(tmp_path / "m.keras"))
         assert can_convert(write_archive(tmp_path / "m.KERAS"))
 
+    @pytest.mark.parametrize(
+        ("name", "kind"),
+        [
+            ("m.keras", "keras"),
+            ("m.H5", "keras-h5"),
+            ("m.hdf5", "keras-h5"),
+            ("m.pb", "frozen-graph"),
+            ("m.tflite", "tflite"),
+            ("m.skops", "sklearn"),
+        ],
+    )
+    def test_kinds_are_told_by_suffixes(self, tmp_path: Path, name: str, kind: str) -> None:
+        (tmp_path / name).touch()
+        found = kind_of(tmp_path / name)
+        assert found is not None
+        assert found.name == kind
+
+    def test_an_onnx_model_named_pb_is_left_alone(self, tmp_path: Path) -> None:
+        hyps_models.save("digits", tmp_path / "digits.pb")
+        assert not can_convert(tmp_path / "digits.pb")
+
     def test_saved_model_is_recognised_by_its_file(self, tmp_path: Path) -> None:
         (tmp_path / "saved_model.pb").touch()
         assert can_convert(tmp_path)
 
-    @pytest.mark.parametrize("name", ["m.onnx", "m.h5", "keras", "missing.keras"])
+    @pytest.mark.parametrize("name", ["m.onnx", "m.txt", "keras", "missing.keras"])
     def test_others_are_not(self, tmp_path: Path, name: str) -> None:
         if "missing" not in name:
             (tmp_path / name).touch()
@@ -78,7 +125,7 @@ class TestRefusals:
 
     def test_file_of_another_kind(self, tmp_path: Path) -> None:
         (tmp_path / "m.keras").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-        self.refuse(tmp_path / "m.keras", "not a zip archive")
+        self.refuse(tmp_path / "m.keras", "is not a zip archive but an HDF5 file")
 
     def test_truncated_archive(self, tmp_path: Path) -> None:
         path = write_archive(tmp_path / "m.keras")
@@ -106,13 +153,49 @@ class TestRefusals:
     def test_archive_without_weights(self, tmp_path: Path) -> None:
         self.refuse(write_archive(tmp_path / "m.keras", ("config.json",)), "no `model.weights.h5`")
 
+    def test_archive_that_would_fill_the_disk(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "m.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("config.json", CONFIG)
+            with archive.open("model.weights.h5", "w") as member:
+                for _ in range(110):
+                    member.write(bytes(10**6))
+        self.refuse(tmp_path / "m.keras", "`model.weights.h5` in it would become 110 MB from")
+
+    @pytest.mark.parametrize(
+        ("name", "content", "wanted"),
+        [
+            ("m.h5", b"", "is empty"),
+            ("m.h5", b"PK\x03\x04" + bytes(50), "is a zip archive, not an HDF5 file"),
+            ("m.hdf5", b"nonsense", "it is not an HDF5 file"),
+            ("m.pb", b"", "is empty"),
+            ("m.pb", b"nonsense", "it does not begin like one"),
+            ("saved_model.pb", b"\x08\x01", "is a part of a SavedModel"),
+            ("m.tflite", b"nonsense", "lacks the mark `TFL3`"),
+        ],
+    )
+    def test_damaged_files_of_other_kinds(self, tmp_path: Path, name: str, content: bytes, wanted: str) -> None:
+        (tmp_path / "in").mkdir()
+        path = tmp_path / "in" / name
+        path.write_bytes(content)
+        with pytest.raises(ModelError) as caught:
+            convert(path, tmp_path / "out.onnx")
+        assert wanted in caught.value.message
+
+    def test_pickles_are_not_read_without_trust(self, tmp_path: Path) -> None:
+        (tmp_path / "m.pkl").write_bytes(b"\x80\x04K\x01.")
+        self.refuse(tmp_path / "m.pkl", "is to run whatever code is in it")
+
+    def test_outputs_of_a_keras_file_are_not_to_be_chosen(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="not to be chosen"):
+            convert(write_archive(tmp_path / "m.keras"), tmp_path / "out.onnx", outputs=["y"])
+
     def test_folder_without_a_model(self, tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()
         self.refuse(tmp_path / "folder", "no `saved_model.pb`")
 
     def test_unknown_suffix(self, tmp_path: Path) -> None:
-        (tmp_path / "m.h5").touch()
-        self.refuse(tmp_path / "m.h5", "neither a `.keras` file nor a SavedModel folder")
+        (tmp_path / "m.xyz").touch()
+        self.refuse(tmp_path / "m.xyz", "is nothing that can be converted")
 
     def test_names_from_strangers_are_shown_harmless(self, tmp_path: Path) -> None:
         (tmp_path / "a\x1b[31m.keras").touch()
@@ -126,19 +209,19 @@ class TestRefusals:
     def test_missing_packages_name_the_command_that_installs_them(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(parent, "_PACKAGES", ("msgspec", "no_such_package"))
+        replace_packages(monkeypatch, ("msgspec", "no_such_package"))
         with pytest.raises(DependencyError) as caught:
             convert(write_archive(tmp_path / "m.keras"), tmp_path / "out.onnx")
-        assert caught.value.message.endswith("cannot be converted without `no_such_package`")
+        assert caught.value.message.endswith("a Keras file cannot be converted without `no_such_package`")
         assert caught.value.hint == 'pip install "hyps[tf]"'
 
     def test_destination_in_a_missing_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(parent, "_PACKAGES", ())
+        replace_packages(monkeypatch, ())
         with pytest.raises(OutputError, match="No such file or directory"):
             convert(write_archive(tmp_path / "m.keras"), tmp_path / "gone" / "out.onnx")
 
     def test_destination_that_is_a_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(parent, "_PACKAGES", ())
+        replace_packages(monkeypatch, ())
         with pytest.raises(OutputError, match="is a folder"):
             convert(write_archive(tmp_path / "m.keras"), tmp_path)
 
@@ -150,7 +233,7 @@ class TestChild:
         (tmp_path / "site").mkdir()
         (tmp_path / "site" / "tensorflow.py").write_text("print('chatter', flush=True)\nraise ImportError('no AVX')\n")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-        monkeypatch.setattr(parent, "_PACKAGES", ())
+        replace_packages(monkeypatch, ())
 
     @pytest.mark.usefixtures("broken_installation")
     def test_refusal_arrives_with_its_class(self, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ the outputs of deep networks hardly depend on their input, and equal outputs wou
 
 import importlib.util
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -23,8 +22,10 @@ import onnxruntime
 import psutil
 import pytest
 
-from hyps.errors import HypsError, ModelError, UsageError
-from hyps_compiler.convert import convert
+from convert.keras_models import application, calibrate, draw, lstm, multi_input_dict, small_convnet
+from hyps.errors import DifferenceError, HypsError, ModelError, TensorError, UsageError
+from hyps_compiler.arrays import write_npz
+from hyps_compiler.convert import Conversion, convert
 from hyps_compiler.convert.request import Request
 
 pytestmark = [
@@ -46,21 +47,6 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 # --- models ---
 
 
-def small_convnet() -> Any:
-    from keras import Input, Model, layers
-
-    image = x = Input((32, 32, 3), name="image")
-    x = layers.Conv2D(16, 3, padding="same", use_bias=False)(x)
-    x = layers.ReLU()(layers.BatchNormalization()(x))
-    x = layers.BatchNormalization()(layers.DepthwiseConv2D(3, strides=2, padding="same")(x))
-    x = layers.SeparableConv2D(24, 3, activation="swish")(layers.MaxPooling2D(2)(x))
-    x = layers.Conv2DTranspose(8, 2, strides=2)(layers.AveragePooling2D(2)(x))
-    x = layers.Conv2D(8, 3, groups=2)(x)
-    x = layers.GlobalAveragePooling2D()(x)
-    classes = layers.Dense(10, activation="softmax", name="classes")(x)
-    return Model(image, [layers.Dense(2, name="box")(x), classes])
-
-
 def sequential() -> Any:
     from keras import Input, Sequential, layers
 
@@ -74,28 +60,11 @@ def sequential() -> Any:
     )
 
 
-def multi_input_dict() -> Any:
-    from keras import Input, Model, layers
-
-    left, right = Input((8,), name="left"), Input((6, 4), name="right")
-    both = layers.Concatenate()([layers.Dense(4, activation="relu")(left), layers.Flatten()(layers.Dense(3)(right))])
-    outputs = {"score": layers.Dense(1)(both), "embedding": layers.Dense(7, activation="tanh")(both)}
-    return Model({"right": right, "left": left}, outputs)
-
-
 def multi_input_list() -> Any:
     from keras import Input, Model, layers
 
     second, first = Input((4,), name="b_first"), Input((4,), name="a_second")
     return Model([second, first], layers.Subtract(name="difference")([layers.Dense(3)(second), layers.Dense(3)(first)]))
-
-
-def lstm() -> Any:
-    from keras import Input, Model, layers
-
-    tokens = Input((None,), dtype="int32", name="tokens")
-    x = layers.LSTM(24, return_sequences=True)(layers.Embedding(100, 16)(tokens))
-    return Model(tokens, layers.Dense(3, name="label")(layers.Bidirectional(layers.LSTM(8))(x)))
 
 
 def attention() -> Any:
@@ -105,51 +74,6 @@ def attention() -> Any:
     x = layers.LayerNormalization()(tokens)
     x = layers.Add()([tokens, layers.MultiHeadAttention(4, 8)(x, x)])
     return Model(tokens, layers.Dense(3, name="label")(layers.GlobalAveragePooling1D()(x)))
-
-
-def application(name: str) -> Callable[[], Any]:
-    def build() -> Any:
-        import keras
-
-        return getattr(keras.applications, name)(weights=None)
-
-    return build
-
-
-def calibrate(model: Any, seed: int = 0) -> Any:
-    """Give a model random weights under which its outputs depend on its inputs."""
-    from keras import layers, tree
-
-    rng = np.random.default_rng(seed)
-    norms = []
-    for layer in model._flatten_layers():
-        for variable in layer._trainable_variables:
-            shape = tuple(variable.shape)
-            if "kernel" in variable.name or variable.name == "embeddings":
-                fan_in = np.prod(shape[:2]) if "depthwise" in variable.name else np.prod(shape[:-1])
-                values = rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / fan_in))
-            else:
-                low, high = (0.5, 1.5) if variable.name == "gamma" else (-0.2, 0.2)
-                values = rng.uniform(low, high, shape).astype(np.float32)
-            variable.assign(values)
-        if isinstance(layer, layers.BatchNormalization):
-            norms.append(layer)
-    if norms:
-        momentum = norms[0].momentum
-        for layer in norms:
-            layer.momentum = 0.0  # one pass in training mode then sets the statistics to those of its batch
-        model(tree.map_structure(lambda tensor: draw(tensor, 4, rng), model.input), training=True)
-        for layer in norms:
-            layer.momentum = momentum
-    return model
-
-
-def draw(tensor: Any, batch: int, rng: np.random.Generator) -> Array:
-    """Return a random value for a Keras input; dimensions left open, but the batch, become 11."""
-    shape = (batch, *(size or 11 for size in tensor.shape[1:]))
-    if "int" in tensor.dtype:
-        return rng.integers(0, 100, shape).astype(tensor.dtype)
-    return rng.uniform(0, 255 if len(shape) == 4 else 1, shape).astype(tensor.dtype)
 
 
 # --- comparison ---
@@ -188,6 +112,14 @@ def check_same_answers(model: Any, path: Path, tolerance: float = 1e-4) -> None:
             assert np.abs(other - wanted).max() >= 0.02 * scale
 
 
+def check_verified(conversion: Conversion) -> None:
+    """Check that a conversion was compared with its source on inputs that its outputs depend on."""
+    assert conversion.unverified == ""
+    assert conversion.difference is not None
+    assert conversion.difference <= 1e-4
+    assert [found.varies for found in conversion.agreement] == [True] * len(conversion.outputs)
+
+
 def names_of(path: Path) -> tuple[list[str], list[str]]:
     graph = onnx.load(path, load_external_data=False).graph
     return [value.name for value in graph.input], [value.name for value in graph.output]
@@ -210,7 +142,10 @@ def test_small_models_answer_as_in_keras(tmp_path: Path, name: str) -> None:
     build, inputs, outputs = SMALL_MODELS[name]
     model = calibrate(build())
     model.save(tmp_path / "m.keras")
-    convert(tmp_path / "m.keras", tmp_path / "m.onnx")
+    conversion = convert(tmp_path / "m.keras", tmp_path / "m.onnx")
+    check_verified(conversion)
+    assert (conversion.kind, conversion.opset) == ("keras", 17)
+    assert all(value.shape is not None and value.shape[0] == "batch" for value in conversion.outputs)
     assert names_of(tmp_path / "m.onnx")[0] == inputs
     assert outputs is None or names_of(tmp_path / "m.onnx")[1] == outputs
     assert onnx.load(tmp_path / "m.onnx").opset_import[0].version == 17
@@ -221,7 +156,7 @@ def test_small_models_answer_as_in_keras(tmp_path: Path, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["EfficientNetB0", "EfficientNetV2B0", "MobileNetV2"])
 def test_published_models_answer_as_in_keras(tmp_path: Path, name: str) -> None:
-    model = calibrate(application(name)())
+    model = calibrate(application(name))
     model.save(tmp_path / "m.keras")
     convert(tmp_path / "m.keras", tmp_path / "m.onnx")
     assert len(names_of(tmp_path / "m.onnx")[0]) == 1  # EfficientNetB0's captured constants are no inputs
@@ -230,12 +165,13 @@ def test_published_models_answer_as_in_keras(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_vgg16_converts_within_4_gb(tmp_path: Path) -> None:
-    model = calibrate(application("VGG16")())
+def test_vgg16_converts_and_is_compared_within_3_gib(tmp_path: Path) -> None:
+    model = calibrate(application("VGG16"))
     model.save(tmp_path / "m.keras")
-    convert(tmp_path / "m.keras", tmp_path / "m.onnx")
-    peak_nbytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    assert peak_nbytes <= 4_000_000_000
+    conversion = convert(tmp_path / "m.keras", tmp_path / "m.onnx")
+    assert conversion.peak_nbytes < 3 * 2**30
+    assert conversion.nodes <= 46
+    check_verified(conversion)
     check_same_answers(model, tmp_path / "m.onnx")
 
 
@@ -256,7 +192,7 @@ def test_weights_set_aside_come_back(tmp_path: Path, name: str) -> None:
 
     model = calibrate(SMALL_MODELS[name][0]())
     model.save(tmp_path / "m.keras")
-    child.run(Request(source=str(tmp_path / "m.keras"), folder=str(tmp_path), constant_nbytes=0, file_nbytes=0))
+    child.run(Request(source=str(tmp_path / "m.keras"), folder=str(tmp_path), constant_nbytes=0))
     assert (tmp_path / "model.onnx.data").stat().st_size > 0
     check_same_answers(model, tmp_path / "model.onnx")
 
@@ -283,6 +219,154 @@ def test_impossible_shapes_are_refused(tmp_path: Path, inputs: dict[str, tuple[i
         convert(tmp_path / "m.keras", tmp_path / "m.onnx", inputs=inputs)
     assert caught.value.message == wanted
     assert [path.name for path in tmp_path.iterdir()] == ["m.keras"]
+
+
+# --- Keras' HDF5 files ---
+
+
+@pytest.mark.parametrize("name", ["small_convnet", "sequential", "multi_input_dict", "lstm"])
+def test_hdf5_files_answer_as_in_keras(tmp_path: Path, name: str) -> None:
+    build, inputs, _ = SMALL_MODELS[name]
+    model = calibrate(build())
+    model.save(tmp_path / "m.h5")
+    conversion = convert(tmp_path / "m.h5", tmp_path / "m.onnx")
+    check_verified(conversion)
+    assert conversion.kind == "keras-h5"
+    assert [value.name for value in conversion.inputs] == inputs
+    check_same_answers(model, tmp_path / "m.onnx")
+
+
+def test_code_in_an_hdf5_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+
+    monkeypatch.chdir(tmp_path)
+    touch = keras.layers.Lambda(lambda x: [x, __import__("pathlib").Path("touched").touch()][0])
+    keras.Sequential([keras.Input((4,)), touch]).save(tmp_path / "m.h5")
+    touched = tmp_path / "touched"
+    touched.unlink()  # building the model ran it
+    assert "holds a Lambda layer" in refusal_of(tmp_path / "m.h5")
+    assert not touched.exists()
+
+
+def test_an_hdf5_file_with_weights_alone_is_refused(tmp_path: Path) -> None:
+    sequential().save_weights(tmp_path / "m.weights.h5")
+    assert refusal_of(tmp_path / "m.weights.h5") == "`m.weights.h5` holds weights and no model"
+
+
+def test_an_hdf5_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    import h5py
+
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["data"] = np.zeros(3)
+    assert refusal_of(tmp_path / "m.h5") == "`m.h5` holds no Keras model"
+
+
+def test_a_hdf5_file_cut_short_is_refused(tmp_path: Path) -> None:
+    sequential().save(tmp_path / "m.h5")
+    content = (tmp_path / "m.h5").read_bytes()
+    (tmp_path / "m.h5").write_bytes(content[: len(content) // 2])
+    assert "`m.h5` is cut short or damaged" in refusal_of(tmp_path / "m.h5")
+
+
+# --- frozen graphs ---
+
+
+@pytest.fixture
+def frozen_graph(tmp_path: Path) -> Path:
+    """Write a graph as TensorFlow 1 froze them: two ends, an input that one of them does not need."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    with tf.Graph().as_default() as graph:
+        image = tf.compat.v1.placeholder(tf.float32, (None, 8), name="image")
+        bias = tf.compat.v1.placeholder(tf.float32, (None, 5), name="bias")
+        scale = tf.compat.v1.placeholder_with_default(np.float32(2.0), (), name="scale")
+        hidden = tf.nn.relu(tf.matmul(image, rng.standard_normal((8, 5)).astype(np.float32)) * scale, name="net/hidden")
+        tf.add(hidden, bias, name="net/logits")
+        tf.reduce_sum(hidden, axis=1, name="net/total")
+    (tmp_path / "graph.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    return tmp_path / "graph.pb"
+
+
+def test_a_frozen_graph_answers_as_in_tensorflow(tmp_path: Path, frozen_graph: Path) -> None:
+    conversion = convert(frozen_graph, tmp_path / "m.onnx")
+    check_verified(conversion)
+    assert names_of(tmp_path / "m.onnx") == (["image", "bias"], ["net/logits", "net/total"])
+
+
+@pytest.mark.parametrize("name", ["net/total", "net/total:0", "net/hidden"])
+def test_outputs_of_a_graph_can_be_named(tmp_path: Path, frozen_graph: Path, name: str) -> None:
+    check_verified(convert(frozen_graph, tmp_path / "m.onnx", outputs=[name]))
+    assert names_of(tmp_path / "m.onnx") == (["image"], [name.removesuffix(":0")])
+
+
+def test_an_output_that_is_not_there_is_named(tmp_path: Path, frozen_graph: Path) -> None:
+    with pytest.raises(UsageError, match="the graph has no tensor `logits`") as caught:
+        convert(frozen_graph, tmp_path / "m.onnx", outputs=["logits"])
+    assert "`net/logits`" in caught.value.hint
+
+
+def test_a_graph_cut_short_is_refused(frozen_graph: Path) -> None:
+    frozen_graph.write_bytes(frozen_graph.read_bytes()[:-9])
+    assert "is cut short, or no frozen TensorFlow graph" in refusal_of(frozen_graph)
+
+
+def test_a_graph_with_variables_is_refused(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    with tf.Graph().as_default() as graph:
+        tf.compat.v1.get_variable("w", (3,), use_resource=False)
+    (tmp_path / "g.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    assert refusal_of(tmp_path / "g.pb") == "the graph `g.pb` is not frozen: it has the variable `w`"
+
+
+# --- the comparison with the source ---
+
+
+def test_a_given_request_is_compared_on(tmp_path: Path) -> None:
+    calibrate(sequential()).save(tmp_path / "m.keras")
+    write_npz(tmp_path / "x.npz", {"features": np.ones((5, 20), np.float32)})
+    conversion = convert(tmp_path / "m.keras", tmp_path / "m.onnx", feeds=tmp_path / "x.npz")
+    assert conversion.samples == 1
+    assert conversion.constant_outputs == ("dense_1",) or conversion.agreement[0].varies is False  # five equal rows
+
+
+def test_a_request_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    sequential().save(tmp_path / "m.keras")
+    write_npz(tmp_path / "x.npz", {"features": np.ones((5, 21), np.float32)})
+    with pytest.raises(TensorError, match="is float32 of 5x21, and the model takes float32 of \\?x20"):
+        convert(tmp_path / "m.keras", tmp_path / "m.onnx", feeds=tmp_path / "x.npz")
+
+
+def test_a_comparison_can_be_left_out(tmp_path: Path) -> None:
+    sequential().save(tmp_path / "m.keras")
+    conversion = convert(tmp_path / "m.keras", tmp_path / "m.onnx", samples=0)
+    assert (conversion.difference, conversion.unverified) == (None, "it was not asked for")
+
+
+WRONG = """
+import keras
+
+@keras.saving.register_keras_serializable(package="mine")
+class Shifty(keras.layers.Layer):
+    def call(self, x):
+        import tensorflow as tf
+        return x + (1.0 if tf.inside_function() else 0.0)
+"""
+
+
+def test_a_model_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shifty.py").write_text(WRONG)
+    monkeypatch.chdir(tmp_path)
+    script = (
+        "import keras, shifty\nkeras.Sequential([keras.Input((4,)), shifty.Shifty(name='shifted')]).save('m.keras')\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120, capture_output=True, cwd=tmp_path)
+    with pytest.raises(DifferenceError, match="does not compute what its source computes in keras: output `shifted`"):
+        convert(tmp_path / "m.keras", tmp_path / "m.onnx", modules=["shifty"])
+    assert not (tmp_path / "m.onnx").exists()
+    convert(tmp_path / "m.keras", tmp_path / "m.onnx", modules=["shifty"], samples=0)
+    assert (tmp_path / "m.onnx").exists()
 
 
 # --- SavedModel folders ---

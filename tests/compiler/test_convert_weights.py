@@ -1,6 +1,5 @@
-"""Large weights put back into a converted model: equal values, layouts folded, in one file or two."""
+"""Large weights put back into a converted model: equal values, layouts folded."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ import onnx
 import onnxruntime
 import pytest
 
+from hyps.errors import ModelError
+from hyps_compiler.convert.packing import pack
 from hyps_compiler.convert.weights import Weight, write_model
 
 Array = np.ndarray[Any, Any]
@@ -48,49 +49,35 @@ def run(path: Path) -> tuple[Array, list[Array]]:
 
 
 @pytest.fixture
-def write(tmp_path: Path, weight: Array) -> Callable[[int], onnx.ModelProto]:
-    def write_with_limit(file_nbytes: int) -> onnx.ModelProto:
-        weights = {"w": Weight(lambda: weight, weight.nbytes)}
-        write_model(make_model(), weights, tmp_path / "m.onnx", data_name="m.onnx.data", file_nbytes=file_nbytes)
-        model = onnx.load(tmp_path / "m.onnx", load_external_data=False)
-        onnx.checker.check_model(str(tmp_path / "m.onnx"))
-        return model
-
-    return write_with_limit
+def written(tmp_path: Path, weight: Array) -> onnx.ModelProto:
+    write_model(make_model(), {"w": Weight(lambda: weight, weight.nbytes)}, tmp_path / "m.onnx")
+    onnx.checker.check_model(str(tmp_path / "m.onnx"))
+    return onnx.load(tmp_path / "m.onnx", load_external_data=False)
 
 
-@pytest.mark.parametrize("file_nbytes", [10_000, 0])
-def test_values_are_the_weights(
-    tmp_path: Path, weight: Array, write: Callable[[int], onnx.ModelProto], file_nbytes: int
-) -> None:
-    write(file_nbytes)
+@pytest.mark.usefixtures("written")
+def test_values_are_the_weights(tmp_path: Path, weight: Array) -> None:
     x, outputs = run(tmp_path / "m.onnx")
     for output in outputs:
         np.testing.assert_allclose(output, x @ weight.T, rtol=1e-6, atol=1e-6)
 
 
-def test_weights_are_no_inputs(write: Callable[[int], onnx.ModelProto]) -> None:
-    assert [value.name for value in write(10_000).graph.input] == ["x", "flag"]
+def test_weights_are_no_inputs(written: onnx.ModelProto) -> None:
+    assert [value.name for value in written.graph.input] == ["x", "flag"]
 
 
-def test_layout_nodes_are_folded(write: Callable[[int], onnx.ModelProto]) -> None:
-    graph = write(10_000).graph
-    assert [node.op_type for node in graph.node] == ["MatMul", "If", "MatMul"]
-    assert [(tensor.name, list(tensor.dims)) for tensor in graph.initializer] == [("w_t", [4, 3])]
+def test_layout_nodes_are_folded(written: onnx.ModelProto) -> None:
+    assert [node.op_type for node in written.graph.node] == ["MatMul", "If", "MatMul"]
+    assert [(tensor.name, list(tensor.dims)) for tensor in written.graph.initializer] == [("w_t", [4, 3])]
 
 
-def test_small_models_are_one_file(tmp_path: Path, write: Callable[[int], onnx.ModelProto]) -> None:
-    write(10_000)
-    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
-
-
-def test_weights_beside_the_model_start_at_pages(tmp_path: Path, weight: Array) -> None:
+def test_weights_lie_beside_the_model_from_whole_pages_on(tmp_path: Path, weight: Array) -> None:
     model = make_model()
     model.graph.input.append(onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, [3, 4]))
     model.graph.node.append(onnx.helper.make_node("Add", ["v", "w"], ["sum"]))
     model.graph.output.append(onnx.helper.make_tensor_value_info("sum", onnx.TensorProto.FLOAT, [3, 4]))
     weights = {name: Weight(lambda: weight, weight.nbytes) for name in ("w", "v")}
-    write_model(model, weights, tmp_path / "m.onnx", data_name="m.onnx.data", file_nbytes=0)
+    write_model(model, weights, tmp_path / "m.onnx")
     graph = onnx.load(tmp_path / "m.onnx", load_external_data=False).graph
     offsets = [
         int(entry.value) for tensor in graph.initializer for entry in tensor.external_data if entry.key == "offset"
@@ -98,3 +85,43 @@ def test_weights_beside_the_model_start_at_pages(tmp_path: Path, weight: Array) 
     assert offsets == [0, 4096, 8192]  # w itself, v, and w transposed
     _, (_, _, total) = run(tmp_path / "m.onnx")
     np.testing.assert_array_equal(total, weight + weight)
+
+
+class TestPack:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, written: onnx.ModelProto) -> Path:
+        assert written.graph.initializer
+        (tmp_path / "packed").mkdir()
+        return tmp_path / "packed"
+
+    def same(self, one: Path, other: Path) -> None:
+        for left, right in zip(run(one)[1], run(other)[1], strict=True):
+            np.testing.assert_array_equal(left, right)
+
+    def test_small_models_become_one_file(self, tmp_path: Path, folder: Path) -> None:
+        pack(tmp_path / "m.onnx", folder / "a.onnx", "a.onnx.data")
+        assert [path.name for path in folder.iterdir()] == ["a.onnx"]
+        self.same(tmp_path / "m.onnx", folder / "a.onnx")
+
+    def test_what_is_streamed_is_what_protobuf_would_write_in_another_order(self, tmp_path: Path, folder: Path) -> None:
+        pack(tmp_path / "m.onnx", folder / "a.onnx", "a.onnx.data")
+        whole = onnx.load(tmp_path / "m.onnx")
+        packed = onnx.load(folder / "a.onnx")
+        for tensor in (*whole.graph.initializer, *packed.graph.initializer):
+            tensor.ClearField("data_location")
+        assert packed.SerializeToString(deterministic=True) == whole.SerializeToString(deterministic=True)
+
+    def test_large_models_become_two(self, tmp_path: Path, folder: Path) -> None:
+        pack(tmp_path / "m.onnx", folder / "a.onnx", "a.onnx.data", file_nbytes=0)
+        assert sorted(path.name for path in folder.iterdir()) == ["a.onnx", "a.onnx.data"]
+        self.same(tmp_path / "m.onnx", folder / "a.onnx")
+
+    def test_a_weight_that_is_gone_is_refused(self, tmp_path: Path, folder: Path) -> None:
+        (tmp_path / "m.onnx.data").unlink()
+        with pytest.raises(ModelError, match="the weight `w_t` is not where the converter says"):
+            pack(tmp_path / "m.onnx", folder / "a.onnx", "a.onnx.data")
+
+    def test_a_weight_that_is_cut_short_is_refused(self, tmp_path: Path, folder: Path) -> None:
+        (tmp_path / "m.onnx.data").write_bytes(bytes(4))
+        with pytest.raises(ModelError, match="the weight `w_t` ends too early"):
+            pack(tmp_path / "m.onnx", folder / "a.onnx", "a.onnx.data")
