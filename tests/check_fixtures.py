@@ -5,12 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from onnx import TensorProto, helper
 
 from hyps_compiler.checking.facts import Facts, Layer, Measured, Outcome, PartitionFacts, PlanFacts
+from hyps_compiler.checking.keys import software_digest
 from hyps_compiler.checking.limits import Checked, judge
 from hyps_compiler.checking.rules import Rule
 from model_fixtures import model_of, save
+
+
+def skip_if_edited(before: str) -> None:
+    """Skip the rest of a test whose processes were not of one software: a cache is right to know nothing then."""
+    if software_digest() != before:
+        pytest.skip("the sources were edited while the test ran")
 
 
 def layer(name: str, weight_bytes: int, kind: str = "Gemm") -> Layer:
