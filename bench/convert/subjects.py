@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +139,7 @@ SUBJECTS: dict[str, Subject] = {
         Subject("convnet-savedmodel", "convnet", _saved_model),
         Subject("subclassed-savedmodel", "subclassed", _subclassed),
         Subject("convnet-frozen", "convnet.pb", _frozen_graph),
-        *(
-            Subject(name, f"{name}.keras", _keras(lambda name=name: keras_models.application(name)))
-            for name in APPLICATIONS
-        ),
+        *(Subject(name, f"{name}.keras", _keras(partial(keras_models.application, name))) for name in APPLICATIONS),
         Subject("MobileNetV2-tflite", "m.tflite", _tflite("MobileNetV2", quantized=False)),
         Subject("MobileNetV2-tflite-int8", "m8.tflite", _tflite("MobileNetV2", quantized=True)),
         Subject("mobilenet_v2-exported", "m.pt2", _torch(scripted=False), _TORCH),

@@ -36,4 +36,4 @@ def _difference(ours: dict[str, Any]) -> str:
 
 
 def _mb(measured: dict[str, Any]) -> int:
-    return round(measured["peak_bytes"] / 1e6)
+    return round(float(measured["peak_bytes"]) / 1e6)

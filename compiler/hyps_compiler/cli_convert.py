@@ -6,11 +6,11 @@ import click
 import msgspec
 
 from hyps.errors import UsageError, printable
-from hyps.terminal import progress, say, verbosity
+from hyps.terminal import HypsCommand, progress, say, verbosity
 from hyps_compiler.cli_options import PATH, parse_open_shapes, print_json, require_compiler, timeout_option
 
 
-@click.command()
+@click.command(cls=HypsCommand)
 @click.argument("source", type=PATH)
 @click.option("-o", "--output", required=True, type=PATH, help="The ONNX file to write.")
 @click.option(

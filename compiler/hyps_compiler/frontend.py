@@ -81,5 +81,5 @@ LOADERS: tuple[tuple[Callable[[str], bool], Load], ...] = (
     (lambda model: model.startswith(ZOO), _from_zoo),
     (lambda model: _is_convertible(Path(model)), _converted),
 )
-"""Whether a loader takes the model, and the function that makes an ONNX file of it in a folder, compared with its source
-if so wanted; ONNX files need none."""
+"""Whether a loader takes the model, and the function that makes an ONNX file of it in a folder, compared with its
+source if so wanted; ONNX files need none."""

@@ -31,8 +31,8 @@ def write_archive(
 
 def replace_packages(monkeypatch: pytest.MonkeyPatch, packages: tuple[str, ...]) -> None:
     """Have the parent look for other packages than the kinds name."""
-    kinds = tuple(replace(kind, packages=packages) for kind in parent.KINDS)
-    monkeypatch.setattr(parent, "kind_of", lambda path: next((kind for kind in kinds if kind.accepts(path)), None))
+    changed = tuple(replace(kind, packages=packages) for kind in kinds.KINDS)
+    monkeypatch.setattr(parent, "kind_of", lambda path: next((kind for kind in changed if kind.accepts(path)), None))
 
 
 def flip_byte(path: Path, position: int) -> None:

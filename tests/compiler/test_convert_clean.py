@@ -168,7 +168,7 @@ def test_what_depends_on_weights_alone_is_computed(path: Path) -> None:
         make_node("Mul", ["t", "two"], ["doubled"]),
         make_node("MatMul", ["x", "doubled"], ["y"]),
     ]
-    write(path, nodes, {"w": numbers(5, 6), "two": np.float32([2])})
+    write(path, nodes, {"w": numbers(5, 6), "two": np.array([2], np.float32)})
     assert cleaned(path, numbers(2, 4, 6)) == ["MatMul"]
 
 
@@ -207,7 +207,12 @@ def lstm_with(states: list[NodeProto]) -> list[NodeProto]:
     return [*states, *nodes]
 
 
-LSTM = {"w": numbers(1, 12, 6), "r": numbers(1, 12, 3), "zero": np.float32([[[0]]]), "one": np.float32([[[1]]])}
+LSTM = {
+    "w": numbers(1, 12, 6),
+    "r": numbers(1, 12, 3),
+    "zero": np.zeros((1, 1, 1), np.float32),
+    "one": np.ones((1, 1, 1), np.float32),
+}
 
 
 @pytest.mark.parametrize(("start", "inputs"), [("zero", 3), ("one", 7)])
@@ -249,7 +254,7 @@ def wrapped_by_products(rows: int) -> list[NodeProto]:
 def test_indices_that_gather_wraps_itself_are_not_wrapped(
     path: Path, nodes: Callable[[int], list[NodeProto]], rows: int, remaining: int | None
 ) -> None:
-    weights = {"table": numbers(5, 2), "rows": ints(rows), "zero": ints(0), "zero_f": np.float32([0])}
+    weights = {"table": numbers(5, 2), "rows": ints(rows), "zero": ints(0), "zero_f": np.zeros(1, np.float32)}
     made = nodes(rows)
     used = {name: weights[name] for node in made for name in node.input if name in weights}
     write(path, made, used, shape=("batch", 3), kind=INT)

@@ -83,8 +83,9 @@ def _set_shape(graph: ir.Graph, node: ir.Node, fixed: list[int]) -> None:
 def _dim(value: ir.Value, axis: int) -> _Number:
     """Return a dimension of a value: known, or that of the first value it surely equals."""
     while True:
-        if value.shape is not None and isinstance(value.shape[axis], int):
-            return int(value.shape[axis])
+        size = None if value.shape is None else value.shape[axis]
+        if isinstance(size, int):
+            return size
         node = value.producer()
         source = node.inputs[0] if node is not None and node.inputs else None
         if node is None or source is None or node.domain not in ("", "ai.onnx"):

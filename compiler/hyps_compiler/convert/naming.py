@@ -29,8 +29,10 @@ def simplify_names(model: ModelProto) -> None:
             node.name = nodes.get(node.name, node.name)
             _rename(node, renamed)
         if isinstance(body, GraphProto):
-            for item in (*body.initializer, *body.value_info, *body.output):
-                item.name = renamed.get(item.name, item.name)
+            for tensor in body.initializer:
+                tensor.name = renamed.get(tensor.name, tensor.name)
+            for value in (*body.value_info, *body.output):
+                value.name = renamed.get(value.name, value.name)
 
 
 def name_dims(graph: GraphProto, *, shares_batch: bool) -> None:
