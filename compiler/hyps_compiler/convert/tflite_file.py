@@ -167,21 +167,37 @@ def _check_operators(model: Any, source_name: str) -> None:
             f"`{source_name}` keeps values from one request to the next (`{stateful[0]}`), which ONNX cannot express",
             "make its variables constants before it is converted to TensorFlow Lite",
         )
-    known = {name for domain in tf_op.get_opsets().values() for opset in domain for name in opset}
-    # tf2onnx reads operations of TensorFlow itself, which the file calls by its own name for them, as well
-    unknown = sorted(name for name in used if f"TFL_{name}" not in known and name.removeprefix("Flex") not in known)
-    if unknown:
-        listed = ", ".join(f"`{printable(name)}`" for name in unknown[:8])
-        word = "operation" if len(unknown) == 1 else "operations"
+    custom = {_code(entry) for entry in model.operatorCodes or [] if _number(entry) == schema.BuiltinOperator.CUSTOM}
+    if used & custom:
         raise ModelError(
-            f"`{source_name}` uses the TensorFlow Lite {word} {listed}, which tf2onnx cannot express in ONNX",
-            "build the model without that operation, or convert the model it was made from",
+            f"`{source_name}` uses the {_listed('operation', used & custom)} beyond those of TensorFlow Lite itself",
+            "convert the model it was made from, or leave that operation out of it and compute it afterwards",
+        )
+    known = {name for domain in tf_op.get_opsets().values() for opset in domain for name in opset}
+    unknown = {name for name in used if f"TFL_{name}" not in known}
+    if unknown:
+        raise ModelError(
+            f"`{source_name}` uses the TensorFlow Lite {_listed('operation', unknown)}, which tf2onnx cannot express in"
+            " ONNX",
+            "convert the model it was made from, or build it without that operation",
         )
 
 
+def _listed(word: str, names: Collection[str]) -> str:
+    """Return some names, after the word for what they are."""
+    listed = ", ".join(f"`{printable(name)}`" for name in sorted(names)[:8])
+    return f"{word} {listed}" if len(names) == 1 else f"{word}s {listed}"
+
+
+def _number(entry: Any) -> int:
+    """Return an operation's number; newer ones do not fit the byte that older files have for it."""
+    number: int = max(entry.builtinCode, entry.deprecatedBuiltinCode)
+    return number
+
+
 def _code(entry: Any) -> str:
-    """Return the name of an operation; newer ones do not fit the byte that older files have for it."""
-    number = max(entry.builtinCode, entry.deprecatedBuiltinCode)
+    """Return the name of an operation."""
+    number = _number(entry)
     return _text(entry.customCode) if number == schema.BuiltinOperator.CUSTOM else _OPERATORS.get(number, f"{number}")
 
 
