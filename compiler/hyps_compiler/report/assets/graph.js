@@ -228,6 +228,9 @@ function partitionGraph(data, host) {
     touches.set(event.pointerId, [event.clientX, event.clientY]);
     if (touches.size === 1) { moved = 0; from = event.target.closest('.node'); }
   });
+  box.addEventListener('mousedown', (event) => { // a drag that begins on a partition does not choose it
+    if (event.target.closest('.node')) event.preventDefault();
+  });
   box.addEventListener('pointermove', (event) => {
     const last = touches.get(event.pointerId);
     if (!last) return;
