@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from hyps.terminal import progress, verbosity
+from hyps.terminal import HypsCommand, progress, verbosity
 from hyps_compiler.cli_options import PATH, max_tensor_option, print_json, require_compiler
 
 FORMATS = ("onnx", "olive")
 """Those of `hyps_compiler.interop.annotating.WRITERS`, known here without onnx."""
 
 
-@click.command()
+@click.command(cls=HypsCommand)
 @click.argument("model")
 @click.option("--plan", required=True, type=PATH, help="The plan folder that was made from it.")
 @click.option("-o", "--output", required=True, type=PATH, help="The ONNX file to write.")
