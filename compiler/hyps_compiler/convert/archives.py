@@ -179,9 +179,13 @@ def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
     """Open an archive, and turn what a damaged one makes zipfile raise into one sentence."""
     try:
         with zipfile.ZipFile(source) as archive:
-            yield archive
+            # of an archive cut short, zipfile finds the list of members of one inside it
+            if any(info.header_offset == 0 for info in archive.infolist()):
+                yield archive
+                return
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         reason = printable(str(error) or type(error).__name__)
         raise ModelError(f"{shown(source)} is cut short or damaged: {reason}", COPY_HINT) from error
     except OSError as error:
         raise ModelError(f"{shown(source)} cannot be read: {error.strerror}") from error
+    raise ModelError(f"{shown(source)} is cut short or damaged: it does not begin with its first member", COPY_HINT)

@@ -288,7 +288,7 @@ def _onnx_of_script(
     axes = {example.name: example.dims() for example in examples} | dict(outputs)
     try:
         torch.onnx.export(
-            module,
+            _without_options(module, [example.name for example in examples]),
             tuple(example.tensor for example in examples),
             str(path),
             dynamo=False,  # the newer exporter takes no scripts
@@ -303,6 +303,18 @@ def _onnx_of_script(
             f"torch.onnx cannot convert the script `{Path(request.source).name}`: {first_line(error)}", _PROGRAM_HINT
         ) from error
     return ir.load(path)
+
+
+def _without_options(module: Any, names: Sequence[str]) -> Any:
+    """Return a module that takes just the named inputs: the exporter fails on arguments that have a default."""
+    if len(module.forward.schema.arguments) == len(names) + 1:
+        return module
+
+    plain = torch.jit.ScriptModule()
+    plain.script = module
+    listed = ", ".join(names)
+    plain.define(f"def forward(self, {listed}):\n    return self.script({listed})\n")
+    return plain
 
 
 def _dtype(tensor: Any) -> str:
