@@ -143,6 +143,7 @@ def test_what_means_nothing_is_refused(text: str, said: str) -> None:
         ("[defaults]\nprofile = 'p.json'", "`profile` is about a cluster"),
         ("[limits]\nlatency = '40ms'", "`limits.latency` needs a `cluster`"),
         ("[growth]\nlatency = '5%'", "`growth.latency` needs a `cluster`"),
+        ("[defaults]\ncluster = 'c.toml'\nquantize = 'int8'", "`quantize` cannot be given with `cluster`"),
         ("[defaults]\ncalibration = 'x.npz'", "`calibration` is about `quantize`"),
     ],
 )

@@ -67,6 +67,16 @@ def test_a_refusal_is_an_outcome(model: Path, name: str, options: CompileOptions
 
 
 @pytest.mark.slow
+def test_what_quantization_loses_is_known(tmp_path: Path) -> None:
+    path = save_dense(tmp_path / "m.onnx", (64, 256, 32))
+    found = examine(ModelJob(model=str(path), options=CompileOptions(quantize="fp16")))
+    assert found.facts is not None, found.problem
+    loss = LIMITS["quantization_loss"].find(found.facts)
+    assert isinstance(loss, Found)
+    assert 0 < loss.value < 0.01
+
+
+@pytest.mark.slow
 def test_on_a_cluster_latency_is_predicted(model: Path, tmp_path: Path) -> None:
     from hyps.formats.profiles import encode_profile
     from hyps_compiler.profiling import ProfileOptions, profile_model

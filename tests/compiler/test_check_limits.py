@@ -1,5 +1,6 @@
 """Limits against findings: the sentences, what would do, and which status decides."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,6 +102,17 @@ def test_a_limit_that_cannot_be_checked_is_not_kept(limit: str) -> None:
 def test_a_conversion_is_judged_where_there_was_one() -> None:
     rule = Rule(limits={"conversion_difference": 1e-4})
     assert [v.check for v in judge(outcome(NEW), rule, None, "b")] == [COMPILES]
+
+
+def test_what_quantization_loses_is_judged_where_there_is_some() -> None:
+    rule = Rule(limits={"quantization_loss": 0.01})
+    assert [v.check for v in judge(outcome(NEW), rule, None, "b")] == [COMPILES]
+    lossy = msgspec.structs.replace(NEW, quantization="int8", quantization_loss=Measured(value=0.02, where="logits"))
+    told = judge(outcome(lossy), rule, None, "b")[-1]
+    assert told.exit_status == 4
+    assert "output `logits` differs from the unquantized model's by 0.02 of its largest value" in told.message
+    unknown = judge(outcome(msgspec.structs.replace(lossy, quantization_loss=None)), rule, None, "b")[-1]
+    assert "cannot be checked" in unknown.message
 
 
 def test_the_border_is_named_with_the_layer_before_it() -> None:

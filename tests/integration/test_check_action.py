@@ -173,7 +173,7 @@ def test_the_content_is_that_of_models_and_options_not_of_limits(runner: Runner)
 def test_inputs_are_never_part_of_a_script(runner: Runner) -> None:
     nasty = "$(touch pwned) `touch pwned` * ; touch pwned #' ; touch pwned '\" ; touch pwned\n$(touch pwned)"
     before = sorted(path.name for path in runner.work.iterdir())
-    for step, name in (("content", "paths"), ("content", "budget"), ("check", "paths"), ("check", "budget")):
+    for step, name in (("content", "paths"), ("check", "paths"), ("check", "budget")):
         finished = runner.run(step, {"paths": "gone.onnx", "args": nasty, "previous": nasty, name: nasty})
         assert finished.returncode == 0, finished.stderr
     assert runner.outputs["check"]["status"] in ("1", "2")

@@ -59,6 +59,7 @@ class _Limits(Struct, frozen=True, forbid_unknown_fields=True):
     border_bytes: _Quantity | UnsetType = UNSET
     difference: _Quantity | UnsetType = UNSET
     conversion_difference: _Quantity | UnsetType = UNSET
+    quantization_loss: _Quantity | UnsetType = UNSET
 
 
 class _Growth(Struct, frozen=True, forbid_unknown_fields=True):
@@ -278,6 +279,8 @@ def _contradictions(rule: Rule) -> Iterator[str]:
         }
         for name in (name for name, is_given in own.items() if is_given):
             yield f"`{name}` cannot be given with `cluster`, whose search decides"
+        if options.quantize is not None:
+            yield "`quantize` cannot be given with `cluster`, whose profile is of the layers as they are"
         return
     if options.profile is not None:
         yield "`profile` is about a cluster and there is no `cluster`"

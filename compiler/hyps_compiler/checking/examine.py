@@ -22,7 +22,7 @@ from hyps_compiler.checking.facts import ConversionFacts, Facts, Layer, Measured
 from hyps_compiler.checking.job import ModelJob
 from hyps_compiler.checking.reading import read_facts
 from hyps_compiler.checking.rules import CompileOptions
-from hyps_compiler.convert import convert
+from hyps_compiler.convert import SAMPLES, convert
 from hyps_compiler.convert.conversion import Conversion
 from hyps_compiler.convert.kinds import kind_of
 from hyps_compiler.driver import Compiled, Options, compile_model
@@ -34,9 +34,8 @@ from hyps_compiler.verify import Report
 
 if TYPE_CHECKING:
     from hyps_compiler.placement import PlacementRequest
+    from hyps_compiler.quantizing import QuantizeOptions
 
-_SAMPLES = 2
-"""Requests on which a conversion is compared; of two it can be told whether outputs depend on inputs."""
 _LESS = "check it on a machine with more memory, or with smaller inputs"
 
 
@@ -73,10 +72,11 @@ def examine(job: ModelJob) -> Outcome:
 
 def _facts(job: ModelJob, work: Path) -> Facts:
     limit_seconds(job.options.timeout_s)
-    model, conversion = _converted(job, work)
+    model, trusted = _trusted(job, work)
     folder = Path(job.output) if job.output else work / "plan"
     folder.parent.mkdir(parents=True, exist_ok=True)
     compiled = compile_model(model, folder, _options(model, job.options, force=job.force))
+    conversion = trusted or compiled.conversion
     return Facts(
         plan=read_facts(folder),
         difference=_largest_difference(compiled.report),
@@ -86,13 +86,14 @@ def _facts(job: ModelJob, work: Path) -> Facts:
     )
 
 
-def _converted(job: ModelJob, work: Path) -> tuple[str, Conversion | None]:
-    """Return the ONNX model, and how it was made where the source is something else."""
+def _trusted(job: ModelJob, work: Path) -> tuple[str, Conversion | None]:
+    """Return the model, and how it was made where that runs code in it; compiling converts what is safe to read."""
     source = Path(job.model)
-    if job.model.startswith(ZOO) or kind_of(source) is None:
+    kind = None if job.model.startswith(ZOO) or not job.trust else kind_of(source)
+    if kind is None or not kind.runs_code(source):
         return job.model, None
     made = work / f"{source.stem}.onnx"
-    return str(made), convert(source, made, samples=_SAMPLES, trust=job.trust)
+    return str(made), convert(source, made, samples=SAMPLES, trust=True)
 
 
 def _options(model: str, told: CompileOptions, *, force: bool = False) -> Options:
@@ -112,6 +113,7 @@ def _options(model: str, told: CompileOptions, *, force: bool = False) -> Option
         force=force,
         max_tensor_nbytes=nbytes,
         placement=_placement(model, told, nbytes),
+        quantization=_quantization(told),
     )
 
 
@@ -126,13 +128,22 @@ def _placement(model: str, told: CompileOptions, max_tensor_nbytes: int) -> "Pla
     return PlacementRequest(load_site(model, request), objective=told.objective, strategy=told.strategy)
 
 
+def _quantization(told: CompileOptions) -> "QuantizeOptions | None":
+    if told.quantize is None:
+        return None
+    from hyps_compiler.quantizing import QuantizeOptions  # with what few checks need
+
+    return QuantizeOptions(told.quantize, Path(told.calibration) if told.calibration else None)
+
+
 def _layers_without_limits(job: ModelJob, error: HypsError) -> tuple[Layer, ...]:
     """Return the layers of a model that cannot keep its limits, so that it can be said which of them grew."""
     if not isinstance(error, InfeasibleError):
         return ()
-    free = CompileOptions(optimize=job.options.optimize, input=job.options.input, inputs=job.options.inputs)
+    without = {"memory_bytes": None, "max_params": None, "partitions": None, "cluster": None, "cut": ("mandatory",)}
+    free = msgspec.structs.replace(job.options, **without)
     with suppress(HypsError), scratch_folder() as work:  # the sentence on the limit is complete without them
-        model, _ = _converted(job, work)
+        model, _ = _trusted(job, work)
         compile_model(model, work / "plan", replace(_options(model, free), verify=False))
         return tuple(layers_of(read_facts(work / "plan").partitions).values())
     return ()

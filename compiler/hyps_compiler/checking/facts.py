@@ -57,6 +57,10 @@ class PlanFacts(Struct, frozen=True, kw_only=True):
     """Of all tensors between partitions, each counted once; null: sizes unknown."""
     largest_border: str = ""
     """The largest of these tensors."""
+    quantization: str = ""
+    """How the model was quantized; empty: it was not."""
+    quantization_loss: Measured | None = None
+    """Largest difference of an output to the unquantized model's, relative to its largest value; null: not measured."""
 
 
 class ConversionFacts(Struct, frozen=True, kw_only=True):

@@ -40,7 +40,7 @@ def result_key(target: Target, options: CompileOptions, software: str, *, trust:
     digest = hashlib.sha256()
     content = msgspec.to_builtins(options)
     for name in ("cluster", "profile", "inputs", "calibration"):
-        content[name] = _file_digest(content[name]) if content[name] else None
+        content[name] = _content(Path(content[name])) if content[name] else None
     facts = {
         "version": VERSION,
         "model": target.model if target.path is None else target.path.name,  # plans hold the file's name
@@ -92,6 +92,11 @@ def _sources(package: str) -> Iterable[tuple[str, bytes]]:
         for path in sorted(Path(root).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield f"{package}/{path.relative_to(root).as_posix()}", path.read_bytes()
+
+
+def _content(path: Path) -> list[tuple[str, str]]:
+    """Return the digest of a file, or of each file in a folder with its name."""
+    return [(name, _file_digest(file)) for name, file in model_files(path)]
 
 
 def _profiles(cluster: str) -> list[Path]:

@@ -417,6 +417,17 @@ def _conversion_difference(facts: Facts) -> Found | str | None:
     return Found(made.difference.value, subject, " of its largest value")
 
 
+def _quantization_loss(facts: Facts) -> Found | str | None:
+    plan = facts.plan
+    if not plan.quantization:
+        return None
+    loss = plan.quantization_loss
+    if loss is None:
+        return "what quantization loses could not be measured on every output"
+    subject = f"output `{printable(loss.where)}` differs from the unquantized model's by"
+    return Found(loss.value, subject, " of its largest value")
+
+
 _ACROSS = " cross borders between partitions"
 
 
@@ -441,6 +452,14 @@ LIMITS: dict[str, Limit] = {
             "largest difference of the conversion",
             "",
             _conversion_difference,
+            _DIFFERS,
+            can_grow=False,
+        ),
+        Limit(
+            "quantization_loss",
+            "largest difference of quantization",
+            "",
+            _quantization_loss,
             _DIFFERS,
             can_grow=False,
         ),

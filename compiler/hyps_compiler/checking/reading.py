@@ -50,6 +50,8 @@ def read_facts(folder: Path) -> PlanFacts:
         latency_s=variant.prediction.latency_s,
         border_bytes=nbytes,
         largest_border=largest,
+        quantization=plan.quantization.kind if plan.quantization else "",
+        quantization_loss=_loss(plan),
     )
 
 
@@ -83,6 +85,13 @@ def _borders(plan: Plan) -> tuple[int | None, str]:
     known = {name: nbytes for name, nbytes in sizes.items() if nbytes is not None}
     largest = max(known, key=lambda name: known[name], default="")
     return (sum(known.values()) if len(known) == len(sizes) else None), largest
+
+
+def _loss(plan: Plan) -> Measured | None:
+    """Return what quantization does to the output that it changes most; None where that is not known of each."""
+    losses = plan.quantization.losses if plan.quantization else ()
+    known = [Measured(value=loss.relative, where=loss.output) for loss in losses if loss.relative is not None]
+    return max(known, key=lambda loss: loss.value) if known and len(known) == len(losses) else None
 
 
 # Layers

@@ -1,6 +1,7 @@
 """What a budget says of one model: how it is compiled, and what must not be passed."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from msgspec import Struct
 
@@ -15,9 +16,9 @@ class CompileOptions(Struct, frozen=True, kw_only=True):
     cut: tuple[str, ...] = ("mandatory",)
     partitions: int | None = None
     optimize: Optimization = "portable"
-    quantize: str | None = None
+    quantize: Literal["int8", "fp16"] | None = None
     calibration: str | None = None
-    """Path of the requests from which the quantizer takes its ranges."""
+    """Path of the requests from which the quantizer takes its ranges: an .npz file, or a folder of them."""
     cluster: str | None = None
     profile: str | None = None
     objective: str = "latency"
@@ -28,11 +29,6 @@ class CompileOptions(Struct, frozen=True, kw_only=True):
     """Path of a request to verify on."""
     max_tensor_bytes: int | None = None
     timeout_s: float = 600.0
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Paths of the files whose content the result depends on, the model's own left out."""
-        return tuple(path for path in (self.cluster, self.profile, self.inputs, self.calibration) if path)
 
 
 @dataclass(frozen=True, slots=True)
