@@ -165,7 +165,7 @@ def _compile_once(
     source = model if isinstance(model, Source) else model.source
     step("optimizing" if options.optimization != "none" else "finding fusions")
     request = options.request
-    staged = stage_model(source, stage, options.optimization, request.kept)
+    staged = stage_model(source, stage, options.optimization, request.kept_in(source.made))
     step("measuring tensors")
     measured = measure(
         staged.model,
@@ -257,7 +257,7 @@ def _divided(
         if options.optimization != "native" or request.memory_bytes is None:
             raise
         (folder / "portable").mkdir()
-        portable = stage_model(source, folder / "portable", "portable", request.kept)
+        portable = stage_model(source, folder / "portable", "portable", request.kept_in(source.made))
         known = measure(
             portable.model,
             portable.path,
@@ -321,7 +321,7 @@ def _plan(
         optimization=options.optimization,
         cpu_family=cpu_family() if options.optimization == "native" else None,
         passes=",".join(("normalize", *division.rewrites)),
-        kept_tensors=options.request.kept,
+        kept_tensors=options.request.kept_in(source.made),
         memory_bytes=options.request.memory_bytes,
         max_params=options.request.max_params,
         assumed_dims=dict(sorted(measured.assumed_dims.items())),

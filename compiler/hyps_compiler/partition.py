@@ -1,6 +1,6 @@
 """Decides the partitions: layers that do not fit are divided first, then whole layers go in as few parts as fit."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -57,14 +57,17 @@ class Request:
     configuration: str | None = None
     """Which of the model's annotations to follow; None: the only ones."""
     wanted: Wanted | None = None
-    """What these annotations say, once the model is read; see `kept`."""
+    """What these annotations say, once the model is read; see `kept_in`."""
     reserve_bytes: int = 0
     """What a plan was measured to take beyond what is reckoned: its layers get that much less."""
 
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """Names of tensors that must outlive fusion: those to cut at, and those between stages that are wanted."""
-        return tuple(dict.fromkeys((*self.tensors, *(self.wanted.crossing if self.wanted else ()))))
+    def kept_in(self, made: Container[str]) -> tuple[str, ...]:
+        """Return the tensors that must outlive fusion: those to cut at, and those between stages that are wanted.
+
+        Of the latter those that the model, which has `made` them, still has: quantizing does away with some.
+        """
+        crossing = self.wanted.crossing if self.wanted else ()
+        return tuple(dict.fromkeys((*self.tensors, *(name for name in crossing if name in made))))
 
     @property
     def limits(self) -> chain.Limits:

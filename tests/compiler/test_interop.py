@@ -27,6 +27,7 @@ from hyps_compiler.interop.annotations import read_configurations
 from hyps_compiler.interop.dag import read_dag, spread
 from hyps_compiler.interop.olive import split_of
 from hyps_compiler.interop.reading import read_wanted
+from hyps_compiler.interop.wanted import Wanted
 from hyps_compiler.measure import measure
 from hyps_compiler.partition import Request, divide
 from hyps_compiler.profiling import ProfileOptions, profile_model
@@ -67,6 +68,11 @@ def test_nodes_without_a_stage_follow_what_they_need_and_else_what_needs_them(tm
     assert borders(plan) == [("a2",), ()]
     wanted = read_wanted(tmp_path / "model.onnx", None)
     assert [wanted.stage_of[name] for name in ("m0", "r1", "m2", "a2", "r2", "r3")] == [0, 0, 0, 0, 3, 3]
+
+
+def test_tensors_that_quantizing_does_away_with_are_not_kept() -> None:
+    request = Request(tensors=("named",), wanted=Wanted("a test", {}, crossing=("gone", "there", "named")))
+    assert request.kept_in({"there"}) == ("named", "there")
 
 
 def test_stages_that_the_file_does_not_have_in_order_still_are_partitions(tmp_path: Path) -> None:
