@@ -203,6 +203,7 @@ def test_a_split_that_breaks_a_limit_is_not_the_least() -> None:
     known = problem()
     machines = (known.machines[0], Machine("server", memory_bytes=1))
     limited = replace(known, machines=machines)
+    assert splits_of(spread(chain(5), 5), limited).targets[0].chosen == ()
     (target,) = splits_of(spread(chain(5), 5), limited).targets
     assert target.best == len(target.splits) - 1
     assert "memory of server" in target.splits[0].broken

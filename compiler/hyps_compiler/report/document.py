@@ -146,7 +146,7 @@ class Target(Struct, frozen=True, kw_only=True):
     best: int
     """Index of the least latency of those that break no limit; -1: all do."""
     chosen: tuple[int, ...]
-    """Indices of the borders where the plan goes from one device to another."""
+    """Indices of the borders where the plan goes from one device to another, if it uses this one."""
 
 
 class Splits(Struct, frozen=True, kw_only=True):

@@ -22,13 +22,15 @@ _MOST_SPLITS = 240
 
 
 def splits_of(plan: Plan, problem: Problem) -> Splits:
-    """Return the cost of every two-part split, device by device, with what the plan does marked.
+    """Return the cost of every two-part split, device by device, those first that the plan uses, its cuts marked.
 
     Args:
         plan: the plan, on the cluster.
         problem: the model's layers on the same cluster, for the plan's batch.
     """
-    targets = tuple(_target(plan, problem, server) for server in servers(problem))
+    devices = set(plan.variants[0].placement.values())
+    others = sorted(servers(problem), key=lambda server: problem.machines[server].name not in devices)
+    targets = tuple(_target(plan, problem, server) for server in others)
     hidden = max((len(problem.tasks) + 1 - len(target.splits) for target in targets), default=0)
     notes = []
     if hidden > 0 and len(problem.tasks) + 1 > _MOST_SPLITS:
@@ -55,12 +57,13 @@ def crossings(plan: Plan, problem: Problem) -> set[int]:
 
 
 def _target(plan: Plan, problem: Problem, server: int) -> Target:
-    used = crossings(plan, problem)
+    name = problem.machines[server].name
+    used = crossings(plan, problem) if name in plan.variants[0].placement.values() else set()
     positions = _worth_showing(problem, server, used)
     splits = [split for position in positions if (split := _split(problem, server, position)) is not None]
     allowed = [index for index, split in enumerate(splits) if not split.broken]
     return Target(
-        device=shown(problem.machines[server].name),
+        device=shown(name),
         splits=tuple(splits),
         best=min(allowed, key=lambda index: (splits[index].latency_s, index), default=-1),
         chosen=tuple(index for index, split in enumerate(splits) if split.position in used),

@@ -71,10 +71,13 @@ function layersSection(report) {
     const rule = (kind, x) => boxes.forEach((box) => svg.append(shape('line', { class: kind, x1: x, x2: x, y1: box.top, y2: box.bottom })));
     rows.forEach((row, i) => {
       const x = places.start(i + 1);
-      if (row.split) rule(row.split === 'cut' ? 'cut' : 'possible', x);
+      if (row.split === 'cut') rule('cut', x);
+      if (row.split === 'point') boxes.forEach((box) => svg.append(shape('line', { class: 'possible', x1: x, x2: x, y1: box.bottom - 4, y2: box.bottom + 7 })));
       if (row.split === 'cut') svg.append(mark('down', x, boxes[0].top - 7, 'cutmark'));
       const symbol = layerMark(row);
-      if (symbol) svg.append(mark(symbol, places.middle(i), y(row.cut_bytes || least) - 9, symbol === 'diamond' ? 'narrow' : 'pool'));
+      if (!symbol) return;
+      const size = Math.max(0.55, Math.min(1, places.width / 13)), drawn = mark(symbol, 0, 0, symbol === 'diamond' ? 'narrow' : 'pool');
+      svg.append(fill(drawn, { transform: `translate(${places.middle(i).toFixed(1)} ${(y(row.cut_bytes || least) - 9 * size).toFixed(1)}) scale(${size.toFixed(2)})` }));
     });
   }
 

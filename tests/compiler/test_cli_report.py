@@ -1,0 +1,70 @@
+"""`hypsc report` on the command line: what it writes, and what it refuses."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import hyps_compiler
+from hyps_compiler.cli import main
+from plan_fixtures import write_plan_file
+from report_fixtures import chain, small_model, write_cluster, write_profile
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, its profile, a cluster, and plans for one device and for three."""
+    made = tmp_path_factory.mktemp("report")
+    model = small_model(made / "small.onnx")
+    profile, cluster = write_profile(made / "profile.json", model), write_cluster(made / "cluster.toml")
+    hyps_compiler.compile(model, made / "local", cut="all", verify=False)
+    hyps_compiler.compile(model, made / "spread", cluster=cluster, profile=profile, verify=False)
+    return made
+
+
+def call(folder: Path, plan: str, output: Path, *more: str) -> Result:
+    words = [word.replace("DIR", str(folder)) for word in more]
+    return CliRunner().invoke(main, ["report", str(folder / plan), "-o", str(output), *words])
+
+
+def test_a_page_is_written_and_the_same_files_give_the_same_page(folder: Path, tmp_path: Path) -> None:
+    options = ("--model", "DIR/small.onnx", "--profile", "DIR/profile.json", "--cluster", "DIR/cluster.toml")
+    pages = []
+    for name in ("one.html", "two.html"):
+        result = call(folder, "spread", tmp_path / name, *options)
+        assert result.exit_code == 0, result.stderr
+        pages.append((tmp_path / name).read_bytes())
+    assert pages[0] == pages[1]
+    assert {path.name for path in tmp_path.iterdir()} == {"one.html", "two.html"}
+    for section in (b'"splits":{', b'"load_map":{', b'"schedule":{', b'"layers":{', b'"missing":{}'):
+        assert section in pages[0]
+
+
+def test_a_request_is_run_on_demand(folder: Path, tmp_path: Path) -> None:
+    result = call(folder, "local", tmp_path / "page.html", "--run")
+    assert result.exit_code == 0, result.stderr
+    assert b"as it ran on this machine" in (tmp_path / "page.html").read_bytes()
+
+
+def test_an_existing_page_is_replaced_by_force_only(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("mine")
+    result = call(folder, "local", page)
+    assert (result.exit_code, "E_EXISTS" in result.stderr) == (1, True)
+    assert page.read_text() == "mine"
+    assert call(folder, "local", page, "--force").exit_code == 0
+    assert page.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_another_model_is_refused_and_nothing_written(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan").mkdir()
+    write_plan_file(tmp_path / "plan", chain(2))
+    result = call(tmp_path, "plan", tmp_path / "page.html", "--model", str(folder / "small.onnx"))
+    assert (result.exit_code, "E_OTHER_MODEL" in result.stderr) == (1, True)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_plan_for_several_devices_is_not_run_here(folder: Path, tmp_path: Path) -> None:
+    result = call(folder, "spread", tmp_path / "page.html", "--run")
+    assert result.exit_code == 2
+    assert "--run" in result.stderr
