@@ -62,7 +62,8 @@ def convert(
 
     if no_verify and inputs is not None:
         raise UsageError("--inputs is for the comparison that --no-verify leaves out", "leave one of the two out")
-    check_output_file(output, force=force)
+    for path in (output, output.with_name(f"{output.name}.data")):
+        check_output_file(path, force=force)
     with progress("converting", quiet=verbosity() < 0 or as_json) as bar:
 
         def on_line(line: str) -> None:

@@ -14,7 +14,7 @@ FLOORS: Mapping[str, Mapping[str, str]] = {
     "compiler": {"ml_dtypes": "0.5", "networkx": "3.2", "onnx": "1.21", "onnx-ir": "1.0", "tomli-w": "1.0"},
     "image": {"pillow": "10"},
     "search": {"ortools": "9.12"},
-    "tf": {"keras": "3.6", "tensorflow-cpu": "2.19", "tf2onnx": "1.17"},
+    "tf": {"keras": "3.12", "tensorflow-cpu": "2.19", "tf2onnx": "1.17"},
 }
 """Oldest version by package, by extra; the packages of a plain `pip install hyps` under the empty name."""
 
