@@ -1,4 +1,4 @@
-"""scikit-learn's models: pickles are not read without trust; with the packages, real pipelines and their own answers."""
+"""scikit-learn models: pickles are not read without trust; with the packages, real pipelines and their own answers."""
 
 import importlib.util
 import os
