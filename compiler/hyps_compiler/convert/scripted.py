@@ -151,17 +151,19 @@ def _convert_script(request: Request, module: Any) -> Made:
 
 
 def _script_inputs(module: Any, source_name: str) -> list[str]:
-    """Return the names of the inputs that a scripted module needs.
+    """Return the names of a scripted module's inputs.
 
     Raises:
-        ModelError: one of them is no tensor.
+        ModelError: one of them is no tensor, or may be left out, which PyTorch's exporter of scripts fails on.
     """
-    arguments = [argument for argument in module.forward.schema.arguments[1:] if not argument.has_default_value()]
+    arguments = module.forward.schema.arguments[1:]
     for argument in arguments:
-        if str(argument.type) not in ("Tensor", "Optional[Tensor]"):
+        if argument.has_default_value() or str(argument.type) != "Tensor":
+            kind = str(argument.type) + (", with a default" if argument.has_default_value() else "")
             raise ModelError(
-                f"`{source_name}` takes `{printable(argument.name)}` as {printable(str(argument.type))}, no tensor",
-                "script a module whose `forward` takes tensors only",
+                f"`{source_name}` takes `{printable(argument.name)}` as {printable(kind)}: only tensors without a"
+                " default can be inputs of an ONNX model made of a script",
+                "script a module around it whose `forward` takes tensors only",
             )
     return [argument.name for argument in arguments]
 
@@ -288,7 +290,7 @@ def _onnx_of_script(
     axes = {example.name: example.dims() for example in examples} | dict(outputs)
     try:
         torch.onnx.export(
-            _without_options(module, [example.name for example in examples]),
+            module,
             tuple(example.tensor for example in examples),
             str(path),
             dynamo=False,  # the newer exporter takes no scripts
@@ -303,18 +305,6 @@ def _onnx_of_script(
             f"torch.onnx cannot convert the script `{Path(request.source).name}`: {first_line(error)}", _PROGRAM_HINT
         ) from error
     return ir.load(path)
-
-
-def _without_options(module: Any, names: Sequence[str]) -> Any:
-    """Return a module that takes just the named inputs: the exporter fails on arguments that have a default."""
-    if len(module.forward.schema.arguments) == len(names) + 1:
-        return module
-
-    plain = torch.jit.ScriptModule()
-    plain.script = module
-    listed = ", ".join(names)
-    plain.define(f"def forward(self, {listed}):\n    return self.script({listed})\n")
-    return plain
 
 
 def _dtype(tensor: Any) -> str:
