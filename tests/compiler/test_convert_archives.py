@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hyps.errors import ModelError
 from hyps_compiler.convert import convert
 from hyps_compiler.convert.archives import check_content, content_of, documents, is_program, runs_code
 from hyps_compiler.convert.kinds import kind_of
-from hyps_compiler.convert.screening import find_code, is_arithmetic
+from hyps_compiler.convert.screening import find_code, find_member, is_arithmetic
 
 PROGRAM = {"m/archive_format": b"pt2", "m/models/model.json": b"{}", "m/data/weights/weight_0": bytes(64)}
 SCRIPT = {"m/code/__torch__.py": b"class M(Module):\n", "m/constants.pkl": b"\x80\x02).", "m/data.pkl": b"\x80\x02}."}
@@ -51,6 +52,7 @@ def weights_pickle() -> bytes:
         ({"serialized_exported_program.json": b"{}", "version": b"8.0"}, "exported"),
         (SCRIPT, "scripted"),
         (COMPILED, "compiled"),
+        (PROGRAM | COMPILED, "compiled"),  # PyTorch's reader would load the library beside the program
         ({"m/data.pkl": weights_pickle(), "m/data/0": bytes(8)}, "weights"),
         ({"m/data.pkl": pickle.dumps(Evil(Path("x")), protocol=2)}, "module"),
         ({"word/document.xml": b"<w/>"}, "other"),
@@ -128,13 +130,26 @@ def test_damage_is_told(tmp_path: Path) -> None:
             convert(tmp_path / "m.pt2", tmp_path / "m.onnx")
 
 
-def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "m.pt2", "w") as archive:
+@pytest.mark.parametrize("again", ["model.json", "MODEL.json"])
+def test_two_members_of_one_name_are_refused(tmp_path: Path, again: str) -> None:
+    with zipfile.ZipFile(tmp_path / "m.pt2", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile says so itself
         archive.writestr("m/models/model.json", b"{}")
-        with pytest.warns(UserWarning, match="Duplicate name"):
-            archive.writestr("m/models/model.json", b"[]")
+        archive.writestr(f"m/models/{again}", b"[]")
     with pytest.raises(ModelError, match="two members of the same name"):
         list(documents(tmp_path / "m.pt2"))
+
+
+def test_documents_are_those_that_pytorch_reads(tmp_path: Path) -> None:
+    names = {"m/models/model.JSON", "m/models/other", "m/data/weights/config.json"}
+    write(tmp_path / "m.pt2", dict.fromkeys([*names, "m/data/weights/weight_0"], b"{}"))
+    assert {name for name, _ in documents(tmp_path / "m.pt2")} == names
+
+
+def test_members_that_are_no_parts_of_a_program_are_found() -> None:
+    parts = ["m/models/model.json", "m/data/weights/weight_0", "m/data/sample_inputs/model.pt", "m/.data/version"]
+    assert find_member(parts) == ""
+    assert find_member([*parts, "m/data/library/a.so"]) == "the member `m/data/library/a.so`"
 
 
 # --- what a program might run ---
@@ -210,7 +225,9 @@ def test_arithmetic_passes(text: str) -> None:
     assert is_arithmetic(text)
 
 
-@pytest.mark.parametrize("text", ["", "a = 1", "lambda: s0", "[s0 for s0 in L]", "s0.__class__", "s0\n", "9" * 30_000])
+@pytest.mark.parametrize(
+    "text", ["", "a = 1", "lambda: s0", "[s0 for s0 in L]", "s0.__class__", "s0(1)(2)", "s0\n", "9" * 30_000]
+)
 def test_other_python_does_not(text: str) -> None:
     assert not is_arithmetic(text)
 

@@ -101,28 +101,37 @@ def is_traced(source: Path) -> bool:
         return any(name.endswith("/traced_inputs.pkl") for name in archive.namelist())
 
 
-def documents(source: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and content of every member of an archive that is JSON by its name.
+def members(source: Path) -> list[str]:
+    """Return the names of an archive's members.
 
     Raises:
         ModelError: the archive is damaged, or two members have one name, so that readers may differ in which they read.
     """
     with _opened(source) as archive:
         names = archive.namelist()
-        if len(set(names)) != len(names):
-            raise ModelError(f"{shown(source)} holds two members of the same name", COPY_HINT)
-        for name in names:
-            if name.endswith(".json"):
-                yield name, archive.read(name)
+    if len({name.lower() for name in names}) != len(names):  # PyTorch's reader does not tell capitals from others
+        raise ModelError(f"{shown(source)} holds two members of the same name", COPY_HINT)
+    return names
+
+
+def documents(source: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and content of every member of an archive that is JSON, by its name or where it lies.
+
+    Raises:
+        ModelError: as `members`.
+    """
+    chosen = [name for name in members(source) if name.lower().endswith(".json") or "/models/" in name.lower()]
+    with _opened(source) as archive:
+        yield from ((name, archive.read(name)) for name in chosen)
 
 
 def _content_of_archive(archive: zipfile.ZipFile) -> Content:
     names = set(archive.namelist())
     inner = {name.partition("/")[2] for name in names}
+    if any("data/aotinductor/" in name.lower() for name in names):  # PyTorch would load it, whatever else is there
+        return "compiled"
     if _OLD_PROGRAM in names or any(name.startswith("models/") and name.endswith(".json") for name in inner):
         return "exported"
-    if any(name.startswith("data/aotinductor/") for name in inner):
-        return "compiled"
     if "constants.pkl" in inner and any(name.startswith("code/") for name in inner):
         return "scripted"
     pickled = next((name for name in names if name.endswith("data.pkl") and name.count("/") < 2), None)

@@ -68,7 +68,7 @@ def load_program(source: Path, *, trust: bool) -> Any:
         ModelError: PyTorch cannot read it, or what it would run is not trusted.
     """
     if not trust:
-        found = screening.find_code(archives.documents(source))
+        found = screening.find_member(archives.members(source)) or screening.find_code(archives.documents(source))
         if found:
             raise ModelError(
                 f"`{source.name}` holds {found}, which PyTorch might run as code",

@@ -21,6 +21,13 @@ _WORD = re.compile(r"[\w.:$+-]*")
 _LABEL = re.compile(r"[\w.:/@ -]*")
 """Keys of dicts that `forward` takes or returns."""
 
+_MEMBERS = re.compile(
+    r"[^/]+/(?:(?:data/(?:weights|constants|sample_inputs)|models|extra)/[^/]+"
+    r"|archive_format|archive_version|byteorder|version|\.data/(?:version|serialization_id))"
+    r"|serialized_\w+\.(?:json|pt)|version|extra_files/.+"
+)
+"""Of an archive; the second line is that of PyTorch before 2.8. Libraries, which its reader loads, lie elsewhere."""
+
 _PLAIN_FILE = re.compile(r"(weight|tensor)_\d+")
 """Other members with tensors or constants are custom objects, which are unpickled."""
 
@@ -51,7 +58,6 @@ _ARITHMETIC = (
     ast.BinOp,
     ast.UnaryOp,
     ast.Compare,
-    ast.Call,
     ast.keyword,
     ast.Subscript,
     ast.boolop,
@@ -61,6 +67,11 @@ _ARITHMETIC = (
 )
 _MOST_CHARACTERS = 20_000
 """Of one expression: Python's own parser fails on much longer ones."""
+
+
+def find_member(names: Iterable[str]) -> str:
+    """Return the member of an exported program's archive that is none of its parts, as a phrase; empty without one."""
+    return next((f"the member `{printable(name)}`" for name in names if not _MEMBERS.fullmatch(name)), "")
 
 
 def find_code(documents: Iterable[tuple[str, bytes]]) -> str:
@@ -154,4 +165,6 @@ def _is_harmless(node: ast.AST) -> bool:
         return isinstance(node.value, int | float) or (
             isinstance(node.value, str) and _LABEL.fullmatch(node.value) is not None
         )
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name | ast.Attribute)
     return isinstance(node, _ARITHMETIC)
