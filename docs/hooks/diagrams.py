@@ -16,15 +16,7 @@ def on_page_markdown(markdown: str, page: "Page", **_: Any) -> str:
 
 
 def table(arrows: str) -> str:
-    r"""Return the table that says what a diagram's arrows say.
-
-    >>> print(table("    [*] --> idle\n    idle --> busy: asked\n"))
-    | in state | when | becomes |
-    | --- | --- | --- |
-    | begins | | `idle` |
-    | `idle` | asked | `busy` |
-    <BLANKLINE>
-    """
+    """Return the table that says what a diagram's arrows say."""
     rows = [_row(*found.groups("")) for found in map(_ARROW.fullmatch, arrows.splitlines()) if found]
     return "\n".join(["| in state | when | becomes |", "| --- | --- | --- |", *rows, ""])
 

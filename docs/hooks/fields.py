@@ -72,11 +72,7 @@ def _table(name: str, schema: Any, words: dict[str, str]) -> Iterator[str]:
 
 
 def shown(kind: Any) -> str:
-    """Return a type of the schema in words.
-
-    >>> shown({"anyOf": [{"items": {"type": "integer"}, "type": "array"}, {"type": "null"}]})
-    'list of integer, or null'
-    """
+    """Return a type of the schema in words, such as `list of integer, or null`."""
     if "$ref" in kind:
         name = kind["$ref"].removeprefix(_PREFIX)
         return f"[{name}](#{name.lower()})"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from page_fixtures import ROOT, Block, Run, blocks, steps
+from page_fixtures import ROOT, Block, Run, blocks, shown_is_said, steps
 
 QUICK = ("README.md", "docs/start/five-minutes.md", "docs/tutorial/zoo.md")
 SLOW = (
@@ -88,6 +88,22 @@ def test_a_failing_command_and_a_wrong_output_are_noticed(tmp_path: Path) -> Non
     run = Run(tmp_path / "failing", list(steps(Block("page.md", 1, "sh", "", ["true", "false", "true"]))))
     with pytest.raises(AssertionError, match=r"page\.md:1: status 1"):
         run.check(20)
+
+
+@pytest.mark.parametrize(("shown", "said", "numbers_vary", "is_right"), [
+    (["a  1", "..."], ["a 1", "b", "c"], False, True),
+    (["...", "c"], ["c"], False, True),
+    (["a ... d"], ["a b c d"], False, True),
+    (["a 1"], ["a 2"], False, False),
+    (["a"], ["a", "b"], False, False),
+    (["took 1 ms"], ["took 2.5 s"], True, True),
+    (["took 1 ms"], ["takes 1 ms"], True, False),
+    (["p1 9.5 kB 1x2"], ["p1 8 MB 1x2"], True, True),
+])  # fmt: skip
+def test_what_a_page_shows_stands_for_what_was_said(
+    shown: list[str], said: list[str], numbers_vary: bool, is_right: bool
+) -> None:
+    assert shown_is_said(shown, said, numbers_vary=numbers_vary) == is_right
 
 
 def _is_runnable(block: Block) -> bool:
