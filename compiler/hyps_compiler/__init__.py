@@ -10,6 +10,8 @@ from hyps.formats.plan import Optimization, Plan
 if TYPE_CHECKING:
     import numpy as np
 
+    from hyps_compiler.quantizing_job import Kind
+
 __all__ = ["compile"]
 
 
@@ -30,6 +32,8 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
     profile: str | Path | None = None,
     objective: str = "latency",
     strategy: str = "exact",
+    quantize: "Kind | None" = None,
+    calibration: str | Path | None = None,
     verify: bool = True,
     force: bool = False,
 ) -> Plan:
@@ -55,6 +59,8 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
             given.
         objective: what to make best on the cluster: `latency`, `throughput`, `memory`, `energy` or `bytes`.
         strategy: how to place layers; `hyps_passes.strategies.STRATEGIES` has all.
+        quantize: `int8` or `fp16` quantizes the model first, which changes answers; the plan says by how much.
+        calibration: requests for `int8`, an `.npz` file or a folder of them.
         verify: whether to prove the plan against the model.
         force: whether to replace an existing plan.
 
@@ -66,6 +72,7 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
     from hyps_compiler.driver import Options, compile_model
     from hyps_compiler.limits import MOST_TENSOR_NBYTES
     from hyps_compiler.partition import Request, parse_cuts
+    from hyps_compiler.quantizing_options import quantize_request
 
     cuts, tensors = parse_cuts([cut] if isinstance(cut, str) else cut)
     is_free = cuts in (("mandatory",), ("annotations",)) and not tensors
@@ -82,6 +89,9 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
         tensors=tensors,
         partitions=partitions,
     )
+    quantization = quantize_request(
+        quantize, None if calibration is None else Path(calibration), has_cluster=cluster is not None
+    )
     options = Options(
         request=request,
         optimization=optimize,
@@ -90,6 +100,7 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
         verify=verify,
         force=force,
         max_tensor_nbytes=MOST_TENSOR_NBYTES if max_tensor is None else parse_nbytes(str(max_tensor)),
+        quantization=quantization,
     )
     if cluster is not None:
         from hyps_compiler.clusters import SiteRequest, load_site

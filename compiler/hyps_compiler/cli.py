@@ -26,7 +26,7 @@ from hyps_compiler.cli_options import (
 )
 from hyps_compiler.cli_placement import placement_options, placement_request, refuse_own_cuts
 from hyps_compiler.cli_profile import profile
-from hyps_compiler.cli_quantize import quantize_options, quantize_request, verify_quantized
+from hyps_compiler.cli_quantize import quantize_options, verify_quantized
 from hyps_compiler.cli_report import report
 from hyps_compiler.cli_simulate import simulate
 from hyps_compiler.cli_status import status
@@ -116,9 +116,9 @@ def compile_command(
     require_compiler("onnx", "onnxruntime")
     own = {"--cut": cut not in ("mandatory", "annotations"), "--partitions": partitions, "--memory": memory}
     refuse_own_cuts(placing, {**own, "--optimize": optimize != "portable"}, is_told=cut == "annotations")
-    quantization = quantize_request(quantize, calibration, has_cluster=placing["cluster"] is not None)
     from hyps_compiler import reporting
     from hyps_compiler.driver import Options, compile_model
+    from hyps_compiler.quantizing_options import quantize_request
 
     options = Options(
         request=replace(_request(max_params, memory, cut, partitions), configuration=configuration),
@@ -128,7 +128,7 @@ def compile_command(
         verify=not no_verify,
         force=force,
         max_tensor_nbytes=max_tensor,
-        quantization=quantization,
+        quantization=quantize_request(quantize, calibration, has_cluster=placing["cluster"] is not None),
     )
     with progress("compiling", quiet=verbosity() < 0 or as_json) as bar:
 
@@ -211,7 +211,7 @@ def verify(
 
     Where they differ it names the first border that does, the partitions that are wrong by themselves, and the layer
     and node at which that begins; the exit status is then 4. A plan with --quantize is compared on the outputs alone,
-    and may lose twice what it was measured to lose.
+    and may lose twice what it was measured to lose on average.
 
     \b
     Examples:

@@ -2,16 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from hyps.errors import UsageError
 from hyps.terminal import progress, verbosity
 from hyps_compiler.cli_options import PATH, print_json
-
-if TYPE_CHECKING:
-    from hyps_compiler.quantizing import QuantizeOptions
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -24,26 +20,6 @@ def quantize_options(command: _Command) -> _Command:
         command
     )
     return click.option("--quantize", type=click.Choice(["int8", "fp16"]), help=_QUANTIZE_HELP)(command)
-
-
-def quantize_request(kind: Any, calibration: Path | None, *, has_cluster: bool) -> "QuantizeOptions | None":
-    """Return what the options ask for; None without `--quantize`.
-
-    Raises:
-        UsageError: the options do not go together.
-    """
-    if kind is None:
-        if calibration is not None:
-            raise UsageError("--calibration is for --quantize, which was not given", "add --quantize int8")
-        return None
-    if has_cluster:
-        raise UsageError(
-            "--quantize cannot be given with --cluster, whose profile is of the layers as they are",
-            "compile once with --quantize and without --cluster, then give the .onnx file in its partitions/ as MODEL",
-        )
-    from hyps_compiler.quantizing import QuantizeOptions
-
-    return QuantizeOptions(kind, calibration)
 
 
 def verify_quantized(

@@ -14,7 +14,7 @@ from msgspec import structs
 from hyps.adapters.machine import cpu_family
 from hyps.adapters.plan_files import PLAN_FILE
 from hyps.adapters.resident import CODE_NBYTES
-from hyps.errors import InfeasibleError
+from hyps.errors import InfeasibleError, UsageError
 from hyps.formats.plan import (
     ModelInfo,
     Optimization,
@@ -48,7 +48,8 @@ from hyps_passes import ops
 
 if TYPE_CHECKING:
     from hyps_compiler.placement import Placed, PlacementRequest
-    from hyps_compiler.quantizing import Quantized, QuantizeOptions
+    from hyps_compiler.quantizing import Quantized
+    from hyps_compiler.quantizing_options import QuantizeOptions
 
 LOCAL = "local"
 """Name of the one device and variant of a plan made without a cluster."""
@@ -150,6 +151,11 @@ def _quantized(
         return None
     from hyps_compiler.quantizing import quantize  # with what few compiles need
 
+    if options.quantization.kind == "fp16" and options.optimization == "native":
+        raise UsageError(
+            "--optimize native lays weights out in float32, so that --quantize fp16 would save nothing",
+            "use --optimize portable",
+        )
     folder = target.scratch("quantized")
     return quantize(source, folder, options.quantization, max_tensor_nbytes=options.max_tensor_nbytes, step=step)
 

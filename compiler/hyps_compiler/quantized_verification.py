@@ -24,7 +24,8 @@ from hyps_compiler.stage import stage_model
 from hyps_passes import ops
 
 _MARGIN = 2.0
-"""How many times the recorded loss other requests, or another processor, may make of it."""
+"""How many times the recorded mean difference other requests, or another processor, may make of it. The largest is no
+measure: one request in a hundred with a value that calibration had not seen multiplies it."""
 _LEAST_ALLOWED = 1e-5
 """Relative: what another order of accumulation may do where nothing was lost."""
 _LARGE_BYTES = 10**9
@@ -52,17 +53,19 @@ class LossCheck:
         return 0 if difference is None else difference.exit_status
 
     def allowed(self, output: str) -> float | None:
-        """Return the relative difference that the output may have; None where none was recorded."""
-        known = {loss.output: loss.relative for loss in self.record.losses}.get(output)
+        """Return the mean relative difference that the output may have; None where none was recorded."""
+        known = {loss.output: loss.mean for loss in self.record.losses}.get(output)
         return None if known is None else max(_MARGIN * known, _LEAST_ALLOWED)
 
     def difference(self) -> DifferenceError | None:
         """Return what is wrong; None where every output loses no more than the plan says it may."""
         for loss in self.losses:
             allowed = self.allowed(loss.output)
-            if allowed is None or (loss.relative is not None and loss.relative <= allowed):
+            if allowed is None or (loss.mean is not None and loss.mean <= allowed):
                 continue
-            found = "by no finite number" if loss.relative is None else f"by {loss.relative:.2g} of its largest value"
+            found = (
+                "by no finite number" if loss.mean is None else f"by {loss.mean:.2g} of its largest value on average"
+            )
             changed = "the model file has changed since the plan was made: compile it again"
             other = "give a request like those it was calibrated with, or compile it again with more of them"
             return DifferenceError(

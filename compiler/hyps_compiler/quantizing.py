@@ -21,7 +21,8 @@ from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.loss import measure_loss
 from hyps_compiler.measure import Feeds, sample_request
 from hyps_compiler.ort import open_session, run
-from hyps_compiler.quantizing_job import QUANTIZED, Job, Kind, Outcome
+from hyps_compiler.quantizing_job import QUANTIZED, Job, Outcome
+from hyps_compiler.quantizing_options import QuantizeOptions
 from hyps_compiler.source import Source, open_source, read_proto
 from hyps_compiler.walk import bodies
 
@@ -47,15 +48,6 @@ _QUANTIZED_PREFIX = "QLinear"
 _MADE_UP = 8
 """Seeded random requests on which the loss is measured where none were given."""
 _CALIBRATE = "give requests like those to come with --calibration FILE.npz or a folder of such files"
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizeOptions:
-    """What `--quantize` was asked for."""
-
-    kind: Kind
-    calibration: Path | None = None
-    """An `.npz` file, or a folder of them."""
 
 
 @dataclass(frozen=True, slots=True)

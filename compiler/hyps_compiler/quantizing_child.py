@@ -45,6 +45,9 @@ _STATIC = (
 _STATIC_ALONE = ("Add", "Flatten", "Gemm", "Mul", "Reshape", "Sigmoid", "Split", "Squeeze", "Transpose", "Unsqueeze")
 """The same where nothing else in the model is quantized by itself, whose sums these might be."""
 
+_EXTRA = {"DefaultTensorType": TensorProto.FLOAT}
+"""What operators make that onnx does not know is taken for float32: the other type they have is not quantized."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -122,6 +125,7 @@ def _quantize_int8(model: ModelProto, folder: Path, requests: Sequence[str]) -> 
             reduce_range=True,
             weight_type=QuantType.QInt8,
             use_external_data_format=True,
+            extra_options={**_EXTRA, "MatMulConstBOnly": True},
         )
         methods.append("dynamic")
         path = done
@@ -138,6 +142,7 @@ def _quantize_int8(model: ModelProto, folder: Path, requests: Sequence[str]) -> 
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             use_external_data_format=True,
+            extra_options=dict(_EXTRA),
         )
         methods.append("static")
         path = done

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hyps.errors import printable
-from hyps.formats.plan import Quantization
+from hyps.formats.plan import OutputLoss, Quantization
 from hyps.formats.quantities import format_nbytes
 from hyps.terminal import table
 
@@ -52,18 +52,24 @@ def show_loss(found: "LossCheck") -> str:
     known = {loss.output: loss for loss in found.record.losses}
     rows = [
         (
-            printable(loss.output, 40),
-            show_share(loss.relative),
-            show_share(known[loss.output].relative) if loss.output in known else "?",
+            printable(loss.output, 24),
+            *(show_share(value) for made in (loss, known.get(loss.output)) for value in _figures(made)),
             show_share(found.allowed(loss.output)),
         )
         for loss in found.losses
     ]
-    lines = [table(rows, ("output", "relative", "when made", "allowed"), "lrrr"), ""]
+    headers = ("output", "largest", "mean", "when made: largest", "mean", "mean allowed")
+    lines = [table(rows, headers, "lrrrrr"), ""]
     if found.model_has_changed:
         lines.append("the model file has changed since the plan was made")
     told = f"quantized to {found.record.kind}: compared with the unquantized model, on its outputs"
-    return "\n".join([*lines, told, f"requests: {found.requests}, of which each output's worst counts"])
+    return "\n".join(
+        [*lines, told, f"requests: {found.requests}; differences are relative to the output's largest value"]
+    )
+
+
+def _figures(loss: OutputLoss | None) -> tuple[float | None, float | None]:
+    return (None, None) if loss is None else (loss.relative, loss.mean)
 
 
 def loss_json(found: "LossCheck") -> dict[str, Any]:
