@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common import RESULTS, machine, write_results
+from common import RESULTS, load, machine, write_results
 from convert import tables
 from convert.rivals import tf2onnx_command
 from convert.subjects import SUBJECTS, WITH_RIVAL, Subject
@@ -61,20 +62,29 @@ def measure(subject: Subject, folder: Path) -> dict[str, Any]:
     """Write a source, convert it, and have its rival convert it where there is one."""
     maker = Path(__file__).parent / "subjects.py"
     subprocess.run([sys.executable, str(maker), subject.name, str(folder)], check=True, capture_output=True)
-    found: dict[str, Any] = {"hyps": _converted(subject, folder)}
+    found: dict[str, Any] = {"load": load(), "hyps": _converted(subject, folder)}
     if subject.name in WITH_RIVAL:
         found["tf2onnx"] = tf2onnx_command(folder / "exported", folder / "rival.onnx")
     return found
 
 
 def _converted(subject: Subject, folder: Path) -> dict[str, Any]:
+    before_s = sum(os.times()[:4])  # of this process and of those it waited for
     try:
         conversion = convert(folder / subject.file, folder / "out.onnx", trust=True)
     except HypsError as error:
         return {"converts": False, "said": error.message}
+    finally:
+        cpu_s = sum(os.times()[:4]) - before_s
     told = msgspec.to_builtins(conversion)
     peak_bytes = told.pop("peak_nbytes")
-    return {"converts": True, **told, "peak_bytes": peak_bytes, "difference": conversion.difference}
+    return {
+        "converts": True,
+        **told,
+        "cpu_s": round(cpu_s, 2),
+        "peak_bytes": peak_bytes,
+        "difference": conversion.difference,
+    }
 
 
 def _machine() -> dict[str, Any]:

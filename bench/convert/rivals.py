@@ -31,6 +31,7 @@ def tf2onnx_command(folder: Path, target: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         "converts": converts,
         "seconds": round(time.monotonic() - started_s, 2),
+        "cpu_s": round(usage.ru_utime + usage.ru_stime, 2),
         # of `timeout` and what it waited for: the larger one counts
         "peak_bytes": max(usage.ru_maxrss * 1024, 0),
         "said": "" if converts else (lines or [f"status {process.returncode}"])[-1][:300],

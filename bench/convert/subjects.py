@@ -139,12 +139,12 @@ SUBJECTS: dict[str, Subject] = {
         Subject("convnet-savedmodel", "convnet", _saved_model),
         Subject("subclassed-savedmodel", "subclassed", _subclassed),
         Subject("convnet-frozen", "convnet.pb", _frozen_graph),
-        *(Subject(name, f"{name}.keras", _keras(partial(keras_models.application, name))) for name in APPLICATIONS),
         Subject("MobileNetV2-tflite", "m.tflite", _tflite("MobileNetV2", quantized=False)),
         Subject("MobileNetV2-tflite-int8", "m8.tflite", _tflite("MobileNetV2", quantized=True)),
         Subject("mobilenet_v2-exported", "m.pt2", _torch(scripted=False), _TORCH),
         Subject("mobilenet_v2-traced", "m.pt", _torch(scripted=True), _TORCH),
         Subject("forest", "forest.joblib", _sklearn, ("sklearn", "joblib")),
+        *(Subject(name, f"{name}.keras", _keras(partial(keras_models.application, name))) for name in APPLICATIONS),
     )
 }
 

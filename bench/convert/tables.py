@@ -5,7 +5,7 @@ from typing import Any
 
 def show(models: dict[str, Any]) -> str:
     """Return what was measured: sources by row, HyPS first, then tf2onnx's own command line where it was run."""
-    heads = "source", "by", "nodes", "s", "MB", "difference", "tf2onnx alone: nodes", "s", "MB"
+    heads = "source", "by", "nodes", "CPU s", "MB", "difference", "tf2onnx alone: nodes", "CPU s", "MB"
     rows = [_row(name, model) for name, model in models.items()]
     lines = ["| " + " | ".join(heads) + " |", "| " + " | ".join(["---"] * len(heads)) + " |"]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
@@ -17,11 +17,11 @@ def _row(name: str, model: dict[str, Any]) -> list[str]:
         cells = [name, f"no: {ours['said']}", *[""] * 4]
     else:
         verdict = _difference(ours)
-        cells = [name, ours["converter"], *map(str, (ours["nodes"], round(ours["seconds"], 1), _mb(ours))), verdict]
+        cells = [name, ours["converter"], *map(str, (ours["nodes"], round(ours["cpu_s"], 1), _mb(ours))), verdict]
     if rival is None:
         return [*cells, "", "", ""]
     nodes = str(rival["nodes"]) if rival["converts"] else "no"
-    return [*cells, nodes, str(round(rival["seconds"], 1)), str(_mb(rival))]
+    return [*cells, nodes, str(round(rival["cpu_s"], 1)), str(_mb(rival))]
 
 
 def _difference(ours: dict[str, Any]) -> str:

@@ -107,6 +107,19 @@ def test_a_dimension_from_elsewhere_becomes_minus_one(path: Path) -> None:
     assert onnx.numpy_helper.to_array(onnx.load(path).graph.initializer[0]).tolist() == [-1, 4]
 
 
+def test_a_constant_shape_tells_the_batch(path: Path) -> None:
+    write(path, [make_node("Reshape", ["x", "flat"], ["y"])], {"flat": ints(-1, 24)})
+    assert cleaned(path, numbers(1, 4, 6), numbers(3, 4, 6)) == ["Reshape"]
+    assert onnx.load(path).graph.output[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+@pytest.mark.parametrize("target", [(-1, 12), (24, -1), (-1, 6), (4, -1, 6)])
+def test_one_that_means_another_size_stays(path: Path, target: tuple[int, ...]) -> None:
+    write(path, [make_node("Reshape", ["x", "target"], ["y"])], {"target": ints(*target)})
+    cleaned(path, numbers(1, 4, 6), numbers(3, 4, 6))
+    assert onnx.numpy_helper.to_array(onnx.load(path).graph.initializer[0]).tolist() == list(target)
+
+
 def test_two_open_dimensions_in_another_order_stay(path: Path) -> None:
     nodes = [
         make_node("Shape", ["x"], ["shape"]),

@@ -20,6 +20,7 @@ from hyps_compiler.convert.clean_recurrent import drop_zero_states
 from hyps_compiler.convert.clean_shapes import fix_reshapes
 from hyps_compiler.irfile import load_model, save_model
 
+_MADE_UP = "unk__"
 _ROUNDS = 4
 """One step makes room for another; after so many rounds nothing is left to do in practice."""
 
@@ -29,11 +30,23 @@ def clean(path: Path) -> None:
     model = load_model(path)
     LiftConstantsToInitializersPass()(model)
     for _ in range(_ROUNDS):
-        ShapeInferencePass()(model)
+        _infer_shapes(model)
         if not clean_once(model):
             break
-    ShapeInferencePass()(model)
+    _infer_shapes(model)
     save_model(model, path)
+
+
+def _infer_shapes(model: ir.Model) -> None:
+    """Infer shapes; sizes stay open that the inference only has names of its own for, so that it may learn them yet."""
+    ShapeInferencePass()(model)
+    for value in (value for node in model.graph for value in node.outputs):
+        if value.shape is not None:
+            value.shape = ir.Shape(None if str(_name(size)).startswith(_MADE_UP) else size for size in value.shape)
+
+
+def _name(size: int | ir.SymbolicDim) -> str | None:
+    return size.value if isinstance(size, ir.SymbolicDim) else None
 
 
 def clean_once(model: ir.Model) -> bool:

@@ -1,5 +1,6 @@
 """Shapes that a graph computes at every run although they follow from its inputs' dimensions, made constants."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,20 +38,37 @@ def fix_reshapes(graph: ir.Graph) -> bool:
     """Give Reshapes a constant shape where that says the same; return whether there were any.
 
     Each number of the shape is (1) known, (2) the dimension at the same place of what is reshaped, which a 0 says, or
-    (3) the only one left beside known ones above zero, which a -1 says.
+    (3) the only one left beside known ones above zero, which a -1 says. A shape that is constant already gets (4) a 0
+    in place of a -1 that says the same, from which shape inference learns more.
     """
     changed = False
     for node in list(graph):
-        if node.op_type != "Reshape" or node.domain not in ("", "ai.onnx") or constant(node.inputs[1]) is not None:
+        if node.op_type != "Reshape" or node.domain not in ("", "ai.onnx"):
             continue
         if "allowzero" in node.attributes and node.attributes["allowzero"].as_int():
             continue
-        numbers = _numbers(node.inputs[1])
-        fixed = None if numbers is None or node.inputs[0] is None else _fixed(numbers, node.inputs[0])
+        source, numbers = node.inputs[0], _numbers(node.inputs[1])
+        if source is None or numbers is None:
+            continue
+        is_constant = constant(node.inputs[1]) is not None
+        fixed = _copied(numbers, source) if is_constant else _fixed(numbers, source)
         if fixed is not None:
             _set_shape(graph, node, fixed)
             changed = True
     return changed
+
+
+def _copied(numbers: _Numbers, source: ir.Value) -> list[int] | None:
+    """Return a constant shape with 0 for its -1, where that is the one open dimension of what is reshaped."""
+    known = [number for number in numbers if isinstance(number, int)]
+    if source.shape is None or known.count(-1) != 1 or any(number <= 0 for number in known if number != -1):
+        return None
+    sizes = [size for size in source.shape if isinstance(size, int)]
+    place = known.index(-1)
+    is_same = len(sizes) == len(source.shape) - 1 and place < len(source.shape)
+    if not is_same or isinstance(source.shape[place], int) or math.prod(sizes) != -math.prod(known):
+        return None
+    return [0 if number == -1 else number for number in known]
 
 
 def _fixed(numbers: _Numbers, source: ir.Value) -> list[int] | None:
