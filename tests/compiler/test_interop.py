@@ -385,6 +385,18 @@ def test_h_partitions_come_back_from_the_annotations(tmp_path: Path) -> None:
     assert "Olive's format divides no layer" in olive.untold
 
 
+def test_what_the_annotations_cannot_say_is_told(tmp_path: Path) -> None:
+    choices = [(2, 0, 0), (2, 0, 0), (1, 2, 2), (1, 1, 1), (0, 1, 0), (1, 2, 5)]
+    twice = random_dag(choices)  # two equal sigmoids, of which onnxruntime leaves one
+    plan = compiled(tmp_path, twice, Request(max_params=40))
+    told = annotated(tmp_path)
+    assert told.divided == ("n4",)
+    assert len(told.untold) == 1
+    assert told.untold[0].startswith("1 tensor more between stages, which the plan has under another name: `v")
+    again = compile_model(told.path, tmp_path / "again", Options(request=CUT)).plan
+    assert [part.shard for part in again.partitions] == [part.shard for part in plan.partitions]
+
+
 def test_earlier_annotations_are_replaced(tmp_path: Path) -> None:
     model = in_configuration(transformer_like(), {0: 0, 5: 1})
     model.ir_version = 11

@@ -96,6 +96,10 @@ def _untold(plan: Plan, dag: Dag, stages: Mapping[int, int], moved: int) -> Iter
     if strange:
         shown = ", ".join(f"`{printable(name, 40)}`" for name in strange[:3])
         yield f"{_count(len(strange), 'tensor')} between partitions, which no node of the model makes so: {shown}"
+    more = sorted(set(dag.crossing(stages)) - {name for part in plan.partitions for name in part.outputs})
+    if more:
+        shown = ", ".join(f"`{printable(name, 40)}`" for name in more[:3])
+        yield f"{_count(len(more), 'tensor')} more between stages, which the plan has under another name: {shown}"
     if moved:
         yield f"{_count(moved, 'node')} are in a later stage than their partition, which they share with others"
 
@@ -138,7 +142,7 @@ def _divided_node(
     if _SEVERAL in layer or [shard.index for shard in shards] != list(range(count)):
         return None
     merged = _merged(parts[0].outputs, readers, dag)
-    index = None if merged is None else _contraction(dag.maker[merged], sizes, dag)
+    index = None if merged is None else _contraction(layer, dag.maker[merged], sizes, dag)
     if index is None:
         return None
     node = dag.nodes[index]
@@ -165,17 +169,25 @@ def _merged(outputs: Sequence[str], readers: Mapping[str, Sequence[NodeProto]], 
     return None
 
 
-def _contraction(index: int, sizes: Mapping[str, tuple[int, ...]], dag: Dag) -> int | None:
-    """Return the node with a constant weight that a node is, or that it follows by others that have one input each."""
-    for _ in range(_MOST_STEPS):
-        node = dag.nodes[index]
+def _contraction(layer: str, index: int, sizes: Mapping[str, tuple[int, ...]], dag: Dag) -> int | None:
+    """Return the node with a constant weight that a node is or follows: of several the one that the layer is called by.
+
+    onnxruntime calls what it makes of a node `NAME/` and what it did.
+    """
+    found: list[int] = []
+    waiting, seen = [index], {index}
+    while waiting and len(seen) < _MOST_STEPS:
+        place = waiting.pop(0)
+        node = dag.nodes[place]
         if node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in sizes:
-            return index
-        before = dag.needs[index] - dag.constants
-        if len(before) != 1:
-            return None
-        index = next(iter(before))
-    return None
+            found.append(place)
+            continue
+        before = sorted(dag.needs[place] - dag.constants - seen)
+        waiting += before
+        seen.update(before)
+    called = [one for one in found if layer == dag.nodes[one].name or layer.startswith(f"{dag.nodes[one].name}/")]
+    told = called if len(found) > 1 else found
+    return told[0] if len(told) == 1 else None
 
 
 def _count(number: int, noun: str) -> str:

@@ -40,6 +40,8 @@ def weight_axis(node: NodeProto, rank: int, axis: int | None) -> int | None:
 
     The output's axis is counted from the end. None where the weight is not divided with it.
     """
+    if rank < 2:  # all of a vector is summed, which no rule here divides
+        return None
     if node.op_type == "Conv":
         return {None: 1, 1 - rank: 0}.get(axis)
     rows, summed = (0, 1) if _is_transposed(node) else (rank - 1, rank - 2)
