@@ -5,6 +5,7 @@ the outputs of deep networks hardly depend on their input, and equal outputs wou
 """
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ import onnx
 import onnxruntime
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from convert.keras_models import application, calibrate, draw, lstm, multi_input_dict, small_convnet
 from hyps.errors import DifferenceError, HypsError, ModelError, TensorError, UsageError
 from hyps_compiler.arrays import write_npz
+from hyps_compiler.cli import main
 from hyps_compiler.convert import Conversion, convert
 from hyps_compiler.convert.request import Request
 
@@ -600,6 +604,29 @@ def test_types_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     dense = keras.layers.Dense(3, dtype="bfloat16")
     keras.Sequential([keras.Input((4,)), dense]).save(tmp_path / "m.keras")
     assert "makes an invalid ONNX model of `m.keras`" in refusal_of(tmp_path / "m.keras")
+
+
+# --- the commands ---
+
+
+def test_convert_tells_what_came_of_it(tmp_path: Path) -> None:
+    calibrate(sequential()).save(tmp_path / "m.keras")
+    command = ["convert", str(tmp_path / "m.keras"), "-o", str(tmp_path / "m.onnx"), "--json"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    assert (told["kind"], told["opset"], told["samples"]) == ("keras", 17, 2)
+    assert told["difference"] <= 1e-4
+    assert told["nbytes"] == (tmp_path / "m.onnx").stat().st_size
+    assert told["peak_nbytes"] > 10**8
+    assert told["inputs"] == [{"name": "features", "dtype": "float32", "shape": ["batch", 20]}]
+
+
+def test_compile_takes_a_keras_file_and_says_how_far_off_it_is(tmp_path: Path) -> None:
+    calibrate(lstm()).save(tmp_path / "m.h5")
+    result = CliRunner().invoke(main, ["compile", str(tmp_path / "m.h5"), "-o", str(tmp_path / "plan")])
+    assert result.exit_code == 0
+    assert f"converted: keras {version('keras')} by tf2onnx {version('tf2onnx')}, largest difference" in result.stdout
 
 
 # --- the child's end ---
