@@ -129,7 +129,7 @@ def _from_skops(source: Path, *, trust: bool) -> Any:
             listed = ", ".join(f"`{printable(str(kind))}`" for kind in unknown[:5])
             raise ModelError(
                 f"`{name}` holds {listed}, which skops does not know to be harmless",
-                "add --trust if you know who made it",
+                "if you know who made it: hypsc convert FILE -o model.onnx --trust",
                 code="E_UNTRUSTED",
             )
         return skops.load(source, trusted=unknown)
