@@ -255,7 +255,7 @@ class TestConversion:
     @pytest.mark.skipif(importlib.util.find_spec("skops") is None, reason="needs skops")
     def test_skops_with_types_that_it_does_not_know_needs_trust(self, tmp_path: Path) -> None:
         importlib.import_module("skops.io").dump(random_forest(), tmp_path / "m.skops")
-        with pytest.raises(ModelError, match="`sklearn.tree._tree.Tree`, which skops does not know") as caught:
+        with pytest.raises(ModelError, match=r"`sklearn\.tree\._tree\.Tree`, which skops does not know") as caught:
             convert(tmp_path / "m.skops", tmp_path / "out.onnx")
         assert caught.value.code == "E_UNTRUSTED"
 
