@@ -138,10 +138,10 @@ def _finished(folder: Path, destination: Path, kind: Kind, request: Request, mad
     packed.mkdir()
     model = packed / destination.name
     clean(folder / MODEL_NAME)
+    proto = onnx.load(os.fspath(folder / MODEL_NAME), load_external_data=False)
     pack(folder / MODEL_NAME, model, data_name)
     samples = 0 if made.unverified else request.samples
     agreement = compare_with_references(folder, model, made, samples) if samples else ()
-    proto = onnx.load(os.fspath(model), load_external_data=False)
     files = [path for path in (packed / data_name, model) if path.exists()]
     nbytes = sum(path.stat().st_size for path in files)
     _move_into_place(files, destination)
