@@ -143,12 +143,12 @@ def two_transformers() -> Any:
 
 
 def table() -> Any:
-    import pandas
     from sklearn.compose import ColumnTransformer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+    pandas = importlib.import_module("pandas")
     generator = np.random.default_rng(0)
     people = pandas.DataFrame(
         {
@@ -218,9 +218,9 @@ class TestConversion:
 
     @pytest.mark.skipif(importlib.util.find_spec("pandas") is None, reason="needs pandas")
     def test_columns_with_names_become_inputs(self, tmp_path: Path) -> None:
-        import joblib  # type: ignore[import-untyped]  # it has no types
-        import pandas  # type: ignore[import-untyped,unused-ignore]  # where it is there at all
+        import joblib  # type: ignore[import-untyped,unused-ignore]  # where it is there at all
 
+        pandas = importlib.import_module("pandas")
         model = table()
         joblib.dump(model, tmp_path / "m.joblib", compress=3)
         made = convert(tmp_path / "m.joblib", tmp_path / "out.onnx", trust=True)
@@ -230,11 +230,13 @@ class TestConversion:
             ("city", "string"),
             ("rooms", "int64"),
         ]
-        columns = {"age": [30.0, 50.0], "the income": [2e4, 3e4], "city": ["Oslo", "Rome"], "rooms": [2, 4]}
-        feeds = {
-            name: np.array(values, {float: np.float32, int: np.int64, str: object}[type(values[0])]).reshape(-1, 1)
-            for name, values in columns.items()
+        columns: dict[str, Array] = {
+            "age": np.array([30, 50], np.float32),
+            "the income": np.array([2e4, 3e4], np.float32),
+            "city": np.array(["Oslo", "Rome"], object),
+            "rooms": np.array([2, 4], np.int64),
         }
+        feeds = {name: values.reshape(-1, 1) for name, values in columns.items()}
         labels, shares = onnxruntime.InferenceSession(tmp_path / "out.onnx").run(None, feeds)
         assert list(labels) == list(model.predict(pandas.DataFrame(columns)))
         np.testing.assert_allclose(shares, model.predict_proba(pandas.DataFrame(columns)), rtol=0, atol=1e-5)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import joblib  # type: ignore[import-untyped]  # it has no types
+import joblib  # type: ignore[import-untyped,unused-ignore]  # it has no types
 import numpy as np
 import onnx
 import skl2onnx
