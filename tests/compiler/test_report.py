@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from hyps.formats.plan import Plan, Variant
+from hyps.formats.plan import OutputLoss, Plan, Quantization, Variant
 from hyps_compiler.partition import BASE_BYTES
 from hyps_compiler.report.document import Report
 from hyps_compiler.report.gather import gather
@@ -264,3 +264,19 @@ def test_the_summary_tells_limits_and_what_is_lossy() -> None:
     assert facts["Limits"].value == "64.0 MB per process"
     assert "int8 transfer" in facts["Answers"].value
     assert facts["Digest"].value == "ab" * 32
+
+
+def test_the_summary_tells_what_quantization_loses() -> None:
+    loss = OutputLoss(output="logits", largest=0.5, relative=0.012, mean=0.001, same_top1=0.97)
+    told = Quantization(
+        kind="int8",
+        methods=("static",),
+        weight_bytes=(4_000_000, 1_000_000),
+        measured_requests=8,
+        measured_on="held-out",
+        losses=(loss,),
+    )
+    facts = {f.label: f for f in report_of(msgspec.structs.replace(chain(2), quantization=told)).facts}
+    assert facts["Quantized"].value == "int8, 4.00 MB to 1.00 MB of weights"
+    assert "0.012" in facts["Quantized"].note
+    assert "97%" in facts["Quantized"].note

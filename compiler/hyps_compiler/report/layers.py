@@ -33,6 +33,8 @@ def layers_of(plan: Plan, graph: CutGraph, profiles: Sequence[Profile]) -> Layer
         for profile, cost in zip(profiles, costs, strict=True)
         if cost.modelled
     ]
+    if plan.quantization is not None:
+        notes.append("these are the layers before the model was quantized")
     return Layers(
         rows=tuple(
             _point(row, tuple(cost.layer_s[index] for cost in costs), points.get(row.name))

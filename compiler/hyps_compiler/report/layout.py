@@ -16,6 +16,8 @@ _MOST_BESIDE = 8
 _ASPECT = 1.5
 """Width over height that the whole should have, as the picture's place on a page has."""
 _MOST_COLUMNS = 40
+_TOO_FEW = 2
+"""Rows that are no column of their own."""
 _FEW = 10
 """Rows that always stand below each other."""
 _SWEEPS = 4
@@ -154,6 +156,9 @@ def _filled(ranks: Sequence[list[list[int]]], size: int) -> list[list[list[int]]
         if columns[-1] and len(columns[-1]) + len(rows) > size:
             columns.append([])
         columns[-1] += rows
+    if len(columns) > 1 and len(columns[-1]) <= _TOO_FEW:
+        last = columns.pop()
+        columns[-1] += last
     return columns
 
 

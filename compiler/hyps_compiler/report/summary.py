@@ -24,6 +24,7 @@ def facts_of(plan: Plan) -> tuple[Fact, ...]:
         _limits(plan),
         _predicted(plan),
         _answers(plan),
+        _quantized(plan),
         Fact(label="Split points", value=_points(plan), note="borders where the model is, or could be, cut"),
         *_placement(plan),
         Fact(label="Inputs", value=_named(plan, is_input=True)),
@@ -79,6 +80,22 @@ def _answers(plan: Plan) -> Fact:
             label="Answers", value="nothing lossy", note="H-partitions add in another order: last digits differ"
         )
     return Fact(label="Answers", value="nothing lossy", note="the model's own answers")
+
+
+def _quantized(plan: Plan) -> Fact:
+    told = plan.quantization
+    if told is None:
+        return Fact(label="Quantized", value="")
+    before, after = told.weight_bytes
+    value = f"{told.kind}, {format_nbytes(before)} to {format_nbytes(after)} of weights"
+    if not told.measured_requests:
+        return Fact(label="Quantized", value=value, note=f"what it loses is not known: {shown(told.unmeasured)}")
+    lost = [loss.relative for loss in told.losses if loss.relative is not None]
+    same = [loss.same_top1 for loss in told.losses if loss.same_top1 is not None]
+    notes = [f"answers differ by at most {max(lost):.2g} of the largest value"] if lost else []
+    notes += [f"the same first choice in {min(same):.0%}"] if same else []
+    notes.append(f"measured on {told.measured_requests} {told.measured_on} requests")
+    return Fact(label="Quantized", value=value, note=", ".join(notes))
 
 
 def _points(plan: Plan) -> str:

@@ -287,7 +287,8 @@ function partitionGraph(data, host) {
   const half = () => [view.width / 2, view.height / 2];
   const buttons = el('div', { class: 'zoom', role: 'group', 'aria-label': 'Zoom' },
     zoomButton('+', 'Zoom in', () => zoom(1.4, ...half())), zoomButton('−', 'Zoom out', () => zoom(1 / 1.4, ...half())), zoomButton('⤢', 'Show all', fit));
-  const modes = [['device', 'Device'], ['memory', 'Memory']];
+  const modes = data.devices.length > 1 ? [['device', 'Device'], ['memory', 'Memory']] : [['memory', 'Memory'], ['device', 'Device']];
+  view.mode = modes[0][0];
   if (data.nodes.some((node) => node.seconds !== null && node.seconds !== undefined)) modes.push(['time', 'Time']);
   const keys = el('div', { class: 'keys' });
   function tellKeys() {

@@ -206,7 +206,8 @@ function memorySection(report) {
         svg.append(shape('path', { class: colour, d: path }));
         if (hatch) svg.append(shape('path', { class: hatch, d: path }));
       }
-      for (const moment of device.moments) if (moment.measured_bytes) svg.append(mark('diamond', x((moment.start + moment.end) / 2), y(moment.measured_bytes), 'narrow'));
+      const peaks = device.moments.filter((moment) => moment.measured_bytes).map((moment) => [x((moment.start + moment.end) / 2), y(moment.measured_bytes)]);
+      if (peaks.length) svg.append(shape('polyline', { class: 'measured', points: peaks.map((place) => place.map((at) => at.toFixed(1)).join(',')).join(' ') }));
       if (device.budget_bytes) svg.append(shape('line', { class: 'budget', x1: box.left, x2: box.right, y1: y(device.budget_bytes), y2: y(device.budget_bytes) }));
       const peak = device.moments[device.peak_at], px = x((peak.start + peak.end) / 2);
       svg.append(mark('down', px, y(device.peak_bytes) - 9, 'cutmark'));
@@ -231,7 +232,7 @@ function memorySection(report) {
     host.append(el('p', { class: 'lead', text: `One request: ${room}; ${swapped}.` }));
     const entries = layers.filter(([key]) => key === 'base_bytes' || device.moments.some((moment) => value(moment, key) > 0)).map(([key, colour]) => [colour, words[key]]);
     if (device.budget_bytes) entries.push(['budget', `budget ${bytes(device.budget_bytes)}`, 'level']);
-    if (hasMeasured) entries.push(['narrow', 'measured peak', 'diamond']);
+    if (hasMeasured) entries.push(['measured', 'measured peaks', 'level']);
     const made = chart(`Memory of ${device.device} during one request`, draw);
     host.append(made.node, legend(entries), details(`Memory of ${device.device}`, ['partition', 'what', right(isTimed ? 'from' : 'step'), right('weights in passing'), right('activations'), right('resident')],
       device.moments.map((moment, i) => [moment.partition, moment.what === 'load' ? 'is loaded' : 'runs', isTimed ? seconds(moment.start) : i + 1, bytes(moment.weight_bytes), bytes(moment.tensor_bytes), bytes(held[i])])));
