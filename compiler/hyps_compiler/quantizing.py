@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import structs
+from onnxruntime import InferenceSession
 
 from hyps.errors import ExecutionError, HypsError, ModelError, UsageError, printable
 from hyps.formats.plan import Quantization
@@ -83,9 +84,21 @@ class Quantized:
 
 
 def made_up(source: Source, request: Feeds, count: int) -> list[Feeds]:
-    """Return a request and others of its shapes with other seeded random values."""
+    """Return a request on which the model runs, and others of its shapes with other seeded random values.
+
+    Those on which the model fails, as one may whose shapes follow from values, are left out.
+    """
     session = open_session(source.path, "none")
-    return [request, *(sample_request(session, request, seed) for seed in range(1, count))]
+    others = [sample_request(session, request, seed) for seed in range(1, count)]
+    return [request, *(other for other in others if _runs(session, other))]
+
+
+def _runs(session: InferenceSession, request: Feeds) -> bool:
+    try:
+        run(session, [output.name for output in session.get_outputs()], request)
+    except ExecutionError:
+        return False
+    return True
 
 
 def quantize(

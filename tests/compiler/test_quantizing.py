@@ -25,8 +25,10 @@ from hyps_compiler.inspection import show_plan
 from hyps_compiler.loss import compare_answers
 from hyps_compiler.ort import open_session
 from hyps_compiler.partition import Request
+from hyps_compiler.quantizing import made_up
 from hyps_compiler.quantizing_job import Kind
 from hyps_compiler.quantizing_options import QuantizeOptions
+from hyps_compiler.source import open_source
 from model_fixtures import floats, model_of, save
 
 RNG = np.random.default_rng(7)
@@ -307,6 +309,18 @@ def test_what_is_no_number_any_more_has_no_finite_loss(wrong: float) -> None:
     expected, actual = np.zeros(2, np.float32), np.array([0, wrong], np.float32)
     (loss,) = compare_answers(["y"], [{"y": expected}], [{"y": actual}])
     assert (loss.largest, loss.relative, loss.mean) == (None, None, None)
+
+
+def test_made_up_requests_on_which_the_model_fails_are_left_out(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    shape = helper.make_tensor_value_info("shape", TensorProto.INT64, [2])
+    model = model_of(nodes, [floats("x", 1, 4), shape], [floats("y", None, None)])
+    source = open_source(save(model, tmp_path / "model.onnx"))
+    fits = {"x": normal(1, 4), "shape": np.array([2, 2])}
+    kept = [request["shape"].tolist() for request in made_up(source, fits, 9)]
+    assert kept[0] == [2, 2]
+    assert len(kept) < 9
+    assert all(shape == [1, 0] for shape in kept[1:]), "what else is made of 0 and 1 does not hold four values"
 
 
 def test_outputs_of_other_shapes_have_no_loss() -> None:
