@@ -98,6 +98,13 @@ def test_reference_pages_hold_what_they_are_made_from(site: Path, page: str, wor
     assert "<!-- fields" not in text
 
 
+def test_the_navigation_leads_to_every_page_once() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    led_to = re.findall(r"[\w/-]+\.md$", navigation, re.MULTILINE)
+    there = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(led_to) == sorted(there)
+
+
 def test_state_diagrams_are_tables(site: Path) -> None:
     text = (site / "lifecycles.html").read_text()
     assert "<td>begins</td>" in text
