@@ -46,6 +46,18 @@ def test_a_request_is_run_on_demand(folder: Path, tmp_path: Path) -> None:
     assert b"as it ran on this machine" in (tmp_path / "page.html").read_bytes()
 
 
+def test_a_cluster_that_cannot_hold_the_model_leaves_the_rest_of_the_page(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "cluster.toml").read_text().replace('name = "', 'memory = "54MB"\nname = "')
+    (tmp_path / "small.toml").write_text(text)
+    options = ("--model", "DIR/small.onnx", "--profile", "DIR/profile.json", "--cluster", str(tmp_path / "small.toml"))
+    result = call(folder, "local", tmp_path / "page.html", *options)
+    assert result.exit_code == 0, result.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert '"splits":null' in page
+    assert '"splits":"Not possible: ' in page
+    assert '"layers":{"rows":' in page
+
+
 def test_an_existing_page_is_replaced_by_force_only(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("mine")

@@ -74,7 +74,8 @@ def _splits(sources: Sources, missing: dict[str, str]) -> Splits | None:
     site, graph = sources.site, sources.pieces
     needed = _needed(sources)
     if needed or site is None or graph is None:
-        missing["splits"] = f"Give {needed} to see what every split point would cost."
+        told = f"Give {needed} to see what every split point would cost."
+        missing["splits"] = told if needed else _not_possible(sources.blocked)
         return None
     try:
         found = splits_of(sources.plan, site.problem(graph, single_batch(sources.plan)))
@@ -120,7 +121,8 @@ def _load_map(sources: Sources, step: Callable[[str], None], missing: dict[str, 
     site, graph = sources.site, sources.pieces
     needed = _needed(sources)
     if needed or site is None or graph is None:
-        missing["load_map"] = f"Give {needed} to see latency by batch size and rate."
+        told = f"Give {needed} to see latency by batch size and rate."
+        missing["load_map"] = told if needed else _not_possible(sources.blocked)
         return None
     try:
         problems = {batch: without_load(site).problem(graph, batch) for batch in BATCHES}
@@ -144,4 +146,8 @@ def _needed(sources: Sources) -> str:
 
 
 def _because(error: HypsError) -> str:
-    return f"Not possible: {printable(error.message, 300)}."
+    return _not_possible(error.message)
+
+
+def _not_possible(why: str) -> str:
+    return f"Not possible: {printable(why, 300)}."

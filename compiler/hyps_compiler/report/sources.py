@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from hyps.adapters.plan_files import read_plan
-from hyps.errors import PlanError, UsageError, printable
+from hyps.errors import InfeasibleError, PlanError, UsageError, printable
 from hyps.formats.plan import Plan
 from hyps.formats.profiles import Profile, scaled
 from hyps_compiler.arrays import write_npz
@@ -50,7 +50,9 @@ class Sources:
     layers: CutGraph | None = None
     """Of the whole model, before anything was divided; None: no model was given."""
     pieces: CutGraph | None = None
-    """The same with what no device of the cluster can hold divided; None: no model or no cluster."""
+    """The same with what no device of the cluster can hold divided; None: no model, no cluster, or it cannot be."""
+    blocked: str = ""
+    """Why it cannot be."""
     profiles: tuple[Profile, ...] = ()
     site: Site | None = None
     """The cluster with its profiles; None: either is missing."""
@@ -67,9 +69,9 @@ def read_sources(wanted: Wanted, step: Step) -> Sources:
     plan = read_plan(wanted.plan)
     profiles = tuple(read_profile(path) for path in wanted.profiles)
     site = None if wanted.cluster is None else site_of(wanted.cluster, profiles)
-    layers, pieces = (None, None) if wanted.model is None else _graphs(plan, wanted, site, step)
+    layers, pieces, blocked = (None, None, "") if wanted.model is None else _graphs(plan, wanted, site, step)
     measured = _run(wanted.plan, plan, step) if wanted.is_run else None
-    return Sources(plan, layers, pieces, profiles, site, measured)
+    return Sources(plan, layers, pieces, blocked, profiles, site, measured)
 
 
 def site_of(path: Path, profiles: Sequence[Profile]) -> Site:
@@ -94,8 +96,8 @@ def site_of(path: Path, profiles: Sequence[Profile]) -> Site:
     return Site(cluster, known)
 
 
-def _graphs(plan: Plan, wanted: Wanted, site: Site | None, step: Step) -> tuple[CutGraph, CutGraph | None]:
-    """Return the model's layers, whole and as the cluster needs them.
+def _graphs(plan: Plan, wanted: Wanted, site: Site | None, step: Step) -> tuple[CutGraph, CutGraph | None, str]:
+    """Return the model's layers, whole and as the cluster needs them, and what is in the way of the latter.
 
     Raises:
         ModelError: the model cannot be read.
@@ -120,10 +122,13 @@ def _graphs(plan: Plan, wanted: Wanted, site: Site | None, step: Step) -> tuple[
             staged.model, staged.path, shapes=shapes, feeds=None, max_tensor_nbytes=wanted.max_tensor_nbytes
         )
         whole = build_cut_graph(staged.model, measured.sizes, fused=staged.fused)
-        pieces = None
-        if site is not None:
+        if site is None:
+            return whole, None, ""
+        try:
             pieces, _ = sliced(staged.model, dict(measured.sizes), staged.fused, device_limit(site.cluster))
-        return whole, pieces
+        except InfeasibleError as error:  # the rest of the page can do without
+            return whole, None, error.message
+        return whole, pieces, ""
 
 
 def _assumed(plan: Plan) -> dict[str, tuple[int, ...]]:

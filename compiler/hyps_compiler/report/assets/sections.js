@@ -243,7 +243,7 @@ function memorySection(report) {
 // Schedule.
 
 function scheduleSection(report) {
-  const host = section('schedule'), data = report.schedule, lane = 56;
+  const host = section('schedule'), data = report.schedule, lane = 56, areMany = data.bars.some((bar) => bar.request);
   const draw = (svg, width, state) => {
     const box = { left: 8, right: width - 12, top: 8, bottom: 8 + data.rows.length * lane };
     const x = timeAxis(svg, box, data.end_s, seconds);
@@ -253,7 +253,7 @@ function scheduleSection(report) {
       const at = area(bar), colour = `s${bar.request % 8}`;
       svg.append(shape('rect', { class: at.width > 4 ? `${colour} bar` : colour, rx: Math.min(3, at.width / 3), ...at }));
       if (bar.kind === 'load') svg.append(shape('rect', { class: 'hatch', ...at }));
-      const text = data.bars.some((other) => other.request) ? String(bar.request) : bar.name;
+      const text = areMany ? String(bar.request) : bar.name;
       if (at.width > text.length * NODE_TEXT + 8) svg.append(label(at.x + at.width / 2, at.y + 18, text, 'middle', 'onbar'));
     }
     state.cursor = {
@@ -270,7 +270,7 @@ function scheduleSection(report) {
   const made = chart('Schedule of the first requests', draw);
   const width = choice('Width', [[1, 'Fit'], [3, '× 3'], [10, '× 10']], (zoom) => { made.state.zoom = zoom; made.state.redraw(); });
   const entries = [];
-  if (data.bars.some((bar) => bar.request)) for (const request of [...new Set(data.bars.map((bar) => bar.request))].sort((a, b) => a - b)) entries.push([`s${request % 8}`, `request ${request}`]);
+  if (areMany) for (const request of [...new Set(data.bars.map((bar) => bar.request))].sort((a, b) => a - b)) entries.push([`s${request % 8}`, `request ${request}`]);
   else entries.push(['s0', data.rows.length > 1 ? 'busy with the request' : 'runs a partition']);
   if (data.bars.some((bar) => bar.kind === 'load')) entries.push(['hatch', 'is loaded']);
   put(host, el('p', { class: 'lead', text: `${data.how[0].toUpperCase()}${data.how.slice(1)}: ${seconds(data.end_s)} in all.` }), el('div', { class: 'tools' }, width), made.node, legend(entries),
