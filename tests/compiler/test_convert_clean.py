@@ -120,6 +120,51 @@ def test_one_that_means_another_size_stays(path: Path, target: tuple[int, ...]) 
     assert onnx.numpy_helper.to_array(onnx.load(path).graph.initializer[0]).tolist() == list(target)
 
 
+def einsum_like_tf2onnx(source: list[NodeProto], name: str) -> list[NodeProto]:
+    """Return the nodes with which tf2onnx joins the first two dimensions for a product of matrices."""
+    return [
+        *source,
+        make_node("Shape", [name], ["shape"]),
+        make_node("Gather", ["shape", "firsts"], ["joined"]),
+        make_node("ReduceProd", ["joined"], ["count"], keepdims=1),
+        make_node("Gather", ["shape", "last"], ["width"]),
+        make_node("Concat", ["count", "rest", "width"], ["target"], axis=0),
+        make_node("Reshape", [name, "target"], ["y"]),
+    ]
+
+
+EINSUM = {"firsts": ints(0, 1), "last": ints(3), "rest": ints(-1)}
+HEADS = {"split": ints(0, 4, 2, 3), "axis": ints(1), "bias": numbers(4, 1, 3), "square": numbers(6, 6)}
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ([make_node("Reshape", ["x", "split"], ["a"])], "a"),
+        ([make_node("Reshape", ["x", "split"], ["s"]), make_node("Add", ["s", "bias"], ["a"])], "a"),
+        ([make_node("Reshape", ["x", "split"], ["s"]), make_node("Transpose", ["s"], ["a"], perm=[1, 0, 2, 3])], "a"),
+        ([make_node("MatMul", ["x", "square"], ["m"]), make_node("Unsqueeze", ["m", "axis"], ["a"])], "a"),
+        ([make_node("Softmax", ["x"], ["m"]), make_node("Reshape", ["m", "split"], ["a"])], "a"),
+    ],
+)
+def test_products_of_dimensions_are_reckoned(path: Path, source: list[NodeProto], name: str) -> None:
+    nodes = einsum_like_tf2onnx(source, name)
+    used = {key: array for key, array in {**EINSUM, **HEADS}.items() if any(key in node.input for node in nodes)}
+    write(path, nodes, used)
+    assert cleaned(path, numbers(1, 4, 6), numbers(3, 4, 6)) == [*(node.op_type for node in source), "Reshape"]
+
+
+def test_a_size_that_two_inputs_may_decide_is_not_taken_from_one(path: Path) -> None:
+    nodes = [
+        make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        make_node("Add", ["x", "t"], ["sum"]),
+        *flatten_like_tf2onnx("sum"),
+    ]
+    nodes[2] = make_node("Shape", ["x"], ["shape"])
+    write(path, nodes, {"zero": ints(0), "one": ints(1), "rest": np.array([-1], np.int32)}, shape=("a", "b", 6))
+    assert "Shape" in cleaned(path, numbers(4, 4, 6), numbers(1, 1, 6))
+
+
 def test_two_open_dimensions_in_another_order_stay(path: Path) -> None:
     nodes = [
         make_node("Shape", ["x"], ["shape"]),

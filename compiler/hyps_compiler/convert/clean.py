@@ -21,7 +21,7 @@ from hyps_compiler.convert.clean_shapes import fix_reshapes
 from hyps_compiler.irfile import load_model, save_model
 
 _MADE_UP = "unk__"
-_ROUNDS = 4
+_ROUNDS = 8
 """One step makes room for another; after so many rounds nothing is left to do in practice."""
 
 

@@ -1,28 +1,17 @@
 """Shapes that a graph computes at every run although they follow from its inputs' dimensions, made constants."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from hyps_compiler.convert.clean_constants import constant
-from hyps_compiler.convert.clean_layout import permutation
-
-_SAME_SHAPE = {"Relu", "Sigmoid", "Tanh", "Identity", "Cast", "Softmax", "Erf", "Neg", "Abs", "Exp", "Sqrt", "Clip"}
-"""Operators whose result has the shape of their first input."""
+from hyps_compiler.convert.clean_dims import Dim, origin
 
 _MOST_ELEMENTS = 64
 """A shape has no more."""
-
-
-@dataclass(frozen=True)
-class _Dim:
-    """One dimension of a value, not known before a request."""
-
-    value: ir.Value
-    axis: int
 
 
 @dataclass(frozen=True)
@@ -30,7 +19,15 @@ class _Other:
     """A number of which nothing is known."""
 
 
-_Number = int | _Dim | _Other
+@dataclass(frozen=True)
+class _Product:
+    """A known factor times open dimensions, in an order that makes equal ones equal."""
+
+    factor: int
+    dims: tuple[Dim, ...]
+
+
+_Number = int | Dim | _Product | _Other
 _Numbers = list[_Number]
 
 
@@ -38,8 +35,9 @@ def fix_reshapes(graph: ir.Graph) -> bool:
     """Give Reshapes a constant shape where that says the same; return whether there were any.
 
     Each number of the shape is (1) known, (2) the dimension at the same place of what is reshaped, which a 0 says, or
-    (3) the only one left beside known ones above zero, which a -1 says. A shape that is constant already gets (4) a 0
-    in place of a -1 that says the same, from which shape inference learns more.
+    (3) the only one left beside known ones above zero, which a -1 says. What a -1 of the shape itself stands for is
+    reckoned first. A shape that is constant already gets (4) a 0 in place of a -1 that says the same, from which shape
+    inference learns more.
     """
     changed = False
     for node in list(graph):
@@ -50,12 +48,56 @@ def fix_reshapes(graph: ir.Graph) -> bool:
         source, numbers = node.inputs[0], _numbers(node.inputs[1])
         if source is None or numbers is None:
             continue
+        numbers = _without_rest(numbers, source)
         is_constant = constant(node.inputs[1]) is not None
         fixed = _copied(numbers, source) if is_constant else _fixed(numbers, source)
         if fixed is not None:
             _set_shape(graph, node, fixed)
             changed = True
     return changed
+
+
+def _without_rest(numbers: _Numbers, source: ir.Value) -> _Numbers:
+    """Return the numbers with what its -1 stands for, where that can be told and another one is open."""
+    if numbers.count(-1) != 1 or all(isinstance(number, int) for number in numbers) or source.shape is None:
+        return numbers
+    if any(number == 0 for number in numbers):
+        return numbers
+    whole = _product([origin(source, axis) for axis in range(len(source.shape))])
+    rest = _product([number for number in numbers if number != -1])
+    if whole is None or rest is None or rest.factor == 0 or whole.factor % rest.factor:
+        return numbers
+    dims = list(whole.dims)
+    for dim in rest.dims:
+        if dim not in dims:
+            return numbers
+        dims.remove(dim)
+    found = _plain(_Product(whole.factor // rest.factor, tuple(dims)))
+    return [found if number == -1 else number for number in numbers]
+
+
+def _product(numbers: Sequence[_Number]) -> _Product | None:
+    """Return what several numbers come to, multiplied; None where one is not known at all."""
+    factor = 1
+    dims: list[Dim] = []
+    for number in numbers:
+        if isinstance(number, _Other):
+            return None
+        if isinstance(number, _Product):
+            factor *= number.factor
+            dims += number.dims
+        elif isinstance(number, Dim):
+            dims.append(number)
+        else:
+            factor *= number
+    return _Product(factor, tuple(sorted(dims, key=lambda dim: (str(dim.value.name), dim.axis))))
+
+
+def _plain(product: _Product) -> _Number:
+    """Return a product as a number or a dimension where it is one."""
+    if not product.dims:
+        return product.factor
+    return product.dims[0] if product.factor == 1 and len(product.dims) == 1 else product
 
 
 def _copied(numbers: _Numbers, source: ir.Value) -> list[int] | None:
@@ -76,7 +118,7 @@ def _fixed(numbers: _Numbers, source: ir.Value) -> list[int] | None:
     rank = None if source.shape is None else len(source.shape)
     copied = [
         0
-        if isinstance(number, _Dim) and rank is not None and place < rank and number == _dim(source, place)
+        if isinstance(number, Dim) and rank is not None and place < rank and number == origin(source, place)
         else number
         for place, number in enumerate(numbers)
     ]
@@ -98,24 +140,6 @@ def _set_shape(graph: ir.Graph, node: ir.Node, fixed: list[int]) -> None:
     node.replace_input_with(1, weight)
 
 
-def _dim(value: ir.Value, axis: int) -> _Number:
-    """Return a dimension of a value: known, or that of the first value it surely equals."""
-    while True:
-        size = None if value.shape is None else value.shape[axis]
-        if isinstance(size, int):
-            return size
-        node = value.producer()
-        source = node.inputs[0] if node is not None and node.inputs else None
-        if node is None or source is None or node.domain not in ("", "ai.onnx"):
-            return _Dim(value, axis)
-        order = permutation(node) if node.op_type == "Transpose" else None
-        if order is not None:
-            axis = order[axis]
-        elif node.op_type not in _SAME_SHAPE:
-            return _Dim(value, axis)
-        value = source
-
-
 def _numbers(value: ir.Value | None) -> _Numbers | None:
     """Return the elements of an integer vector or scalar as far as they are known; None where not even how many."""
     known = constant(value)
@@ -134,7 +158,8 @@ def _of_shape(node: ir.Node) -> _Numbers | None:
         return None
     start = node.attributes["start"].as_int() if "start" in node.attributes else None
     end = node.attributes["end"].as_int() if "end" in node.attributes else None
-    return [_dim(source, axis) for axis in range(len(source.shape))][start:end]
+    numbers: _Numbers = [origin(source, axis) for axis in range(len(source.shape))]
+    return numbers[start:end]
 
 
 def _of_same(node: ir.Node) -> _Numbers | None:
@@ -172,6 +197,8 @@ def _of_concat(node: ir.Node) -> _Numbers | None:
 
 def _of_arithmetic(node: ir.Node) -> _Numbers | None:
     """Return as many numbers as there are, of which only those of known ones are known."""
+    if len(node.inputs) != 2:
+        return None
     left, right = (_numbers(value) for value in node.inputs)
     if left is None or right is None or (len(left) != len(right) and 1 not in (len(left), len(right))):
         return None
@@ -182,12 +209,27 @@ def _of_arithmetic(node: ir.Node) -> _Numbers | None:
     return [_combined(node.op_type, one, other) for one, other in pairs]
 
 
+def _of_product(node: ir.Node) -> _Numbers | None:
+    numbers = _numbers(node.inputs[0])
+    if numbers is None or len(node.inputs) > 1 or "axes" in node.attributes:
+        return None
+    product = _product(numbers)
+    return [_Other() if product is None else _plain(product)]
+
+
 def _combined(operator: str, left: _Number, right: _Number) -> _Number:
+    if operator == "Mul":
+        product = _product([left, right])
+        return _Other() if product is None else _plain(product)
+    if operator == "Max" and left == right and not isinstance(left, _Other):
+        return left
     if not isinstance(left, int) or not isinstance(right, int):
         return _Other()
+    if operator == "Max":
+        return max(left, right)
     if operator == "Add":
         return left + right
-    return left - right if operator == "Sub" else left * right
+    return left - right
 
 
 _RULES: dict[str, Callable[[ir.Node], _Numbers | None]] = {
@@ -196,7 +238,9 @@ _RULES: dict[str, Callable[[ir.Node], _Numbers | None]] = {
     "Concat": _of_concat,
     "Gather": _of_gather,
     "Identity": _of_same,
+    "Max": _of_arithmetic,
     "Mul": _of_arithmetic,
+    "ReduceProd": _of_product,
     "Shape": _of_shape,
     "Slice": _of_slice,
     "Squeeze": _of_same,
