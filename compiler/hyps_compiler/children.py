@@ -26,7 +26,7 @@ def run_child(module: str, arguments: Sequence[str], scratch: Path, phase: str) 
         HypsError: it failed in another way.
     """
     timeout_s = allowed_seconds() or 0.0
-    command = [sys.executable, "-m", module, *arguments, str(timeout_s)]
+    command = [sys.executable, "-P", "-m", module, *arguments, str(timeout_s)]
     pipe = subprocess.PIPE
     with (
         (scratch / "said").open("w+", errors="replace") as stderr,

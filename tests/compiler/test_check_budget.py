@@ -7,7 +7,7 @@ import pytest
 from hyps.errors import HypsError
 from hyps_compiler.checking import budget as module
 from hyps_compiler.checking.budget import Budget, decode_budget, read_budget
-from hyps_compiler.checking.limits import GROWING, LIMITS
+from hyps_compiler.checking.figures import GROWING, LIMITS
 from hyps_compiler.checking.rules import CompileOptions
 
 WHOLE = """

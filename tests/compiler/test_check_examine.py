@@ -7,8 +7,9 @@ import pytest
 from check_fixtures import save_dense
 from hyps_compiler.checking.examine import examine
 from hyps_compiler.checking.facts import layers_of
+from hyps_compiler.checking.figures import LIMITS, Found
 from hyps_compiler.checking.job import ModelJob
-from hyps_compiler.checking.limits import LIMITS, Found, judge
+from hyps_compiler.checking.limits import judge
 from hyps_compiler.checking.reading import read_facts
 from hyps_compiler.checking.rules import CompileOptions, Rule
 

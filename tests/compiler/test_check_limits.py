@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from check_fixtures import checked, layer, outcome, partition, plan
 from hyps.formats.quantities import parse_count, parse_nbytes, parse_seconds
 from hyps_compiler.checking.facts import Facts, Layer, Measured, Outcome, PlanFacts, Problem
-from hyps_compiler.checking.limits import COMPILES, LIMITS, Verdict, _written, judge, worst
+from hyps_compiler.checking.figures import LIMITS
+from hyps_compiler.checking.limits import COMPILES, Verdict, _written, judge, worst
 from hyps_compiler.checking.rules import CompileOptions, Rule
 
 OLD = plan(

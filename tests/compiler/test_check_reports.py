@@ -17,8 +17,9 @@ from hyps.errors import printable
 from hyps_compiler.checking import summary
 from hyps_compiler.checking.annotations import annotations
 from hyps_compiler.checking.facts import Outcome, Problem
+from hyps_compiler.checking.figures import LIMITS
 from hyps_compiler.checking.junit import to_junit
-from hyps_compiler.checking.limits import LIMITS, Checked
+from hyps_compiler.checking.limits import Checked
 from hyps_compiler.checking.markdown import to_markdown
 from hyps_compiler.checking.reports import REPORTS, write_reports
 from hyps_compiler.checking.rules import Rule

@@ -8,9 +8,9 @@ import pytest
 
 from hyps_compiler.checking.examine import examine
 from hyps_compiler.checking.facts import Problem
+from hyps_compiler.checking.figures import LIMITS, Found
 from hyps_compiler.checking.job import ModelJob
 from hyps_compiler.checking.keys import result_key
-from hyps_compiler.checking.limits import LIMITS, Found
 from hyps_compiler.checking.rules import CompileOptions
 from hyps_compiler.checking.targets import Target
 

@@ -89,6 +89,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     made = Runner(tmp_path_factory.mktemp("action"))
     (made.work / "my models").mkdir()
     save_dense(made.work / "my models" / "net.onnx")
+    (made.work / "msgspec.py").write_text("raise RuntimeError('the working directory is no place to import from')")
     (made.work / "budget.toml").write_text('[limits]\npartition_bytes = "500B"\n')
     return made
 

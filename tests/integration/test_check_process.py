@@ -37,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "models").mkdir(parents=True)
     (made / "budget.toml").write_text(BUDGET.format(growth=5))
     save_dense(made / "models" / "net.onnx", NARROW)
+    (made / "onnx.py").write_text("raise RuntimeError('the working directory is no place to import from')")
     first = check(made, "models", "-o", "plans")
     assert first.status == 0, first.stdout + first.stderr
     assert "1 model within the budget" in first.stdout
@@ -50,7 +51,8 @@ def software() -> str:
 
 
 @pytest.fixture(scope="module")
-def red(folder: Path) -> Finished:
+def red(folder: Path, software: str) -> Finished:
+    assert software, "taken before the run that fills the cache"
     return check(
         folder, "models", "--previous", "plans", "--markdown", "c.md", "--junit", "c.xml", "--sarif", "c.sarif"
     )
@@ -143,6 +145,15 @@ def test_a_budget_that_is_wrong_is_one_sentence(tmp_path: Path, budget: str, sta
     told = check(tmp_path, "zoo:digits")
     assert told.status == status
     assert said in told.error
+
+
+@pytest.mark.slow
+def test_a_model_that_takes_too_long_is_told_so(folder: Path) -> None:
+    (folder / "hasty.toml").write_text('[defaults]\ntimeout = "1us"\n')
+    argv = ["hypsc", "check", "models/net.onnx", "--budget", "hasty.toml", "--no-cache"]
+    told = run_command(argv, folder, timeout_s=WAIT_S)
+    assert told.status == 1
+    assert "[E_DEADLINE]" in told.stdout
 
 
 @pytest.mark.slow

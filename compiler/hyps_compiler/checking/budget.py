@@ -17,7 +17,7 @@ from msgspec import UNSET, Struct, UnsetType, structs
 from hyps.errors import HypsError, UsageError, printable
 from hyps.formats.plan import Optimization
 from hyps.formats.quantities import parse_count, parse_nbytes, parse_seconds
-from hyps_compiler.checking.limits import LIMITS
+from hyps_compiler.checking.figures import LIMITS
 from hyps_compiler.checking.rules import Rule
 from hyps_compiler.cli_options import OBJECTIVE_NAMES
 

@@ -58,10 +58,11 @@ def check_models(
 
 def _check(target: Target, rule: Rule, budget: str, software: str, options: CheckOptions) -> Checked:
     start_s = time.monotonic()
-    outcome, is_cached = _outcome(target, rule, software, options)
-    before = _previous(target, software, options)
+    before = _previous(target, software, options)  # the new plan may take its place
     if isinstance(before, Problem):
-        outcome, before = Outcome(problem=before), None
+        outcome = Outcome(problem=before)
+        return Checked(target.model, rule, outcome, judge(outcome, rule, None, budget))
+    outcome, is_cached = _outcome(target, rule, software, options)
     notes = list(outcome.facts.notes) if outcome.facts else []
     if before is None and options.previous.path is not None:
         notes.append("there is no previous plan of it")
@@ -98,9 +99,17 @@ def _outcome(target: Target, rule: Rule, software: str, options: CheckOptions) -
         trust=options.trust,
     )
     outcome = run_job(job)
-    if _is_lasting(outcome):
+    if _is_lasting(outcome) and _is_still(key, target, rule, software, options):
         options.cache.write(key, outcome)
     return outcome, False
+
+
+def _is_still(key: str, target: Target, rule: Rule, software: str, options: CheckOptions) -> bool:
+    """Return whether the model's files are those that the key is of: someone may have written them meanwhile."""
+    try:
+        return result_key(target, rule.options, software, trust=options.trust) == key
+    except OSError:
+        return False
 
 
 def _previous(target: Target, software: str, options: CheckOptions) -> PlanFacts | Problem | None:

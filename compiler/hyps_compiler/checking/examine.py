@@ -16,6 +16,7 @@ import msgspec
 
 from hyps.adapters.guard import become_expendable, limit_seconds
 from hyps.containment import die_with_writer
+from hyps.dependencies import check_safe
 from hyps.errors import HypsError, InfeasibleError, InternalError
 from hyps_compiler.arrays import read_npz
 from hyps_compiler.checking.facts import ConversionFacts, Facts, Layer, Measured, Outcome, layers_of, problem_of
@@ -30,11 +31,11 @@ from hyps_compiler.frontend import ZOO
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.output import scratch_folder
 from hyps_compiler.partition import Request, parse_cuts
+from hyps_compiler.quantizing_options import quantize_request
 from hyps_compiler.verify import Report
 
 if TYPE_CHECKING:
     from hyps_compiler.placement import PlacementRequest
-    from hyps_compiler.quantizing import QuantizeOptions
 
 _LESS = "check it on a machine with more memory, or with smaller inputs"
 
@@ -57,6 +58,7 @@ def examine(job: ModelJob) -> Outcome:
     """Return what comes of a model; a refusal is an outcome too."""
     start_s = time.monotonic()
     try:
+        check_safe("onnx", "onnxruntime")
         with scratch_folder() as work:
             outcome = Outcome(facts=_facts(job, work))
     except HypsError as error:
@@ -71,7 +73,6 @@ def examine(job: ModelJob) -> Outcome:
 
 
 def _facts(job: ModelJob, work: Path) -> Facts:
-    limit_seconds(job.options.timeout_s)
     model, trusted = _trusted(job, work)
     folder = Path(job.output) if job.output else work / "plan"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +100,7 @@ def _trusted(job: ModelJob, work: Path) -> tuple[str, Conversion | None]:
 def _options(model: str, told: CompileOptions, *, force: bool = False) -> Options:
     cuts, tensors = parse_cuts(told.cut)
     nbytes = told.max_tensor_bytes or MOST_TENSOR_NBYTES
+    calibration = Path(told.calibration) if told.calibration else None
     return Options(
         request=Request(
             max_params=told.max_params,
@@ -113,7 +115,7 @@ def _options(model: str, told: CompileOptions, *, force: bool = False) -> Option
         force=force,
         max_tensor_nbytes=nbytes,
         placement=_placement(model, told, nbytes),
-        quantization=_quantization(told),
+        quantization=quantize_request(told.quantize, calibration, has_cluster=told.cluster is not None),
     )
 
 
@@ -126,14 +128,6 @@ def _placement(model: str, told: CompileOptions, max_tensor_nbytes: int) -> "Pla
     profile = Path(told.profile) if told.profile else None
     request = SiteRequest(Path(told.cluster), profile, shapes=told.input, max_tensor_nbytes=max_tensor_nbytes)
     return PlacementRequest(load_site(model, request), objective=told.objective, strategy=told.strategy)
-
-
-def _quantization(told: CompileOptions) -> "QuantizeOptions | None":
-    if told.quantize is None:
-        return None
-    from hyps_compiler.quantizing import QuantizeOptions  # with what few checks need
-
-    return QuantizeOptions(told.quantize, Path(told.calibration) if told.calibration else None)
 
 
 def _layers_without_limits(job: ModelJob, error: HypsError) -> tuple[Layer, ...]:

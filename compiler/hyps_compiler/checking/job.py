@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from hyps.adapters.guard import limit_seconds
 from hyps.errors import HypsError
 from hyps_compiler.checking.facts import Outcome, problem_of
 from hyps_compiler.checking.rules import CompileOptions
@@ -39,6 +40,7 @@ def run_job(job: Job) -> Outcome:
         asked, told = scratch / "job.json", scratch / "outcome.json"
         asked.write_bytes(msgspec.json.encode(job))
         try:
+            limit_seconds(job.options.timeout_s if isinstance(job, ModelJob) else None)  # of what the child calls
             module = "examine" if isinstance(job, ModelJob) else "baseline"
             run_child(f"hyps_compiler.checking.{module}", [str(asked), str(told)], scratch, "checking the model")
             return msgspec.json.decode(told.read_bytes(), type=Outcome)

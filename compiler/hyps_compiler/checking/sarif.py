@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from hyps.errors import printable
-from hyps_compiler.checking.limits import COMPILES, LIMITS, Checked, Verdict
+from hyps_compiler.checking.figures import LIMITS
+from hyps_compiler.checking.limits import COMPILES, Checked, Verdict
 from hyps_compiler.checking.targets import ZOO
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
