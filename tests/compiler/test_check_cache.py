@@ -1,16 +1,18 @@
 """Results by content: what a key depends on, and a cache that neither trusts nor breaks."""
 
+import math
 import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from check_fixtures import layer, outcome, partition, plan, save_dense
 from hyps.errors import OutputError
 from hyps_compiler.checking.cache import Cache, default_folder
-from hyps_compiler.checking.facts import Outcome
+from hyps_compiler.checking.facts import Outcome, measured_difference
 from hyps_compiler.checking.keys import result_key, software_digest
 from hyps_compiler.checking.rules import CompileOptions
 from hyps_compiler.checking.targets import Target
@@ -25,6 +27,19 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     cache.write(KEY, FOUND)
     assert cache.read(KEY, Outcome) == FOUND
     assert [path.name for path in (tmp_path / "new" / "ab").iterdir()] == [f"{KEY}.json"]
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_difference_that_is_no_number_is_kept_as_a_large_one(tmp_path: Path, value: float) -> None:
+    cache = Cache(tmp_path)
+    assert FOUND.facts is not None
+    facts = msgspec.structs.replace(FOUND.facts, difference=measured_difference(value, "y"))
+    cache.write(KEY, Outcome(facts=facts))
+    read = cache.read(KEY, Outcome)
+    assert read is not None
+    assert read.facts is not None
+    assert read.facts.difference is not None
+    assert read.facts.difference.value > 1e300
 
 
 def test_no_folder_keeps_nothing(tmp_path: Path) -> None:

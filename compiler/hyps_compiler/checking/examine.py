@@ -19,7 +19,16 @@ from hyps.containment import die_with_writer
 from hyps.dependencies import check_safe
 from hyps.errors import HypsError, InfeasibleError, InternalError
 from hyps_compiler.arrays import read_npz
-from hyps_compiler.checking.facts import ConversionFacts, Facts, Layer, Measured, Outcome, layers_of, problem_of
+from hyps_compiler.checking.facts import (
+    ConversionFacts,
+    Facts,
+    Layer,
+    Measured,
+    Outcome,
+    layers_of,
+    measured_difference,
+    problem_of,
+)
 from hyps_compiler.checking.job import ModelJob
 from hyps_compiler.checking.reading import read_facts
 from hyps_compiler.checking.rules import CompileOptions
@@ -147,7 +156,7 @@ def _largest_difference(report: Report | None) -> Measured | None:
     if report is None or not report.outputs:
         return None
     worst = max(report.outputs, key=lambda found: found.relative)
-    return Measured(value=worst.relative, where=worst.tensor)
+    return measured_difference(worst.relative, worst.tensor)
 
 
 def _conversion_facts(made: Conversion) -> ConversionFacts:
@@ -156,7 +165,7 @@ def _conversion_facts(made: Conversion) -> ConversionFacts:
         kind=made.kind,
         converter=made.converter,
         framework=made.framework,
-        difference=None if worst is None else Measured(value=worst.difference, where=worst.output),
+        difference=None if worst is None else measured_difference(worst.difference, worst.output),
         unverified=made.unverified,
     )
 

@@ -1,5 +1,8 @@
 """What is known of one checked model: values that are stored, compared with limits, and told in every form."""
 
+import math
+import sys
+
 from msgspec import Struct
 
 from hyps.errors import HypsError
@@ -106,6 +109,11 @@ class Outcome(Struct, frozen=True, kw_only=True):
     problem: Problem | None = None
     seconds: float = 0.0
     """What it took when it was done."""
+
+
+def measured_difference(value: float, where: str) -> Measured:
+    """Return a difference; one that is no finite number, which JSON does not have, as the largest that there is."""
+    return Measured(value=value if math.isfinite(value) else sys.float_info.max, where=where)
 
 
 def problem_of(error: HypsError) -> Problem:

@@ -16,7 +16,14 @@ from onnx import NodeProto
 from hyps.adapters.plan_files import PLAN_FILE, opened, read_plan
 from hyps.errors import HypsError, PlanError, printable
 from hyps.formats.plan import Partition, Plan, Variant
-from hyps_compiler.checking.facts import Layer, Measured, PartitionFacts, PlanFacts, partition_memory
+from hyps_compiler.checking.facts import (
+    Layer,
+    Measured,
+    PartitionFacts,
+    PlanFacts,
+    measured_difference,
+    partition_memory,
+)
 from hyps_compiler.source import read_proto
 from hyps_compiler.walk import graphs_in, inside
 from hyps_passes import ops
@@ -90,7 +97,7 @@ def _borders(plan: Plan) -> tuple[int | None, str]:
 def _loss(plan: Plan) -> Measured | None:
     """Return what quantization does to the output that it changes most; None where that is not known of each."""
     losses = plan.quantization.losses if plan.quantization else ()
-    known = [Measured(value=loss.relative, where=loss.output) for loss in losses if loss.relative is not None]
+    known = [measured_difference(loss.relative, loss.output) for loss in losses if loss.relative is not None]
     return max(known, key=lambda loss: loss.value) if known and len(known) == len(losses) else None
 
 
