@@ -27,7 +27,7 @@ docs: $(STAMP)
 	$(BIN)/mkdocs build --strict
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
