@@ -324,6 +324,37 @@ def test_a_graph_with_variables_is_refused(tmp_path: Path) -> None:
     assert refusal_of(tmp_path / "g.pb") == "the graph `g.pb` is not frozen: it has the variable `w`"
 
 
+@pytest.mark.parametrize("reads", [True, False], ids=["ReadFile", "WriteFile"])
+def test_a_graph_that_does_more_than_compute_is_not_run(tmp_path: Path, reads: bool) -> None:
+    import tensorflow as tf
+
+    mark = tmp_path / "mark"
+    with tf.Graph().as_default() as graph:
+        image = tf.compat.v1.placeholder(tf.float32, (None, 4), name="image")
+        if reads:
+            tf.add(image, tf.cast(tf.strings.length(tf.io.read_file(str(mark))), tf.float32), name="logits")
+        else:
+            with tf.control_dependencies([tf.io.write_file(str(mark), "written")]):
+                tf.add(image, 1.0, name="logits")
+    (tmp_path / "g.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    with pytest.raises(ModelError, match=f"`{'ReadFile' if reads else 'WriteFile'}`") as caught:
+        convert(tmp_path / "g.pb", tmp_path / "m.onnx")
+    assert caught.value.code == "E_UNTRUSTED"
+    assert not mark.exists()
+
+
+def test_a_graph_may_check_and_call(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    with tf.Graph().as_default() as graph:
+        image = tf.compat.v1.placeholder(tf.float32, (None, 4), name="image")
+        checked = tf.debugging.Assert(tf.size(image) > 0, [image])
+        with tf.control_dependencies([checked]):
+            tf.identity(tf.function(lambda value: value * 2.0)(image), name="logits")
+    (tmp_path / "g.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    check_verified(convert(tmp_path / "g.pb", tmp_path / "m.onnx"))
+
+
 # --- the comparison with the source ---
 
 

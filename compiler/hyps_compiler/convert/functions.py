@@ -25,7 +25,7 @@ def run(request: Request) -> Made:
     """
     source = Path(request.source)
     logger.info("loading %s", source.name)
-    traced = sources.load_source(source, request.kind, Path(request.folder), request.outputs)
+    traced = sources.load_source(source, request.kind, Path(request.folder), request.outputs, trust=request.trust)
     unverified = ""
     shapes = fixed_shapes(traced.shapes(), request.inputs)
     if request.samples:

@@ -25,6 +25,11 @@ def converter_version() -> str:
     return f"tf2onnx {tf2onnx.__version__}"
 
 
+def translated_operations() -> set[str]:
+    """Return the TensorFlow operations that have a translation; all of them only compute."""
+    return {name for opsets in tf_op.get_opsets().values() for opset in opsets for name in opset}
+
+
 @tf_op("Erfc")
 class _ComplementaryError:
     """Translates 1 - erf(x), which Keras' exact GELU is made of and tf2onnx 1.17 does not know."""

@@ -22,7 +22,16 @@ from hyps.formats.plan import NamedTensor
 from hyps_compiler.convert.checks import shown
 from hyps_compiler.convert.conversion import Conversion
 from hyps_compiler.convert.kinds import KINDS, Kind, kind_of
-from hyps_compiler.convert.request import MADE_NAME, MODEL_NAME, REFUSAL_NAME, REFUSALS, Made, Refusal, Request
+from hyps_compiler.convert.request import (
+    MADE_NAME,
+    MODEL_NAME,
+    REFUSAL_NAME,
+    REFUSALS,
+    TRUST_HINT,
+    Made,
+    Refusal,
+    Request,
+)
 
 if TYPE_CHECKING:
     from onnx import ValueInfoProto
@@ -203,7 +212,7 @@ def _checked_kind(source: Path, *, trust: bool) -> Kind:
     if not trust and kind.runs_code(source):
         raise ModelError(
             f"to read {shown(source)}, {kind.what}, is to run whatever code is in it",
-            "if you know who made it: hypsc convert FILE -o model.onnx --trust",
+            TRUST_HINT,
             code="E_UNTRUSTED",
         )
     return kind

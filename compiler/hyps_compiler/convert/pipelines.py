@@ -25,7 +25,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from hyps.errors import DependencyError, ModelError, printable
 from hyps_compiler.arrays import write_npz
-from hyps_compiler.convert.request import MODEL_NAME, Made, Request, answers_name, feeds_name, first_line
+from hyps_compiler.convert.request import (
+    MODEL_NAME,
+    TRUST_HINT,
+    Made,
+    Request,
+    answers_name,
+    feeds_name,
+    first_line,
+)
 from hyps_compiler.convert.samples import Input, leave_references
 from hyps_compiler.convert.shapes import fixed_shapes
 
@@ -129,7 +137,7 @@ def _from_skops(source: Path, *, trust: bool) -> Any:
             listed = ", ".join(f"`{printable(str(kind))}`" for kind in unknown[:5])
             raise ModelError(
                 f"`{name}` holds {listed}, which skops does not know to be harmless",
-                "if you know who made it: hypsc convert FILE -o model.onnx --trust",
+                TRUST_HINT,
                 code="E_UNTRUSTED",
             )
         return skops.load(source, trusted=unknown)

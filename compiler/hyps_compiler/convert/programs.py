@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from hyps.errors import ModelError, UsageError, printable
 from hyps_compiler.convert import archives, screening
-from hyps_compiler.convert.request import DATA_NAME, MODEL_NAME, Made, Request, first_line
+from hyps_compiler.convert.request import DATA_NAME, MODEL_NAME, TRUST_HINT, Made, Request, first_line
 from hyps_compiler.convert.samples import Array, Input, leave_references
 from hyps_compiler.convert.tidying import tidy
 
@@ -29,7 +29,6 @@ _BATCH = 2
 _OPEN_SIZE = 11
 """Sizes to try a program with where they are open: the batch, and other dimensions."""
 
-TRUST_HINT = "if you know who made it: hypsc convert FILE -o model.onnx --trust"
 _EVAL_HINT = "call `model.eval()` before `torch.export.export`"
 _FOREIGN = re.compile(r"OpOverload\(op='([\w.]+)'")
 _SAFE_LOAD = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"

@@ -16,6 +16,9 @@ MADE_NAME = "made.json"
 REFUSAL_NAME = "refusal.json"
 """The file the child leaves instead when it refuses."""
 
+TRUST_HINT = "if you know who made it: hypsc convert FILE -o model.onnx --trust"
+"""Of every refusal to run what a source holds."""
+
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One conversion."""

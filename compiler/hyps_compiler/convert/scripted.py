@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from hyps.errors import ModelError, UsageError, printable
 from hyps_compiler.arrays import read_npz
 from hyps_compiler.convert import archives, programs
-from hyps_compiler.convert.request import Made, Request, first_line
+from hyps_compiler.convert.request import TRUST_HINT, Made, Request, first_line
 from hyps_compiler.convert.samples import BATCH, OPEN_SIZE, Array, Input, leave_references
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def run(request: Request) -> Made:
     """
     source = Path(request.source)
     if not request.trust:
-        raise ModelError(f"`{source.name}` is a program, which is not run", programs.TRUST_HINT)
+        raise ModelError(f"`{source.name}` is a program, which is not run", TRUST_HINT)
     logger.info("loading %s", source.name)
     if archives.content_of(source) == "scripted":
         return _convert_script(request, _load_script(source))

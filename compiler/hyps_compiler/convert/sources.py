@@ -55,7 +55,7 @@ class Traced:
         return {name: np.asarray(value) for name, value in zip(self.outputs.values(), results, strict=True)}
 
 
-def load_source(source: Path, kind: str, scratch: Path, outputs: Sequence[str] = ()) -> Traced:
+def load_source(source: Path, kind: str, scratch: Path, outputs: Sequence[str] = (), *, trust: bool = False) -> Traced:
     """Return the inference function of a Keras file, a SavedModel folder or a frozen graph.
 
     Args:
@@ -63,6 +63,7 @@ def load_source(source: Path, kind: str, scratch: Path, outputs: Sequence[str] =
         kind: which of TensorFlow's kinds it is.
         scratch: a folder for what has to be unpacked meanwhile.
         outputs: the tensors of a frozen graph to compute; empty: those that nothing else uses.
+        trust: whether a frozen graph may do more than compute.
 
     Raises:
         ModelError: Keras or TensorFlow cannot load it, or it has no one function to convert.
@@ -70,13 +71,13 @@ def load_source(source: Path, kind: str, scratch: Path, outputs: Sequence[str] =
     if kind == "saved-model":
         return _load_saved_model(source)
     if kind == "frozen-graph":
-        return _load_frozen(source, outputs)
+        return _load_frozen(source, outputs, trust=trust)
     return trace_model(load_keras(source, scratch), source.name)
 
 
-def _load_frozen(source: Path, outputs: Sequence[str]) -> Traced:
+def _load_frozen(source: Path, outputs: Sequence[str], *, trust: bool) -> Traced:
     """Return a frozen graph as a function."""
-    function, input_names, output_names = frozen.load_graph(source, outputs)
+    function, input_names, output_names = frozen.load_graph(source, outputs, trust=trust)
     return Traced(
         function=function,
         inputs=_by_tensor(function.inputs, input_names),
