@@ -10,8 +10,11 @@ import onnxruntime
 import pytest
 from onnx import NodeProto, TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx_ir.passes.common import ShapeInferencePass
 
 from hyps_compiler.convert.clean import clean
+from hyps_compiler.convert.clean_shapes import fix_reshapes
+from hyps_compiler.irfile import load_model
 
 Array = np.ndarray[Any, Any]
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
@@ -342,3 +345,45 @@ def test_cleaning_twice_changes_nothing(path: Path) -> None:
     once = path.read_bytes()
     clean(path)
     assert path.read_bytes() == once
+
+
+def test_a_new_weight_takes_no_name_that_is_there(path: Path) -> None:
+    write(path, [*flatten_like_tf2onnx("x"), make_node("Relu", ["x"], ["y_shape"])], FLATTEN)
+    model = onnx.load(path)
+    model.graph.output.append(make_tensor_value_info("y_shape", FLOAT, None))
+    onnx.save(model, path)
+    assert cleaned(path, numbers(2, 4, 6)) == ["Reshape", "Relu"]
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        make_node("Gather", ["table", "zero"], ["row"], axis=0),
+        make_node("Slice", ["table", "zero", "one", "zero"], ["row"]),
+    ],
+    ids=lambda node: str(node.op_type),
+)
+def test_a_row_of_a_table_of_sizes_is_not_one_size(path: Path, pick: NodeProto) -> None:
+    nodes = [
+        make_node("Shape", ["x"], ["sizes"]),
+        make_node("Unsqueeze", ["sizes", "zero"], ["table"]),
+        pick,
+        make_node("Squeeze", ["row", "zero"], ["target"]),
+        make_node("Reshape", ["x", "target"], ["y"]),
+    ]
+    model = load_model(write(path, nodes, {"zero": ints(0), "one": ints(1)}))
+    ShapeInferencePass(data_prop=False)(model)
+    assert not fix_reshapes(model.graph)
+
+
+def test_eight_bit_floats_stay_floats(path: Path) -> None:
+    nodes = [
+        make_node("Cast", ["wide"], ["narrow"], to=TensorProto.FLOAT8E4M3FN),
+        make_node("Cast", ["narrow"], ["rounded"], to=FLOAT),
+        make_node("Add", ["x", "rounded"], ["y"]),
+    ]
+    write(path, nodes, {"wide": np.array([3.1], np.float32)})
+    model = onnx.load(path)
+    model.opset_import[0].version, model.ir_version = 19, 9
+    onnx.save(model, path)
+    cleaned(path, numbers(2, 4, 6))

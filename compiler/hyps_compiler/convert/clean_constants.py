@@ -7,6 +7,7 @@ import onnx
 import onnx_ir as ir
 
 from hyps.errors import ExecutionError, ModelError
+from hyps.formats.dtypes import numpy_name
 from hyps_compiler.ort import open_session, run
 from hyps_passes import ops
 
@@ -89,8 +90,20 @@ def _computed(model: ir.Model, node: ir.Node) -> list[Array] | None:
     opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
     alone = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
     try:
-        results = run(open_session(alone.SerializeToString(), "none"), names, {})
+        session = open_session(alone.SerializeToString(), "none")
+        results = run(session, names, {})
     except (ModelError, ExecutionError):
         return None
+    types = [output.type for output in session.get_outputs()]
     values = [results[name] for name in names]
-    return values if all(isinstance(value, np.ndarray) and value.dtype.kind in "biuf" for value in values) else None
+    return values if all(map(_is_of_type, values, types)) else None
+
+
+def _is_of_type(value: Any, ort_type: str) -> bool:
+    """Return whether a value is a tensor of numbers whose type numpy has: eight-bit floats come as integers."""
+    return (
+        isinstance(value, np.ndarray)
+        and value.dtype.kind in "biuf"
+        and ort_type.startswith("tensor(")
+        and str(value.dtype) == numpy_name(ort_type)
+    )

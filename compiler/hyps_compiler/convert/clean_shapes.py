@@ -132,12 +132,21 @@ def _fixed(numbers: _Numbers, source: ir.Value) -> list[int] | None:
 
 def _set_shape(graph: ir.Graph, node: ir.Node, fixed: list[int]) -> None:
     name = f"{node.outputs[0].name}_shape"
-    while name in graph.initializers:
+    taken = _names(graph)
+    while name in taken:
         name += "_"
     tensor = ir.Tensor(np.array(fixed, np.int64), name=name)
     weight = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.initializers[name] = weight
     node.replace_input_with(1, weight)
+
+
+def _names(graph: ir.Graph) -> set[str]:
+    """Return the names of all values of a graph and of the graphs inside it."""
+    found = {str(value.name) for value in (*graph.inputs, *graph.initializers.values())}
+    for node in graph.all_nodes():
+        found |= {str(value.name) for value in (*node.inputs, *node.outputs) if value is not None}
+    return found
 
 
 def _numbers(value: ir.Value | None) -> _Numbers | None:
@@ -146,7 +155,9 @@ def _numbers(value: ir.Value | None) -> _Numbers | None:
     if known is not None:
         is_small = known.dtype.kind in "iu" and known.ndim <= 1 and known.size <= _MOST_ELEMENTS
         return [int(number) for number in known.reshape(-1)] if is_small else None
-    node = value.producer() if value is not None else None
+    if value is None or value.shape is None or len(value.shape) > 1:  # the rules are of vectors and scalars
+        return None
+    node = value.producer()
     if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in _RULES:
         return None
     return _RULES[node.op_type](node)
