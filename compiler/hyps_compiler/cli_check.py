@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from hyps.errors import UsageError
+from hyps.errors import UsageError, printable
 from hyps.terminal import HypsCommand, progress, say, verbosity
 from hyps_compiler.cli_options import PATH, print_json, require_compiler
 
@@ -68,7 +68,7 @@ def check(
         trust=trust,
     )
     for pattern in rules.unused([rules.name_of(target.model, target.path) for target in targets]):
-        say(f'note: `models."{pattern}"` of the budget fits none of the models')
+        say(f'note: `models."{printable(pattern)}"` of the budget fits none of the models')
     with progress("checking", quiet=verbosity() < 0 or as_json) as bar:
         checked = check_models(targets, rules, options, bar.enter)
     write_reports(checked, budget, reports)

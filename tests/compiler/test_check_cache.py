@@ -165,10 +165,11 @@ def test_a_key_is_that_of_options_software_and_files(target: Target, tmp_path: P
     assert key(target, CompileOptions(inputs=str(moved))) == told[1]
 
 
-def test_weights_in_other_files_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["m.onnx", "m.ONNX", "m.pb", "m"])
+def test_weights_in_other_files_count(tmp_path: Path, name: str) -> None:
     import onnx
 
-    path = save_dense(tmp_path / "m.onnx", (64, 64, 64))
+    path = save_dense(tmp_path / name, (64, 64, 64))
     model = onnx.load(path)
     onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
     before = key(Target(str(path), path))

@@ -14,7 +14,7 @@ from hyps.errors import ClusterError
 from hyps.formats.cluster import decode_cluster
 from hyps_compiler.checking.facts import VERSION
 from hyps_compiler.checking.rules import CompileOptions
-from hyps_compiler.checking.targets import Target, model_files
+from hyps_compiler.checking.targets import Target, files_in, model_files
 from hyps_compiler.convert.kinds import kind_of
 
 _PACKAGES = ("ml_dtypes", "msgspec", "networkx", "numpy", "onnx", "onnx-ir", "onnxruntime", "ortools")
@@ -96,7 +96,7 @@ def _sources(package: str) -> Iterable[tuple[str, bytes]]:
 
 def _content(path: Path) -> list[tuple[str, str]]:
     """Return the digest of a file, or of each file in a folder with its name."""
-    return [(name, _file_digest(file)) for name, file in model_files(path)]
+    return [(name, _file_digest(file)) for name, file in files_in(path)]
 
 
 def _profiles(cluster: str) -> list[Path]:

@@ -64,14 +64,18 @@ def model_files(path: Path) -> list[tuple[str, Path]]:
 
     Files that are missing are left out; whoever compiles the model tells of them.
     """
-    if path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if file.is_file())
-        return [(file.relative_to(path).as_posix(), file) for file in inside]
-    named = [("", path)]
-    if path.suffix.lower() == ONNX:
-        beside = [(name, path.parent / name) for name in locations_in(path) if _is_plain(name)]
-        named += [(name, file) for name, file in beside if file.is_file()]
-    return named
+    if path.is_dir() or kind_of(path) is not None:
+        return files_in(path)
+    beside = [(name, path.parent / name) for name in locations_in(path) if _is_plain(name)]  # ONNX, whatever its name
+    return [*files_in(path), *((name, file) for name, file in beside if file.is_file())]
+
+
+def files_in(path: Path) -> list[tuple[str, Path]]:
+    """Return the files in a folder with their names in it, sorted; of a file that alone, without a name."""
+    if not path.is_dir():
+        return [("", path)]
+    inside = sorted(file for file in path.rglob("*") if file.is_file())
+    return [(file.relative_to(path).as_posix(), file) for file in inside]
 
 
 def _targets(argument: str) -> Iterator[Target]:
