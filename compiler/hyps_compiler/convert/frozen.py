@@ -115,7 +115,8 @@ def _refuse_effects(graph_def: Any, needed: Collection[str], source: Path) -> No
     known = translated_operations() | _HARMLESS
     functions = (node for function in graph_def.library.function for node in function.node_def)
     run = itertools.chain((node for node in graph_def.node if node.name in needed), functions)
-    own = {function.signature.name for function in graph_def.library.function}
+    names = (function.signature.name for function in graph_def.library.function)
+    own = {name for name in names if op_def_registry.get(name) is None}
     for node in run:
         if node.op not in known and node.op not in own and not _is_pure(node.op):
             raise ModelError(
