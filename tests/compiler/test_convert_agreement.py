@@ -14,7 +14,7 @@ from hyps_compiler.arrays import read_npz, write_npz
 from hyps_compiler.convert.agreement import compare_with_references
 from hyps_compiler.convert.conversion import OutputAgreement
 from hyps_compiler.convert.request import Made, Request, answers_name, feeds_name
-from hyps_compiler.convert.samples import BATCH, OPEN_SIZE, Input, draw, leave_references
+from hyps_compiler.convert.samples import BATCH, OPEN_SIZE, PICTURE_SIZE, Input, draw, leave_references
 
 Array = np.ndarray[Any, Any]
 MADE = Made(converter="made by hand 1", framework="numpy 2")
@@ -130,6 +130,11 @@ class TestSamples:
     def test_open_dimensions_are_closed(self) -> None:
         x = draw([Input("x", "float32", (None, None, 3))], seed=0)["x"]
         assert (x.shape, x.dtype) == ((BATCH, OPEN_SIZE, 3), np.float32)
+
+    def test_open_pictures_are_of_a_usual_size(self) -> None:
+        x = draw([Input("x", "float32", (None, None, None, 3))], seed=0)["x"]
+        assert x.shape == (BATCH, PICTURE_SIZE, PICTURE_SIZE, 3)
+        assert x.max() > 200
 
     def test_a_seed_gives_the_same_again(self) -> None:
         inputs = [Input("a", "int32", (5,)), Input("b", "bool", (9,)), Input("c", "uint8", (2, 32, 32, 3))]

@@ -20,6 +20,9 @@ BATCH = 2
 OPEN_SIZE = 11
 """Of other open dimensions."""
 
+PICTURE_SIZE = 224
+"""Of open dimensions of pictures: networks that halve them five times have nothing left of small ones."""
+
 _LIMITS = (100, 10, 2)
 """Integers are drawn below the first of these that the model accepts: they may be rows of a table."""
 
@@ -98,7 +101,9 @@ def _draw_one(value: Input, generator: np.random.Generator, limit: int) -> Array
 
 
 def _closed(shape: Sequence[int | None]) -> tuple[int, ...]:
-    sizes = [OPEN_SIZE if size is None else size for size in shape]
+    is_picture = len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3))
+    open_size = PICTURE_SIZE if is_picture else OPEN_SIZE
+    sizes = [open_size if size is None else size for size in shape]
     return tuple([BATCH if shape[0] is None else sizes[0], *sizes[1:]] if sizes else [])
 
 
