@@ -13,10 +13,11 @@ from typing import Any
 import h5py
 import keras
 
-from hyps.dependencies import floor_of, is_below
-from hyps.errors import DependencyError, ModelError, printable
+from hyps.dependencies import floor_of
+from hyps.errors import ModelError, printable
 from hyps_compiler.convert.checks import COPY_HINT
 from hyps_compiler.convert.request import first_line
+from hyps_compiler.convert.versions import refuse_unsafe
 
 EXPORT_HINT = "where the model was made, call `model.export(FOLDER)`, and convert that folder instead"
 
@@ -33,10 +34,10 @@ def load_keras(source: Path, scratch: Path) -> Any:
         scratch: a folder for what has to be unpacked meanwhile.
 
     Raises:
-        DependencyError: Keras is so old that it would run code from the file.
+        DependencyError: Keras is so old that it would run code from the file, or read files that it names.
         ModelError: it holds code, or Keras cannot load it.
     """
-    _refuse_old_keras()
+    refuse_unsafe("keras", keras.__version__, floor_of("keras"))
     if source.suffix.lower() != ".keras":
         _refuse_code(source, _configs(_read_hdf5_config(source)))  # older Keras run lambdas of HDF5 files in safe mode
     try:
@@ -44,14 +45,6 @@ def load_keras(source: Path, scratch: Path) -> Any:
             return keras.saving.load_model(_prepared(source, Path(folder)), compile=False, safe_mode=True)
     except Exception as error:  # Keras raises TypeError, ValueError, KeyError, OSError and zipfile's own for a bad file
         raise _explain_keras(source, error) from error
-
-
-def _refuse_old_keras() -> None:
-    """Raise if this Keras would run code from a file, or read files that it names, whatever it is told."""
-    floor = floor_of("keras")
-    if is_below(keras.__version__, floor):
-        text = f"keras {keras.__version__} is installed, and any before {floor} may run code from a model file"
-        raise DependencyError(text, f'pip install --upgrade "keras>={floor}"')
 
 
 def _prepared(source: Path, folder: Path) -> Path:

@@ -4,6 +4,7 @@ Imports scikit-learn: for the child process only.
 """
 
 import importlib
+import importlib.metadata
 import importlib.util
 import pickle
 import warnings
@@ -36,6 +37,7 @@ from hyps_compiler.convert.request import (
 )
 from hyps_compiler.convert.samples import Input, leave_references
 from hyps_compiler.convert.shapes import fixed_shapes
+from hyps_compiler.convert.versions import refuse_unsafe
 
 Array = np.ndarray[Any, Any]
 
@@ -43,6 +45,11 @@ _ROWS = 64
 """Of a request: rows are cheap, and a tree shows little of itself on two."""
 
 _ONE_INPUT = "features"
+
+_SAFE_SKOPS = "0.12"
+"""The first that tells of every type in a file what it would call."""
+_INSTALL_SKOPS = f'pip install "skops>={_SAFE_SKOPS}"'
+
 _ML_OPSET = 3
 """Of the operators for trees and the like, the newest that skl2onnx writes for all of them."""
 
@@ -125,12 +132,19 @@ def _from_pickle(source: Path, trust: bool) -> Any:
 
 
 def _from_skops(source: Path, *, trust: bool) -> Any:
-    """Return what is in a file of skops, none of whose types may run code unless trusted."""
+    """Return what is in a file of skops, none of whose types may run code unless trusted.
+
+    Raises:
+        DependencyError: skops is not installed, or so old that it would run code from the file.
+        ModelError: it cannot be read, or holds types that are not trusted.
+    """
     name = printable(source.name)
     try:
         skops = importlib.import_module("skops.io")
     except ImportError as error:
-        raise DependencyError(f"`{name}` cannot be read without `skops`", "pip install skops") from error
+        raise DependencyError(f"`{name}` cannot be read without `skops`", _INSTALL_SKOPS) from error
+    if not trust:
+        refuse_unsafe("skops", importlib.metadata.version("skops"), _SAFE_SKOPS)
     try:
         unknown = skops.get_untrusted_types(file=source)
         if unknown and not trust:

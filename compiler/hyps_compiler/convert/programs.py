@@ -22,6 +22,7 @@ from hyps_compiler.convert import archives, screening
 from hyps_compiler.convert.request import DATA_NAME, MODEL_NAME, TRUST_HINT, Made, Request, first_line
 from hyps_compiler.convert.samples import Array, Input, leave_references
 from hyps_compiler.convert.tidying import tidy
+from hyps_compiler.convert.versions import refuse_unsafe
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ _OPEN_SIZE = 11
 
 _EVAL_HINT = "call `model.eval()` before `torch.export.export`"
 _FOREIGN = re.compile(r"OpOverload\(op='([\w.]+)'")
+_SAFE_TORCH = "2.6"
+"""The first that knows the next name, and whose unpickling of tensors only cannot be tricked into more."""
 _SAFE_LOAD = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """Has every `torch.load` inside PyTorch's reader unpickle tensors only."""
 
@@ -64,9 +67,11 @@ def load_program(source: Path, *, trust: bool) -> Any:
     """Return the exported program in a file; without `trust` only if there is nothing in it that could run.
 
     Raises:
+        DependencyError: PyTorch is so old that it would run code from the file.
         ModelError: PyTorch cannot read it, or what it would run is not trusted.
     """
     if not trust:
+        refuse_unsafe("torch", torch.__version__, _SAFE_TORCH)
         found = screening.find_member(archives.members(source)) or screening.find_code(archives.documents(source))
         if found:
             raise ModelError(
