@@ -10,7 +10,7 @@ from msgspec.structs import replace as with_fields
 from hyps.adapters import feeds
 from hyps.adapters.machine import rss_nbytes
 from hyps.adapters.plan_files import check_cpu, check_files, read_plan
-from hyps.errors import DifferenceError, ModelError, TensorError, printable
+from hyps.errors import DifferenceError, ModelError, PlanError, TensorError, printable
 from hyps.formats.plan import OutputLoss, Plan, Quantization
 from hyps.formats.signature import assumed_shapes
 from hyps.local import LocalRunner
@@ -106,7 +106,7 @@ def verify_loss(
         step: called with what is being done, for a progress display.
 
     Raises:
-        PlanError: the plan is wrong or altered.
+        PlanError: the plan is wrong or altered, or does not say what it loses.
         ModelError: the model cannot be read, or is another one than the plan's.
         TensorError: the request does not fit, or made-up ones would tell nothing.
     """
@@ -117,6 +117,12 @@ def verify_loss(
         inputs = feeds.Feeds(plan.model.inputs).checked(inputs)
     record = plan.quantization
     assert record is not None, "only quantized plans are checked so"
+    if all(loss.mean is None for loss in record.losses):
+        reason = f": {printable(record.unmeasured)}" if record.unmeasured else ""
+        raise PlanError(
+            f"the plan does not say what its quantization loses, which was not measured{reason}",
+            "compile the model again with a request on which it runs, given with --inputs",
+        )
     if inputs is None and record.calibration_requests:
         raise TensorError(
             "the plan was quantized for requests like those it was calibrated with, and random ones are not like them",

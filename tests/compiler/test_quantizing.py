@@ -1,6 +1,7 @@
 """Quantizing before the cut: what it does to a trained model, that it is proved and told, and when it is refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
+from msgspec import structs
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import hyps_models
@@ -138,6 +140,16 @@ def test_verify_refuses_random_requests_for_a_calibrated_plan(digits: Path) -> N
     result = call("verify", digits / "plan", "--model", digits / "digits.onnx")
     assert result.exit_code == 1
     assert "random ones are not like them" in result.stderr
+
+
+def test_verify_proves_nothing_of_a_plan_whose_loss_is_not_known(digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits / "plan", tmp_path / "plan")
+    plan = read_plan(tmp_path / "plan")
+    unknown = structs.replace(record_of(plan), losses=(), unmeasured="no request was found")
+    (tmp_path / "plan" / "plan.json").write_bytes(encode_plan(structs.replace(plan, quantization=unknown)))
+    result = call("verify", tmp_path / "plan", "--model", digits / "digits.onnx", "--inputs", digits / "asked.npz")
+    assert result.exit_code == 1
+    assert "which was not measured: no request was found" in result.stderr
 
 
 def test_verify_tells_a_model_of_other_weights(digits: Path, tmp_path: Path) -> None:
