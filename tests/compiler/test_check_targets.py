@@ -133,3 +133,11 @@ def test_a_model_that_is_a_link_is_a_model(folder: Path) -> None:
     shutil.copy(folder / "real.onnx", folder / "links" / "own.onnx")
     os.symlink(folder / "real.onnx", folder / "links" / "link.onnx")
     assert [t.model for t in find_targets(["links"])] == ["links/link.onnx", "links/own.onnx"]
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / os.fsdecode(b"\xff.onnx")
+    model.touch()
+    for argument in (model, tmp_path):
+        with pytest.raises(ModelError, match=r"\\udcff\.onnx` is no UTF-8"):
+            find_targets([str(argument)])

@@ -1,6 +1,7 @@
 """Conversion without TensorFlow: what is recognised, what is refused before the child starts, how the child answers."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 import tomllib
@@ -262,3 +263,11 @@ class TestChild:
     def test_a_crashed_child_is_quoted(self) -> None:
         error = parent._explain_end(-6, Path("m.keras"), "terminate called")
         assert error.message == "the conversion of `m.keras` ended with signal 6: terminate called"
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / os.fsdecode(b"\xff.tflite")
+    source.write_bytes(b"\0\0\0\0TFL3")
+    with pytest.raises(ModelError, match="is no UTF-8") as caught:
+        convert(source, tmp_path / "m.onnx")
+    assert caught.value.code == "E_NAME"

@@ -42,12 +42,13 @@ def find_targets(arguments: Sequence[str]) -> tuple[Target, ...]:
     and files in which the weights of another model lie are left out.
 
     Raises:
-        ModelError: a path does not exist, or a folder holds no model.
+        ModelError: a path does not exist or is no text, or a folder holds no model.
         UsageError: the plans of two models would lie in one place.
     """
     found: dict[str, Target] = {}
     for argument in arguments:
         for target in _targets(argument):
+            _check_text(target.model)
             found.setdefault(target.model, target)
     places: dict[PurePosixPath, Target] = {}
     for target in found.values():
@@ -76,6 +77,14 @@ def files_in(path: Path) -> list[tuple[str, Path]]:
         return [("", path)]
     inside = sorted(file for file in path.rglob("*") if file.is_file())
     return [(file.relative_to(path).as_posix(), file) for file in inside]
+
+
+def _check_text(model: str) -> None:
+    """Refuse a name that no report can hold: on Linux, names of files are bytes of any kind."""
+    try:
+        model.encode()
+    except UnicodeEncodeError as error:
+        raise ModelError(f"the name `{printable(model)}` is no UTF-8", "rename it", "E_NAME") from error
 
 
 def _targets(argument: str) -> Iterator[Target]:

@@ -208,6 +208,10 @@ def _checked_kind(source: Path, *, trust: bool) -> Kind:
     if kind is None:
         known = ", ".join(dict.fromkeys(known.what for known in KINDS))
         raise ModelError(f"{shown(source)} is nothing that can be converted", f"known are {known}", "E_NOT_CONVERTIBLE")
+    try:
+        str(source.resolve()).encode()
+    except UnicodeEncodeError as error:  # on Linux, names of files are bytes of any kind
+        raise ModelError(f"the path {shown(source)} is no UTF-8", "rename it", "E_NAME") from error
     kind.check(source)
     if not trust and kind.runs_code(source):
         raise ModelError(
