@@ -16,9 +16,11 @@ _MADE_UP = "unk__"
 def simplify_names(model: ModelProto) -> None:
     """Rename tensors and nodes: `vgg16_1/block1_conv1_1/Relu:0` becomes `block1_conv1_1/Relu`.
 
-    Inputs and outputs of the model keep their names, and names stay different from each other.
+    Inputs and outputs of the model and inputs of nested graphs keep their names, and names stay different from each
+    other: a nested graph that read a tensor of the outer one would otherwise read its own input of that name.
     """
     kept = {value.name for value in (*model.graph.input, *model.graph.output)}
+    kept |= {value.name for body, _ in bodies(model) if isinstance(body, GraphProto) for value in body.input}
     tensors = {name for body, _ in bodies(model) for node in body.node for name in node.output if name}
     tensors |= {item.name for body, _ in bodies(model) if isinstance(body, GraphProto) for item in body.initializer}
     scope = _common_scope(name for name in tensors - kept if "/" in name)
