@@ -85,13 +85,14 @@ def _free(base: str, taken: Iterable[str], model: ir.Model) -> str:
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:
-    """Yield the inputs of the graph, and what the nodes at any depth compute and take."""
+    """Yield the inputs of the graph, what the nodes at any depth compute, and inputs and weights of nested graphs."""
     yield from model.graph.inputs
     for node in model.graph.all_nodes():
         yield from node.outputs
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
                 yield from attribute.as_graph().inputs
+                yield from attribute.as_graph().initializers.values()
 
 
 def _renamed(dim: int | ir.SymbolicDim, names: Mapping[str, str | int]) -> int | str | None:
