@@ -20,7 +20,7 @@ def halve_weights(model: ModelProto) -> int:
     3. A weight that float16 cannot hold stays: one with finite values beyond its largest, or that is an output.
     """
     graph = model.graph
-    uses = _uses(graph)
+    uses, suffix = _uses(graph), _free_suffix(graph)
     casts: list[NodeProto] = []
     lookups: list[NodeProto] = []
     count = 0
@@ -28,9 +28,9 @@ def halve_weights(model: ModelProto) -> int:
         if not _can_be_halved(tensor, graph):
             continue
         name, readers = tensor.name, _lookups(graph, tensor.name)
-        _store(tensor)
+        _store(tensor, suffix)
         if len(readers) == uses[name]:  # 1.
-            lookups += [_widen_after(node, tensor.name) for node in readers]
+            lookups += [_widen_after(node, tensor.name, suffix) for node in readers]
         else:  # 2.
             casts.append(_cast(tensor.name, name))
         count += 1
@@ -55,9 +55,20 @@ def _can_be_halved(tensor: TensorProto, graph: GraphProto) -> bool:
     return bool(finite.max(initial=0.0) <= np.finfo(np.float16).max)  # 3.
 
 
-def _store(tensor: TensorProto) -> None:
+def _free_suffix(graph: GraphProto) -> str:
+    """Return what no name ends with, in nested graphs neither."""
+    names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    for body, _ in inside(graph):
+        names.update(name for node in body.node for name in (*node.input, *node.output))
+    suffix = _STORED
+    while any(name.endswith(suffix) for name in names):
+        suffix += "_"
+    return suffix
+
+
+def _store(tensor: TensorProto, suffix: str) -> None:
     narrow = numpy_helper.to_array(tensor).astype(np.float16)
-    tensor.CopyFrom(numpy_helper.from_array(narrow, tensor.name + _STORED))
+    tensor.CopyFrom(numpy_helper.from_array(narrow, tensor.name + suffix))
 
 
 def _uses(graph: GraphProto) -> Counter[str]:
@@ -74,9 +85,9 @@ def _lookups(graph: GraphProto, name: str) -> list[NodeProto]:
     return [node for node in graph.node if node.op_type == "Gather" and node.input[0] == name]
 
 
-def _widen_after(node: NodeProto, stored: str) -> NodeProto:
+def _widen_after(node: NodeProto, stored: str, suffix: str) -> NodeProto:
     made = node.output[0]
-    node.input[0], node.output[0] = stored, made + _STORED
+    node.input[0], node.output[0] = stored, made + suffix
     return _cast(node.output[0], made)
 
 

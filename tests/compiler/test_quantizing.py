@@ -367,6 +367,22 @@ def test_weights_that_a_nested_graph_reads_are_widened_for_it() -> None:
     assert np.abs(expected - actual).max() < 1e-2 * np.abs(expected).max()
 
 
+def test_halved_weights_take_no_name_that_is_there() -> None:
+    nodes = [
+        helper.make_node("Gather", ["w", "ids"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "w_float16"], ["rows_float16"]),
+        helper.make_node("Add", ["rows", "rows_float16"], ["y"]),
+    ]
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["N"])
+    weights = {"w": normal(16, 16), "w_float16": normal(16, 16)}
+    model = model_of(nodes, [ids], [floats("y", "N", 16)], weights)
+    feeds = {"ids": np.array([3, 1])}
+    expected = open_session(model.SerializeToString(), "none").run(None, feeds)[0]
+    assert halve_weights(model) == 2
+    actual = open_session(model.SerializeToString(), "none").run(None, feeds)[0]
+    assert np.abs(expected - actual).max() < 1e-2 * np.abs(expected).max()
+
+
 def test_weights_beyond_half_floats_stay() -> None:
     model = dense(32, 32)
     large = numpy_helper.to_array(model.graph.initializer[0]).copy()
