@@ -3,8 +3,10 @@
 Imports onnx and onnxruntime; the parent does not.
 """
 
+import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from contextlib import suppress
@@ -52,6 +54,7 @@ _LESS = "check it on a machine with more memory, or with smaller inputs"
 def main() -> None:
     """Do the `ModelJob` in the file `argv[1]`, and write its `Outcome` as JSON to the file `argv[2]`.
 
+    Temporary files, those of its own children too, go to the folder of the first, which goes with the parent's work.
     Its last argument is the longest that one call of onnxruntime may take, in seconds, 0 for no limit. The process ends
     when its standard input is closed.
     """
@@ -59,6 +62,7 @@ def main() -> None:
     become_expendable()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     limit_seconds(float(sys.argv[3]) or None)
+    os.environ["TMPDIR"] = tempfile.tempdir = os.path.dirname(sys.argv[1])
     job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ModelJob)
     Path(sys.argv[2]).write_bytes(msgspec.json.encode(examine(job)))
 
