@@ -15,14 +15,13 @@ def branching() -> onnx.ModelProto:
     """Return a model with a branch that holds a weight called `x` and makes a tensor called `y`."""
     inner = [onnx.numpy_helper.from_array(np.array([1, 2], np.float32), "x")]
     made = [make_tensor_value_info("y", TensorProto.FLOAT, [2])]
-    branches = {
-        f"{name}_branch": make_graph([make_node(kind, ["first", "x"], ["y"])], name, [], made, inner)
-        for name, kind in (("then", "Add"), ("else", "Sub"))
-    }
+    add, subtract = (
+        make_graph([make_node(kind, ["first", "x"], ["y"])], kind, [], made, inner) for kind in ("Add", "Sub")
+    )
     nodes = [
         make_node("ReduceSum", ["first"], ["total"], keepdims=0),
         make_node("Greater", ["total", "zero"], ["is_positive"]),
-        make_node("If", ["is_positive"], ["last"], **branches),
+        make_node("If", ["is_positive"], ["last"], then_branch=add, else_branch=subtract),
     ]
     graph = make_graph(
         nodes,
