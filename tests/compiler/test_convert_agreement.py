@@ -54,7 +54,7 @@ def compared(model: Path, samples: int = 1, made: Made = MADE) -> OutputAgreemen
 def test_equal_answers_agree(model: Path) -> None:
     refer(model.parent, 0, numbers(2), numbers(2) * 2)
     found = compared(model)
-    assert (found.difference, found.equal_share, found.varies) == (0.0, 1.0, True)
+    assert (found.difference, found.equal_share, found.varies, found.rounding) == (0.0, 1.0, True, None)
 
 
 def test_the_largest_difference_of_all_samples_is_told(model: Path) -> None:
@@ -116,6 +116,37 @@ def test_quantized_answers_are_judged_by_steps(model: Path) -> None:
     assert found.steps == pytest.approx(2.0, rel=1e-3)
     with pytest.raises(DifferenceError):
         compared(model, made=Made(converter="c 1", framework="numpy 2", steps={"y": 0.05}))
+
+
+@pytest.fixture
+def shaky(tmp_path: Path) -> Path:
+    """Write a model of y = sin(100000 x), which makes of a last bit what it likes."""
+    factor = onnx.numpy_helper.from_array(np.array(1e5, np.float32), "factor")
+    value = make_tensor_value_info
+    graph = make_graph(
+        [make_node("Mul", ["x", "factor"], ["large"]), make_node("Sin", ["large"], ["y"])],
+        "g",
+        [value("x", TensorProto.FLOAT, ["batch", 3])],
+        [value("y", TensorProto.FLOAT, ["batch", 3])],
+        [factor],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(make_model(graph, opset_imports=[make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_what_rounding_alone_does_is_no_difference(shaky: Path) -> None:
+    x = numbers(2)
+    refer(shaky.parent, 0, x, np.sin(np.nextafter(x, np.float32(-9)) * np.float32(1e5)))
+    found = compared(shaky)
+    assert found.rounding is not None
+    assert 1e-4 < found.difference <= found.tolerance == pytest.approx(3 * found.rounding)
+
+
+def test_what_is_further_off_is_one(shaky: Path) -> None:
+    refer(shaky.parent, 0, numbers(2), np.sin(numbers(2) * np.float32(1.1e5)))
+    with pytest.raises(DifferenceError):
+        compared(shaky)
 
 
 def test_a_tolerance_can_be_given(model: Path) -> None:

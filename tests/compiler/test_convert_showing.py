@@ -76,6 +76,11 @@ def test_agreement_that_proves_little_is_told() -> None:
     assert "on random inputs `y` hardly changes" in notes(constant)[0]
 
 
+def test_rounding_that_explains_a_difference_is_told() -> None:
+    shaken = msgspec.structs.replace(CONVERSION, agreement=(msgspec.structs.replace(CLOSE, rounding=0.01),))
+    assert "rounding alone moves `y` by 1e-02 of its largest value" in notes(shaken)[0]
+
+
 def test_it_survives_json() -> None:
     assert msgspec.json.decode(msgspec.json.encode(CONVERSION), type=Conversion) == CONVERSION
 

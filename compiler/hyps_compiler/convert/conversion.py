@@ -15,6 +15,9 @@ class OutputAgreement(msgspec.Struct, frozen=True, kw_only=True):
     """Largest difference, in the output's own unit."""
     tolerance: float
     """How large `difference` may be."""
+    rounding: float | None = None
+    """How far rounding alone moves the output in onnxruntime, relative to its largest value; only measured where
+    `difference` is beyond what it may be otherwise, and `tolerance` is then a few times as much."""
     equal_share: float
     """Share of the elements that are equal bit for bit."""
     varies: bool | None = None

@@ -1,5 +1,7 @@
 """What came of a conversion, for people: 80 columns wide."""
 
+from collections.abc import Sequence
+
 from hyps.errors import printable
 from hyps.formats.plan import NamedTensor
 from hyps.formats.quantities import format_nbytes
@@ -49,14 +51,23 @@ def verdict(conversion: Conversion) -> str:
 
 def notes(conversion: Conversion) -> list[str]:
     """Return what the user should know of the result, a sentence each."""
-    constant = conversion.constant_outputs
+    shaken = [found for found in conversion.agreement if found.rounding is not None]
+    told = [
+        f"rounding alone moves `{printable(found.output, 40)}` by {found.rounding:.0e} of its largest value on random"
+        " inputs, so that its agreement says little: give a real request with --inputs"
+        for found in shaken[:3]
+    ]
+    return [*conversion.notes, *told, *_on_constant(conversion.constant_outputs)]
+
+
+def _on_constant(constant: Sequence[str]) -> list[str]:
+    """Return a sentence on outputs that hardly depend on the inputs, if there are any."""
     if not constant:
-        return list(conversion.notes)
+        return []
     names = ", ".join(f"`{printable(name, 40)}`" for name in constant[:3])
-    told = (
+    return [
         f"on random inputs {names} hardly changes, so that agreement proves little: give a real request with --inputs"
-    )
-    return [*conversion.notes, told]
+    ]
 
 
 def _quantized(found: list[OutputAgreement]) -> str:
