@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+DEFAULT := not slow and not tf and not torch and not sklearn
+
 .PHONY: help demo docs test test-slow test-sources lint clean
 
 help:
@@ -27,7 +29,8 @@ docs: $(STAMP)
 	$(BIN)/mkdocs build --strict
 
 test: lint
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal -m '$(DEFAULT) and not alone'
+	$(BIN)/pytest -m '$(DEFAULT) and alone'
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow

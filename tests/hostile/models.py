@@ -207,7 +207,7 @@ NOT_MODELS = [
     Case("git lfs", content(GIT_LFS), COMPILE, 1, "E_NOT_ONNX", "Git LFS pointer", "git lfs pull"),
     Case("zip", content(b"PK\x03\x04" + bytes(64)), COMPILE, 1, "E_NOT_ONNX", "zip archive", "ONNX"),
     Case("hdf5", content(b"\x89HDF\r\n\x1a\n" + bytes(64)), COMPILE, 1, "E_NOT_ONNX", "HDF5", "Keras"),
-    Case("tflite", content(b"\x1c\0\0\0TFL3" + bytes(64)), COMPILE, 1, "E_NOT_ONNX", "TensorFlow Lite", "ONNX"),
+    Case("tflite", content(b"\x1c\0\0\0TFL3" + bytes(64)), COMPILE, 1, "E_NOT_ONNX", "TensorFlow Lite", ".tflite"),
     Case("ort", content(b"\x1c\0\0\0ORTM" + bytes(64)), COMPILE, 1, "E_NOT_ONNX", "onnxruntime's own", "ONNX"),
     Case("text", content(b"hello, this is no model\n" * 9), COMPILE, 1, "E_NOT_ONNX", "no ONNX model", "again"),
     Case("empty folder", lambda at: (at / "plan").mkdir(), ("hypsc", "inspect", "plan"), 1, "E_NOT_A_FILE", "`plan`"),

@@ -227,6 +227,7 @@ def test_machines_without_a_wire_do_not_reach_each_other() -> None:
     assert "unreachable" in done.stderr
 
 
+@pytest.mark.alone
 @pytest.mark.root
 @needs_pacing
 def test_a_paced_core_slows_work_by_its_factor_whether_the_device_rests_between_or_not() -> None:
@@ -239,6 +240,7 @@ def test_a_paced_core_slows_work_by_its_factor_whether_the_device_rests_between_
     assert 0.2 < rested < 0.32
 
 
+@pytest.mark.alone
 @pytest.mark.root
 @needs_root
 def test_a_quota_slows_long_work_by_its_factor() -> None:
