@@ -149,6 +149,27 @@ def test_what_is_further_off_is_one(shaky: Path) -> None:
         compared(shaky)
 
 
+@pytest.mark.parametrize(
+    ("node", "dtype"),
+    [
+        (make_node("RandomNormalLike", ["x"], ["moved"], scale=0.01), np.float32),
+        (make_node("ArgMax", ["x"], ["y"], axis=1, keepdims=0), np.int64),
+    ],
+    ids=["random", "index"],
+)
+def test_what_rounding_has_no_part_in_is_a_difference(tmp_path: Path, node: onnx.NodeProto, dtype: type) -> None:
+    is_index = dtype is np.int64
+    nodes = [node] if is_index else [node, make_node("Add", ["x", "moved"], ["y"])]
+    kind = TensorProto.INT64 if is_index else TensorProto.FLOAT
+    x = make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])
+    graph = make_graph(nodes, "g", [x], [make_tensor_value_info("y", kind, None)])
+    onnx.save(make_model(graph, opset_imports=[make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    tied = np.array([[0, 1, 1 + 2**-23], [0, 0, 1]], np.float32) if is_index else numbers(2)
+    refer(tmp_path, 0, tied, np.array([1, 2]) if is_index else tied)
+    with pytest.raises(DifferenceError, match="output `y` differs by"):
+        compared(tmp_path / "m.onnx")
+
+
 def test_a_tolerance_can_be_given(model: Path) -> None:
     refer(model.parent, 0, numbers(2), numbers(2) * np.float32(2.02))
     assert compared(model, made=Made(converter="c 1", framework="numpy 2", tolerances={"y": 0.02})).tolerance == 0.02
