@@ -31,8 +31,10 @@ def _difference(ours: dict[str, Any]) -> str:
     if steps:
         share = min(found["equal_share"] for found in ours["agreement"])
         return f"{share:.1%} equal, {max(steps):.2g} steps"
-    constant = " (constant)" if any(found["varies"] is False for found in ours["agreement"]) else ""
-    return f"{ours['difference']:.0e}{constant}"
+    constant = " (hardly varies)" if any(found["varies"] is False for found in ours["agreement"]) else ""
+    rounding = max((found.get("rounding") or 0.0 for found in ours["agreement"]), default=0.0)
+    shaken = f" (rounding alone: {rounding:.0e})" if rounding else ""
+    return f"{ours['difference']:.0e}{shaken or constant}"
 
 
 def _mb(measured: dict[str, Any]) -> int:
