@@ -165,6 +165,7 @@ def test_inspect_json_has_every_layer(place: Path) -> None:
     view = told(["hypsc", "inspect", "digits.onnx"], place)
     assert set(view) == {
         "name", "parameters", "weight_bytes", "macs", "input_bytes", "assumed_dims", "layers", "split_points", "note",
+        "annotations",
     }  # fmt: skip
     assert set(view["layers"][0]) == {
         "name", "kind", "nodes", "parameters", "weight_bytes", "macs", "output_shape", "cut_tensors", "cut_bytes",
@@ -184,7 +185,9 @@ def test_inspect_json_of_a_plan_is_the_plan(place: Path) -> None:
 
 def test_compile_json_has_stable_keys(place: Path, tmp_path: Path) -> None:
     value = told(["hypsc", "compile", str(place / "digits.onnx"), "-o", "plan", "--memory", "1GB"], here_of(tmp_path))
-    assert set(value) == {"folder", "plan", "verification", "unverified", "peak_bytes", "fixed_inputs"}
+    assert set(value) == {
+        "folder", "plan", "verification", "unverified", "peak_bytes", "fixed_inputs", "conversion",
+    }  # fmt: skip
     assert (value["folder"], value["unverified"]) == ("plan", "")
     assert value["plan"] == json.loads((tmp_path / "here" / "plan" / "plan.json").read_bytes())
     assert set(value["verification"]) == {"borders", "outputs", "problems", "not_compared"}
