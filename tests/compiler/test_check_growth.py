@@ -34,10 +34,11 @@ def test_another_kind_is_another_layer() -> None:
 
 
 def test_the_layer_that_grew_most_did_it_not_the_largest() -> None:
-    now = [layer("big", 1000), layer("small", 90), layer("other", 20)]
-    found = grown_most(now, now, plan(partition(0, layer("big", 990), layer("small", 10), layer("other", 20))))
+    now = [layer("big", 1_000_000), layer("small", 90_000), layer("other", 20_000)]
+    was = plan(partition(0, layer("big", 990_000), layer("small", 10_000), layer("other", 20_000)))
+    found = grown_most(now, now, was)
     assert found is not None
-    assert (found.layer.name, found.rise_bytes, found.has_grown) == ("small", 80, True)
+    assert (found.layer.name, found.rise_bytes, found.has_grown) == ("small", 80_000, True)
 
 
 def test_partitions_that_appeared_disappeared_and_grew() -> None:

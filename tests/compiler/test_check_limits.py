@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from check_fixtures import checked, layer, outcome, partition, plan
 from hyps.formats.quantities import parse_count, parse_nbytes, parse_seconds
-from hyps_compiler.checking.facts import Facts, Layer, Measured, Outcome, PlanFacts, Problem
+from hyps_compiler.checking.facts import Facts, Measured, Outcome, PlanFacts, Problem
 from hyps_compiler.checking.figures import LIMITS
 from hyps_compiler.checking.limits import COMPILES, Verdict, _written, judge, worst
 from hyps_compiler.checking.rules import CompileOptions, Rule
@@ -53,7 +53,7 @@ def test_a_new_layer_did_it() -> None:
 
 def test_where_nothing_has_grown_that_is_said() -> None:
     told = verdict(NEW, "partition_bytes", 5e6, NEW)
-    assert "no layer of it has grown since the previous plan, and its largest is layer `fc1`" in told.message
+    assert "no layer of it has grown much since the previous plan, and its largest is layer `fc1`" in told.message
 
 
 def test_what_would_do_is_no_wish_for_memory_where_that_is_given() -> None:
@@ -194,8 +194,42 @@ def test_the_worst_verdict_is_the_models_status() -> None:
 
 
 def test_parts_of_a_divided_layer_count_together() -> None:
-    one = plan(partition(0, layer("fc", 10)), partition(1, layer("fc", 30)))
-    told = verdict(
-        one, "partition_bytes", 5, plan(partition(0, Layer(name="fc", kind="Gemm", parameters=1, weight_bytes=8)))
+    one = plan(partition(0, layer("fc", 10_000)), partition(1, layer("fc", 30_000)))
+    told = verdict(one, "partition_bytes", 5, plan(partition(0, layer("fc", 8_000))))
+    assert "layer `fc` (Gemm) grew from 8.00 kB to 40.0 kB" in told.message
+
+
+DIVIDED = plan(partition(0, layer("conv", 1_000_000, "Conv")), partition(1, layer("fc", 1_300), layer("new", 16)))
+WHOLE = plan(partition(0, layer("conv", 1_000_000, "Conv"), layer("fc", 1_280)))
+
+
+def test_copied_constants_are_no_growth() -> None:
+    told = judge(outcome(DIVIDED), Rule(growth={"partitions": 0.0}), WHOLE, "budget.toml")[-1]
+    assert told.message == (
+        "the plan has 2 partitions, 100 % more than the 1 of the previous plan, where budget.toml allows 0 %:"
+        ' no layer of it has grown much since the previous plan; `growth.partitions = "100%"` would do'
     )
-    assert "layer `fc` (Gemm) grew from 8 B to 40 B" in told.message
+    assert told.layer == ""
+
+
+def test_other_options_are_told_and_no_layer_that_did_not_change() -> None:
+    before = msgspec.structs.replace(WHOLE, options=CompileOptions())
+    rule = Rule(
+        options=CompileOptions(cut=("pooling",)),
+        growth={"partitions": 0.0},
+        limits={"border_bytes": 0, "partitions": 1},
+    )
+    _, count, grown = judge(outcome(DIVIDED), rule, before, "budget.toml")[-3:]
+    for told in (count, grown):
+        assert "the options are not those of the previous plan, `cut` was `mandatory` and is `pooling`" in told.message
+        assert "grew" not in told.message
+    assert grown.layer == ""
+    wider = plan(partition(0, layer("conv", 9_000_000, "Conv")), partition(1, layer("fc", 1_300)))
+    both = judge(outcome(wider), rule, before, "budget.toml")[-1]
+    assert "`pooling`, layer `conv` (Conv) grew from 1.00 MB to 9.00 MB" in both.message
+
+
+def test_a_share_of_many_times_is_readable() -> None:
+    large, small = plan(partition(0, layer("a", 159_000))), plan(partition(0, layer("a", 10_000)))
+    told = judge(outcome(large), Rule(growth={"partition_bytes": 0.0}), small, "budget.toml")[-1]
+    assert "1,490 % more than the 10.0 kB" in told.message

@@ -56,8 +56,8 @@ RULE = Rule(limits={"partition_bytes": 10, "border_bytes": 1, "difference": 1e-3
 
 
 def check_of(model: str = "m.onnx", name: str = "fc1") -> Checked:
-    found = plan(partition(0, layer(name, 1_000)), partition(1, layer("b", 4)), border_bytes=8)
-    return checked(model, outcome(found), RULE, plan(partition(0, layer(name, 500))))
+    found = plan(partition(0, layer(name, 10_000)), partition(1, layer("b", 4)), border_bytes=8)
+    return checked(model, outcome(found), RULE, plan(partition(0, layer(name, 5_000))))
 
 
 def broken(model: str = "broken.onnx", message: str = "it is no model", status: int = 1) -> Checked:
@@ -112,8 +112,8 @@ def test_markdown_shows_names_as_they_are() -> None:
 
 def test_markdown_has_the_sentence_the_limits_and_the_changes() -> None:
     made = html.unescape(to_markdown([check_of()], "budget.toml"))
-    assert "layer <code>fc1</code> (Gemm) grew from 500 B to 1.00 kB of weights since the previous plan" in made
-    assert "| ❌ | largest partition | 1.00 kB | 10 B | <code>fc1</code> |" in made
+    assert "layer <code>fc1</code> (Gemm) grew from 5.00 kB to 10.0 kB of weights since the previous plan" in made
+    assert "| ❌ | largest partition | 10.0 kB | 10 B | <code>fc1</code> |" in made
     assert "partition <code>p001</code> appeared" in made
     assert made.startswith("## ❌ hypsc check: 1 of 1 model not as they should be")
 

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from hyps.errors import HypsError
 from hyps.formats.plan import Plan
+from hyps_compiler.checking.rules import CompileOptions
 
 VERSION = 1
 """Of everything here; what another version stored is not read."""
@@ -62,6 +63,8 @@ class PlanFacts(Struct, frozen=True, kw_only=True):
     """The largest of these tensors."""
     quantization: str = ""
     """How the model was quantized; empty: it was not."""
+    options: CompileOptions | None = None
+    """How the model was compiled, of a previous plan; null: nothing says so."""
     quantization_loss: Measured | None = None
     """Largest difference of an output to the unquantized model's, relative to its largest value; null: not measured."""
 

@@ -10,6 +10,9 @@ from hyps_compiler.checking.facts import Layer, PartitionFacts, PlanFacts, layer
 _MOST_ALIGNED = 2000
 """Layers that are aligned by what they are; of more, renamed ones are paired in their order."""
 
+_NOTABLE_NBYTES, _NOTABLE_SHARE = 4096, 0.03
+"""A layer that grew by less has not done anything that a limit is about."""
+
 
 @dataclass(frozen=True, slots=True)
 class Culprit:
@@ -23,8 +26,15 @@ class Culprit:
 
     @property
     def has_grown(self) -> bool:
-        """Whether it is larger than in the previous plan, or new."""
-        return self.is_new or (self.before is not None and self.layer.weight_bytes > self.before.weight_bytes)
+        """Whether it is notably larger than in the previous plan, or new and of notable size.
+
+        A partition holds its own copies of shapes and other small constants, so that dividing a model otherwise adds
+        some bytes to layers in which nothing has changed.
+        """
+        if self.before is None and not self.is_new:
+            return False
+        least = self.before.weight_bytes * _NOTABLE_SHARE if self.before else 0
+        return self.rise_bytes >= _NOTABLE_NBYTES and self.rise_bytes > least
 
     @property
     def rise_bytes(self) -> int:
@@ -88,7 +98,7 @@ def grown_most(among: Sequence[Layer], whole: Sequence[Layer], previous: PlanFac
         return Culprit(largest)
     was = match_layers(whole, list(layers_of(previous.partitions).values()))
     known = [Culprit(layer, was.get(layer.name), layer.name not in was) for layer in among]
-    grown = [found for found in known if found.has_grown and found.rise_bytes]
+    grown = [found for found in known if found.has_grown]
     return max(grown, key=lambda found: found.rise_bytes, default=Culprit(largest, was.get(largest.name)))
 
 

@@ -92,7 +92,7 @@ def judge(outcome: Outcome, rule: Rule, previous: PlanFacts | None, budget: str)
         budget: the name of the budget file, for messages.
     """
     if outcome.problem is not None:
-        return (_refused(outcome.problem, previous),)
+        return (_refused(outcome.problem, rule, previous),)
     facts = outcome.facts
     assert facts is not None, "an outcome has facts or a problem"
     verdicts = [Verdict(COMPILES, "compiles, computes the same", is_kept=True)]
@@ -100,11 +100,11 @@ def judge(outcome: Outcome, rule: Rule, previous: PlanFacts | None, budget: str)
         verdicts += _limited(LIMITS[name], facts, most, previous, rule, budget)
     for name, share in rule.growth.items() if previous is not None else ():
         assert previous is not None
-        verdicts += _grown(LIMITS[name], facts, share, previous, budget)
+        verdicts += _grown(LIMITS[name], facts, share, previous, rule, budget)
     return tuple(verdicts)
 
 
-def _refused(problem: Problem, previous: PlanFacts | None) -> Verdict:
+def _refused(problem: Problem, rule: Rule, previous: PlanFacts | None) -> Verdict:
     """Return the verdict on a model that could not be compiled; of one that cannot keep a limit with what grew."""
     told, layer = problem.message, ""
     if problem.exit_status == InfeasibleError.exit_status and problem.layers:
@@ -112,7 +112,9 @@ def _refused(problem: Problem, previous: PlanFacts | None) -> Verdict:
         found = grown_most(named or problem.layers, problem.layers, previous)
         assert found is not None
         layer = found.layer.name
-        told += f"; {_told_culprit(found, previous)}" if found.has_grown or not named else ""
+        other = _told_options(rule, previous)
+        told += f"; {other}" if other else ""
+        told += f"; {_told_culprit(found, previous)}" if _is_to_blame(found, other) or not (named or other) else ""
     message = f"{told}; {problem.hint}" if problem.hint else told
     return Verdict(
         COMPILES,
@@ -148,11 +150,12 @@ def _limited(
         _remedy(limit, found, rule),
         facts.plan,
         previous,
+        rule,
         (shown, allowed, found.value, most),
     )
 
 
-def _grown(limit: Limit, facts: Facts, share: float, previous: PlanFacts, budget: str) -> Iterator[Verdict]:
+def _grown(limit: Limit, facts: Facts, share: float, previous: PlanFacts, rule: Rule, budget: str) -> Iterator[Verdict]:
     found = limit.find(facts)
     before = limit.find(Facts(plan=previous))
     if found is None or before is None:
@@ -178,6 +181,7 @@ def _grown(limit: Limit, facts: Facts, share: float, previous: PlanFacts, budget
         enough,
         facts.plan,
         previous,
+        rule,
         (shown, allowed, rise if math.isfinite(rise) else None, share),
     )
 
@@ -190,10 +194,15 @@ def _passed(
     remedy: str,
     plan: PlanFacts,
     previous: PlanFacts | None,
+    rule: Rule,
     figures: tuple[str, str, float | None, float],
 ) -> Verdict:
+    other = _told_options(rule, previous)
     did_it = culprit(found.layers, plan, previous)
-    reasons = [reason for reason in (found.told, _told_culprit(did_it, previous) if did_it else "") if reason]
+    if did_it is not None and (did_it.has_grown or check != limit.name) and not _is_to_blame(did_it, other):
+        did_it = None  # none is better than a wrong one
+    told = _told_culprit(did_it, previous) if did_it else "" if other or not found.layers else _NONE_GREW
+    reasons = [reason for reason in (found.told, other, told) if reason]
     message = f"{sentence}: {', '.join(reasons)}" if reasons else sentence
     return Verdict(
         check,
@@ -215,6 +224,21 @@ def _unknown(limit: Limit, check: str, reason: str, budget: str) -> Verdict:
     return Verdict(check, limit.title, is_kept=False, value="?", message=message, exit_status=limit.exit_status)
 
 
+_NONE_GREW = "no layer of it has grown much since the previous plan"
+
+
+def _told_options(rule: Rule, previous: PlanFacts | None) -> str:
+    """Return how the model is compiled otherwise than the previous plan was, as a phrase; empty where it is not."""
+    before = previous.options if previous is not None else None
+    others = rule.options.differences(before) if before is not None else ()
+    return f"the options are not those of the previous plan, {', '.join(others)}" if others else ""
+
+
+def _is_to_blame(found: Culprit, other: str) -> bool:
+    """Return whether a layer has changed, and not only its name by other options."""
+    return found.has_grown and not (other and found.is_new)
+
+
 def _told_culprit(found: Culprit, previous: PlanFacts | None) -> str:
     """Return what the layer did, as a phrase."""
     layer = found.layer
@@ -226,7 +250,7 @@ def _told_culprit(found: Culprit, previous: PlanFacts | None) -> str:
         return (
             f"{named} grew from {format_nbytes(found.before.weight_bytes)} to {now} of weights since the previous plan"
         )
-    same = "no layer of it has grown since the previous plan, and " if previous is not None else ""
+    same = f"{_NONE_GREW}, and " if previous is not None else ""
     return f"{same}its largest is {named} with {now} of weights"
 
 
@@ -292,4 +316,6 @@ def _plain(value: float) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{share * 100:.3g} %" if math.isfinite(share) else "from nothing"
+    if not math.isfinite(share):
+        return "from nothing"
+    return f"{share * 100:.3g} %" if share < 9.995 else f"{share * 100:,.0f} %"

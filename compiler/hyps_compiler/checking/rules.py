@@ -1,10 +1,12 @@
 """What a budget says of one model: how it is compiled, and what must not be passed."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
 from msgspec import Struct
 
+from hyps.errors import printable
 from hyps.formats.plan import Optimization
 
 
@@ -29,6 +31,34 @@ class CompileOptions(Struct, frozen=True, kw_only=True):
     """Path of a request to verify on."""
     max_tensor_bytes: int | None = None
     timeout_s: float = 600.0
+
+    def differences(self, before: "CompileOptions") -> tuple[str, ...]:
+        """Return what divides or changes a model otherwise than `before` did, a phrase each; of files, their names."""
+        pairs = [(word, self._told(name), before._told(name)) for name, word in _DECIDING.items()]
+        return tuple(f"`{word}` was {was} and is {now}" for word, now, was in pairs if now != was)
+
+    def _told(self, name: str) -> str:
+        value = getattr(self, name)
+        if value is None:
+            return "not given"
+        if name in ("calibration", "cluster"):
+            value = os.path.basename(value)
+        return f"`{printable(','.join(value) if isinstance(value, tuple) else str(value))}`"
+
+
+_DECIDING = {
+    "memory_bytes": "memory",
+    "max_params": "max_params",
+    "cut": "cut",
+    "partitions": "partitions",
+    "optimize": "optimize",
+    "quantize": "quantize",
+    "calibration": "calibration",
+    "cluster": "cluster",
+    "objective": "objective",
+    "strategy": "strategy",
+}
+"""Options on which it depends what a plan is, with their names in a budget."""
 
 
 @dataclass(frozen=True, slots=True)
