@@ -118,8 +118,10 @@ def compile_command(
     refuse_own_cuts(placing, {**own, "--optimize": optimize != "portable"}, is_told=cut == "annotations")
     from hyps_compiler import reporting
     from hyps_compiler.driver import Options, compile_model
+    from hyps_compiler.output import check_apart
     from hyps_compiler.quantizing_options import quantize_request
 
+    check_apart(output, model, inputs, calibration, placing["cluster"], placing["profile"])
     options = Options(
         request=replace(_request(max_params, memory, cut, partitions), configuration=configuration),
         optimization=optimize,

@@ -57,9 +57,12 @@ def check(
     from hyps_compiler.checking.previous import open_previous
     from hyps_compiler.checking.reports import write_reports
     from hyps_compiler.checking.targets import find_targets
+    from hyps_compiler.output import check_apart
 
     rules = read_budget(budget)
     targets = find_targets(models)
+    for path in filter(None, reports.values()):
+        check_apart(path, budget, *(target.path for target in targets))
     options = CheckOptions(
         cache=Cache(None if no_cache else cache_folder or default_folder()),
         previous=open_previous(previous, targets),

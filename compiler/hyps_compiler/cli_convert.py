@@ -58,11 +58,12 @@ def convert(
     require_compiler("onnx", "onnxruntime")
     from hyps_compiler.convert import convert as convert_model
     from hyps_compiler.convert.showing import show_conversion
-    from hyps_compiler.output import check_output_file
+    from hyps_compiler.output import check_apart, check_output_file
 
     if no_verify and inputs is not None:
         raise UsageError("--inputs is for the comparison that --no-verify leaves out", "leave one of the two out")
     for path in (output, output.with_name(f"{output.name}.data")):
+        check_apart(path, source, inputs)  # says it of an existing one before --force is recommended
         check_output_file(path, force=force)
     with progress("converting", quiet=verbosity() < 0 or as_json) as bar:
 

@@ -83,6 +83,7 @@ def profile(
     import msgspec
 
     from hyps.formats.profiles import Profile, encode_profile
+    from hyps_compiler.output import check_apart
     from hyps_compiler.profiling import ProfileOptions, make_profile, measure_links
     from hyps_compiler.profiling_report import show_link, show_profile
 
@@ -92,6 +93,8 @@ def profile(
     if model is not None and model.endswith(".json") and any(given.values()):
         option = next(name for name, value in given.items() if value)
         raise UsageError(f"{option} is about a model, and `{printable(model)}` is a profile", "leave it out")
+    if output is not None and model is not None and not model.endswith(".json"):  # a profile may be written anew
+        check_apart(output, model)
     _refuse_existing(output, force)
     options = ProfileOptions(
         device=device,

@@ -54,11 +54,14 @@ def report(
     require_compiler("onnx", "onnxruntime")
     from hyps.errors import printable
     from hyps.formats.quantities import format_nbytes
-    from hyps_compiler.output import check_output_file, output_file
+    from hyps_compiler.output import check_apart, check_output_file, output_file
     from hyps_compiler.report.gather import gather
     from hyps_compiler.report.page import page_of
     from hyps_compiler.report.sources import Wanted, read_sources
 
+    # a page in the plan's folder harms nobody
+    of_plan = [file for file in plan.rglob("*") if file.is_file() and file.suffix != ".html"]
+    check_apart(output, model, *profiles, cluster, *of_plan)
     check_output_file(output, force=force)
     wanted = Wanted(plan, model, profiles, cluster, parse_shapes(shapes), max_tensor, is_run)
     with progress("reporting", quiet=verbosity() < 0) as bar:

@@ -37,7 +37,7 @@ from hyps_compiler.interop.dividing import divide_as_wanted
 from hyps_compiler.interop.reading import follow_annotations
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import Feeds, Measured, measure
-from hyps_compiler.output import OutputFolder
+from hyps_compiler.output import OutputFolder, check_apart
 from hyps_compiler.partition import BASE_BYTES, SPARE_BYTES, Division, Request, divide, sliced, smallest_memory
 from hyps_compiler.snapshot import unchanged
 from hyps_compiler.source import Source
@@ -115,9 +115,10 @@ def compile_model(
     Raises:
         ModelError: the model cannot be read or onnxruntime refuses it.
         InfeasibleError: the limits cannot be met.
-        OutputError: the folder exists or cannot be written.
+        OutputError: the folder exists, cannot be written, or would take the model's place.
         DifferenceError: the plan does not compute what the model computes.
     """
+    check_apart(output, model)
     with OutputFolder(output, force=options.force) as target:
         work = target.scratch("work")
         step("reading the model")

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -157,6 +158,35 @@ def check_output_file(path: Path, *, force: bool) -> None:
         raise _unwritable(path, error) from error
 
 
+def check_apart(output: Path, *sources: str | Path | None) -> None:
+    """Refuse an output that is a file that is read for it, lies in such a folder, or is a folder that holds one.
+
+    With `--force` it would be gone. None and what does not exist are passed over, and links are followed.
+
+    Raises:
+        OutputError: it is one of them, in one of them or around one of them.
+    """
+    for source in [Path(source) for source in sources if source is not None]:
+        try:
+            found = _overlap(output, source)
+        except (OSError, ValueError):  # a name that the system cannot have; whoever opens it says so
+            continue
+        if found:
+            raise OutputError(f"{_shown(output)} {found}", _ANOTHER, code="E_EXISTS")
+
+
+def _overlap(output: Path, source: Path) -> str:
+    """Return in words how an output is in the way of a source; nothing where it is not."""
+    if not source.exists():
+        return ""
+    if output.exists() and output.samefile(source):  # hard links too
+        return f"is {_shown(source)}, which is read and would be lost"
+    made, read = Path(os.path.realpath(output)), Path(os.path.realpath(source))
+    if made.is_relative_to(read):
+        return f"lies in {_shown(source)}, which is read and stays as it is"
+    return f"holds {_shown(source)}, which is read and would be lost" if read.is_relative_to(made) else ""
+
+
 def _check_place(absolute: Path, shown: str) -> None:
     """Refuse a path whose folder cannot take it."""
     folder = absolute.parent
@@ -168,7 +198,7 @@ def _check_place(absolute: Path, shown: str) -> None:
         raise OutputError(f"{shown} cannot be replaced", _ANOTHER)
     if not folder.is_dir():
         if _is_free(folder):
-            hint = f"make its folder: mkdir -p {printable(os.path.relpath(folder))}"
+            hint = f"make its folder: mkdir -p {_quoted(os.path.relpath(folder))}"
             raise OutputError(f"the folder of {shown} does not exist", hint)
         raise OutputError(f"{shown} lies under something that is no folder", _ANOTHER)
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -198,6 +228,11 @@ def _is_free(path: Path) -> bool:
     except NotADirectoryError:
         pass
     return False
+
+
+def _quoted(name: str) -> str:
+    """Return a name as a shell takes it."""
+    return shlex.quote(name) if name.isprintable() else printable(shlex.quote(name))
 
 
 def _shown(path: Path) -> str:

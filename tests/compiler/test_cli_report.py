@@ -80,3 +80,31 @@ def test_a_plan_for_several_devices_is_not_run_here(folder: Path, tmp_path: Path
     result = call(folder, "spread", tmp_path / "page.html", "--run")
     assert result.exit_code == 2
     assert "--run" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("report", "plan", "-o", "plan/plan.json", "--force"),
+        ("report", "plan", "-o", "m.onnx", "--model", "m.onnx", "--force"),
+        ("report", "plan", "-o", "cluster.toml", "--cluster", "cluster.toml", "--force"),
+        ("annotate", "m.onnx", "--plan", "plan", "-o", "m.onnx", "--force"),
+        ("annotate", "m.onnx", "--plan", "plan", "-o", "plan/plan.json", "--force"),
+        ("compile", "plan/own.onnx", "-o", "plan", "--force"),
+        ("compile", "m.onnx", "-o", "plan", "--inputs", "plan/x.npz", "--force"),
+        ("profile", "m.onnx", "-o", "m.onnx", "--force"),
+    ],
+)
+def test_no_command_replaces_what_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small_model(Path("m.onnx"))
+    write_cluster(Path("cluster.toml"))
+    hyps_compiler.compile("m.onnx", "plan", verify=False)
+    Path("plan/own.onnx").write_bytes(Path("m.onnx").read_bytes())
+    Path("plan/x.npz").touch()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    result = CliRunner().invoke(main, list(args))
+    assert (result.exit_code, "which is read and would be lost [E_EXISTS]" in result.stderr) == (1, True), result.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

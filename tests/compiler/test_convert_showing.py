@@ -113,3 +113,23 @@ def test_what_cannot_be_is_refused(
     assert (result.exit_code, result.stdout) == (status, "")
     assert wanted in result.stderr
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("place", ["m.keras", "link.onnx"])
+def test_the_source_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.keras").write_bytes(b"model")
+    Path("link.onnx").symlink_to("m.keras")
+    for force in ((), ("--force",)):
+        result = CliRunner().invoke(main, ["convert", "m.keras", "-o", place, *force], prog_name="hypsc")
+        assert result.exit_code == 1
+        assert "which is read and would be lost [E_EXISTS]" in result.stderr
+        assert "--force" not in result.stderr
+    assert Path("m.keras").read_bytes() == b"model"
+
+
+def test_nothing_is_written_into_a_saved_model(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").touch()
+    result = CliRunner().invoke(main, ["convert", str(tmp_path), "-o", str(tmp_path / "m.onnx"), "--force"])
+    assert (result.exit_code, "stays as it is" in result.stderr) == (1, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["saved_model.pb"]

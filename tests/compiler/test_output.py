@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hyps.errors import ModelError, OutputError
-from hyps_compiler.output import OutputFolder, check_output_file, output_file, scratch_folder
+from hyps_compiler.output import OutputFolder, check_apart, check_output_file, output_file, scratch_folder
 
 
 def make(
@@ -204,3 +204,32 @@ def test_a_place_for_a_file_is_checked_before_work(tmp_path: Path) -> None:
     for path, force in ((tmp_path / "y.npz", False), (tmp_path, True), (tmp_path / "a" / "y.npz", True)):
         with pytest.raises(OutputError):
             check_output_file(path, force=force)
+
+
+class TestApart:
+    @pytest.mark.parametrize("output", ["m.keras", "soft", "hard", "linked/m.keras", "./x/../m.keras"])
+    def test_a_file_is_not_replaced_by_what_is_made_of_it(self, tmp_path: Path, output: str) -> None:
+        (tmp_path / "m.keras").write_bytes(b"model")
+        (tmp_path / "x").mkdir()
+        (tmp_path / "soft").symlink_to("m.keras")
+        (tmp_path / "hard").hardlink_to(tmp_path / "m.keras")
+        (tmp_path / "linked").symlink_to(tmp_path)
+        with pytest.raises(OutputError, match="is read and would be lost"):
+            check_apart(tmp_path / output, None, tmp_path / "m.keras")
+
+    def test_nothing_is_made_in_or_around_what_is_read(self, tmp_path: Path) -> None:
+        (tmp_path / "plan" / "saved").mkdir(parents=True)
+        with pytest.raises(OutputError, match=r"lies in .* stays as it is"):
+            check_apart(tmp_path / "plan" / "saved" / "new" / "m.onnx", tmp_path / "plan" / "saved")
+        with pytest.raises(OutputError, match=r"holds .* would be lost"):
+            check_apart(tmp_path / "plan", tmp_path / "plan" / "saved")
+
+    @pytest.mark.parametrize("source", ["zoo:digits", "gone.onnx", "there.onnx", "a\0b", "x" * 300])
+    def test_another_name_is_let_through(self, tmp_path: Path, source: str) -> None:
+        (tmp_path / "there.onnx").touch()
+        check_apart(tmp_path / "there.onnx2", tmp_path / source)
+
+    def test_the_folder_to_make_is_quoted_for_the_shell(self, tmp_path: Path) -> None:
+        with pytest.raises(OutputError) as caught:
+            check_output_file(tmp_path / "Ausgabe Ordner" / "x.onnx", force=False)
+        assert caught.value.hint.endswith("Ausgabe Ordner'")

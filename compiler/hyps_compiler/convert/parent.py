@@ -32,6 +32,7 @@ from hyps_compiler.convert.request import (
     Refusal,
     Request,
 )
+from hyps_compiler.output import check_apart
 
 if TYPE_CHECKING:
     from onnx import ValueInfoProto
@@ -100,10 +101,13 @@ def convert(
         TensorError: `feeds` is no request that the source takes.
         DependencyError: the source's framework or the converter is missing.
         DifferenceError: the ONNX model does not compute what the source computes.
-        OutputError: the destination cannot be written.
+        OutputError: the destination cannot be written, or is the source or in it.
         HypsError: the child process was killed or crashed.
     """
     started_s = time.monotonic()
+    for path in (destination, destination.with_name(f"{destination.name}.data")):
+        if not path.is_dir():  # which is refused anyway
+            check_apart(path, source, feeds)
     kind = _checked_kind(source, trust=trust)
     chosen_opset = kind.default_opset if opset is None else opset
     if chosen_opset not in kind.opsets:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from onnx import ModelProto
 
-from hyps.adapters.plan_files import check_files, read_plan
+from hyps.adapters.plan_files import PLAN_FILE, check_files, read_plan
 from hyps.errors import ModelError, OutputError, printable
 from hyps.formats.plan import Plan
 from hyps_compiler.frontend import open_model
@@ -17,7 +17,7 @@ from hyps_compiler.interop.annotations import drop_annotations, write_configurat
 from hyps_compiler.interop.dag import Dag, read_dag
 from hyps_compiler.interop.planned import Planned, planned
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
-from hyps_compiler.output import check_output_file, output_file, scratch_folder
+from hyps_compiler.output import check_apart, check_output_file, output_file, scratch_folder
 from hyps_compiler.snapshot import Stamp, copy, unchanged
 from hyps_compiler.source import Source, read_proto
 from hyps_compiler.walk import initializer_names
@@ -73,10 +73,11 @@ def annotate_model(
     Raises:
         PlanError: there is no plan, or it is wrong or altered.
         ModelError: the model cannot be read, or is another one than the plan's.
-        OutputError: a file exists or cannot be written.
+        OutputError: a file exists, cannot be written, or is one of the model's or the plan's.
     """
     plan = read_plan(folder)
     check_files(folder, plan)
+    check_apart(output, model, folder / PLAN_FILE, *(folder / part.file for part in plan.partitions))
     check_output_file(output, force=force)
     with scratch_folder() as scratch:
         source = open_model(model, scratch, max_tensor_nbytes=max_tensor_nbytes)
