@@ -279,7 +279,7 @@ def _totals(told: Explanation) -> list[str]:
         budget = "" if told.budget_nbytes is None else f", of {format_nbytes(told.budget_nbytes)}"
         lines.append(
             f"memory:  {format_nbytes(told.peak_nbytes)} resident at most{budget},"
-            f" {format_nbytes(told.base_nbytes)} of it for the process"
+            f" {format_nbytes(told.base_nbytes)} reckoned for the process"
         )
     return lines
 
