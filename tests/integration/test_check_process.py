@@ -1,6 +1,10 @@
 """`hypsc check` as continuous integration runs it: a change that outgrows the budget, and the cache."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -168,3 +172,36 @@ def test_an_existing_plan_is_not_replaced_unless_forced(folder: Path, software: 
     skip_if_edited(software)
     assert again.status == 0, "the plan is there already, and known"
     assert "cached" in again.stdout
+
+
+@pytest.fixture
+def unprivileged(tmp_path: Path) -> list[str]:
+    """Return the words before a command by which it cannot read what its mode forbids."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("the superuser reads every file, and there is no setpriv")
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+
+
+def test_what_cannot_be_read_spoils_no_other_model(tmp_path: Path, unprivileged: list[str]) -> None:
+    models = tmp_path / "models"
+    for name in ("good.onnx", "secret.onnx", "secret.pb", "locked/inner.onnx"):
+        (models / name).parent.mkdir(parents=True, exist_ok=True)
+        save_dense(models / name)
+    (tmp_path / "budget.toml").write_text("")
+    for name in ("secret.onnx", "secret.pb", "locked"):
+        (models / name).chmod(0)
+    command = Path(sys.executable).parent / "hypsc"
+    argv = [*unprivileged, str(command), "check", "models", "--budget", "budget.toml", "--no-cache", "--json"]
+    try:
+        told = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S)
+    finally:
+        (models / "locked").chmod(0o755)
+    rows = {one["model"]: one["verdicts"][0] for one in json.loads(told.stdout)["models"]}
+    assert told.returncode == 1, told.stderr
+    assert rows.pop("models/good.onnx")["is_kept"]
+    assert sorted(rows) == ["models/locked", "models/secret.onnx", "models/secret.pb"]
+    for name, verdict in rows.items():
+        assert verdict["message"].startswith(f"`{name}")
+        assert verdict["message"].endswith("` cannot be read: Permission denied [E_PERMISSION]")

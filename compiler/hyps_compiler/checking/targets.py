@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -95,14 +96,13 @@ def _targets(argument: str) -> Iterator[Target]:
     try:
         is_folder = path.is_dir()
         is_there = path.exists()
-        kind = kind_of(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"`{printable(argument)}` cannot be read: {error}", code="E_NOT_FOUND") from error
     if not is_there:
         raise ModelError(
             f"`{printable(argument)}` does not exist", "give an ONNX file, a folder, or zoo:NAME", "E_NOT_FOUND"
         )
-    if not is_folder or kind is not None:
+    if not is_folder or _is_source(path):
         yield Target(path.as_posix(), path)
         return
     models = list(_models_in(path))
@@ -117,21 +117,39 @@ def _models_in(folder: Path) -> Iterator[Target]:
     for path in _candidates(folder):
         found.append(path)
         if path.suffix.lower() == ONNX:
-            weights.update(os.path.normpath(path.parent / name) for name in locations_in(path) if _is_plain(name))
+            with suppress(OSError):  # one that cannot be read is told of when it is checked, and the others are checked
+                weights.update(os.path.normpath(path.parent / name) for name in locations_in(path) if _is_plain(name))
     yield from (Target(path.as_posix(), path) for path in found if os.path.normpath(path) not in weights)
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
-    """Yield whatever under the folder looks like a model, sorted; no link to a folder is followed."""
-    if (folder / PLAN_FILE).is_file():
+    """Yield whatever under the folder looks like a model, sorted; no link to a folder is followed.
+
+    What cannot be read is yielded too, a folder as well, so that it is told of and the others are checked.
+    """
+    try:
+        is_plan = (folder / PLAN_FILE).is_file()
+        paths = sorted(folder.iterdir())
+    except OSError:
+        yield folder
         return
-    for path in sorted(folder.iterdir()):
+    if is_plan:
+        return
+    for path in paths:
         if path.name.startswith("."):
             continue
-        if kind_of(path) is not None or (path.suffix.lower() == ONNX and path.is_file()):
+        if _is_source(path) or (path.suffix.lower() == ONNX and path.is_file()):
             yield path
         elif path.is_dir() and not path.is_symlink():
             yield from _candidates(path)
+
+
+def _is_source(path: Path) -> bool:
+    """Return whether a path is of a kind that can be converted, or may be and cannot be read."""
+    try:
+        return kind_of(path) is not None
+    except OSError:
+        return True
 
 
 def _is_plain(name: str) -> bool:
