@@ -34,6 +34,8 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
     strategy: str = "exact",
     quantize: "Kind | None" = None,
     calibration: str | Path | None = None,
+    trust: bool = False,
+    modules: Sequence[str] = (),
     verify: bool = True,
     force: bool = False,
 ) -> Plan:
@@ -61,6 +63,8 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
         strategy: how to place layers; `hyps_passes.strategies.STRATEGIES` has all.
         quantize: `int8` or `fp16` quantizes the model first, which changes answers; the plan says by how much.
         calibration: requests for `int8`, an `.npz` file or a folder of them.
+        trust: whether code in a model that is to be converted may be run, as reading a pickle does.
+        modules: Python modules that register classes of a model that is to be converted.
         verify: whether to prove the plan against the model.
         force: whether to replace an existing plan.
 
@@ -69,6 +73,7 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
     """
     from hyps.errors import UsageError
     from hyps.formats.quantities import parse_nbytes
+    from hyps_compiler.converting import Converting
     from hyps_compiler.driver import Options, compile_model
     from hyps_compiler.limits import MOST_TENSOR_NBYTES
     from hyps_compiler.partition import Request, parse_cuts
@@ -101,6 +106,7 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
         force=force,
         max_tensor_nbytes=MOST_TENSOR_NBYTES if max_tensor is None else parse_nbytes(str(max_tensor)),
         quantization=quantization,
+        converting=Converting(trust, tuple(modules)),
     )
     if cluster is not None:
         from hyps_compiler.clusters import SiteRequest, load_site
@@ -111,6 +117,7 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
             None if profile is None else Path(profile),
             shapes=options.shapes,
             max_tensor_nbytes=options.max_tensor_nbytes,
+            converting=options.converting,
         )
         placement = PlacementRequest(load_site(str(model), files), objective=objective, strategy=strategy)
         options = replace(options, placement=placement)

@@ -18,6 +18,7 @@ from hyps_compiler.cli_convert import convert
 from hyps_compiler.cli_options import (
     PATH,
     SHAPES_HELP,
+    converting_options,
     max_tensor_option,
     parse_shapes,
     print_json,
@@ -30,6 +31,7 @@ from hyps_compiler.cli_quantize import quantize_options, verify_quantized
 from hyps_compiler.cli_report import report
 from hyps_compiler.cli_simulate import simulate
 from hyps_compiler.cli_status import status
+from hyps_compiler.converting import Converting
 
 if TYPE_CHECKING:
     from hyps_compiler.partition import Request
@@ -74,6 +76,7 @@ def main() -> None:
 @click.option("--input", "shapes", multiple=True, help=SHAPES_HELP)
 @click.option("--inputs", type=PATH, help="An .npz file with a request to verify on.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the plan with the model.")
+@converting_options
 @max_tensor_option
 @click.option("--force", is_flag=True, help="Replace an existing plan folder.")
 @timeout_option
@@ -91,6 +94,7 @@ def compile_command(
     inputs: Path | None,
     no_verify: bool,
     max_tensor: int,
+    converting: Converting,
     force: bool,
     as_json: bool,
     quantize: Any,
@@ -130,6 +134,7 @@ def compile_command(
         verify=not no_verify,
         force=force,
         max_tensor_nbytes=max_tensor,
+        converting=converting,
         quantization=quantize_request(quantize, calibration, has_cluster=placing["cluster"] is not None),
     )
     with progress("compiling", quiet=verbosity() < 0 or as_json) as bar:
@@ -139,7 +144,7 @@ def compile_command(
             if verbosity() > 0:
                 say(text)
 
-        placement = placement_request(model, placing, options.shapes, max_tensor, step)
+        placement = placement_request(model, placing, options.shapes, max_tensor, converting, step)
         compiled = compile_model(model, output, replace(options, placement=placement), step)
     if as_json:
         print_json(reporting.compiled_json(compiled))
@@ -154,6 +159,7 @@ def compile_command(
 )
 @click.option("--memory", type=NBYTES, help="Most memory one worker process may use: shows the mandatory split points.")
 @click.option("--input", "shapes", multiple=True, help=SHAPES_HELP)
+@converting_options
 @max_tensor_option
 @timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
@@ -163,6 +169,7 @@ def inspect(
     memory: int | None,
     shapes: tuple[str, ...],
     max_tensor: int,
+    converting: Converting,
     as_json: bool,
 ) -> None:
     """Show the layers and split points of a model, or the partitions of a plan.
@@ -185,7 +192,9 @@ def inspect(
         return
     with progress("inspecting", quiet=verbosity() < 0 or as_json):
         request = _request(max_params, memory, "mandatory", None)
-        view = inspection.inspect_model(target, request, parse_shapes(shapes), max_tensor_nbytes=max_tensor)
+        view = inspection.inspect_model(
+            target, request, parse_shapes(shapes), max_tensor_nbytes=max_tensor, converting=converting
+        )
     print_json(msgspec.to_builtins(view)) if as_json else click.echo(inspection.show_model(view))
 
 
@@ -196,6 +205,7 @@ def inspect(
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Random requests to compare.")
 @click.option("--reduce", "reduce_to", type=PATH, help="If they differ, write a minimal reproduction there.")
 @click.option("--force", is_flag=True, help="Replace an existing reproduction.")
+@converting_options
 @max_tensor_option
 @timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
@@ -207,6 +217,7 @@ def verify(
     reduce_to: Path | None,
     force: bool,
     max_tensor: int,
+    converting: Converting,
     as_json: bool,
 ) -> int:
     """Compare PLAN with its model on every border and on the outputs.
@@ -230,7 +241,9 @@ def verify(
     if read_plan(plan).quantization is not None:
         if reduce_to is not None:
             raise UsageError("--reduce is about what a plan computes wrongly, not about what quantization loses")
-        return verify_quantized(plan, model, request, samples, max_tensor_nbytes=max_tensor, as_json=as_json)
+        return verify_quantized(
+            plan, model, request, samples, max_tensor_nbytes=max_tensor, converting=converting, as_json=as_json
+        )
     with progress("verifying", quiet=verbosity() < 0 or as_json) as bar:
         verification = verify_folder(
             plan,
@@ -240,6 +253,7 @@ def verify(
             reduce_to=reduce_to,
             force=force,
             max_tensor_nbytes=max_tensor,
+            converting=converting,
             step=bar.enter,
         )
     if as_json:  # one document, whether they agree or not

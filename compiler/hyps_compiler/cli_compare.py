@@ -10,12 +10,14 @@ from hyps_compiler.cli_options import (
     OBJECTIVE_NAMES,
     PATH,
     SHAPES_HELP,
+    converting_options,
     max_tensor_option,
     parse_shapes,
     print_json,
     require_compiler,
     timeout_option,
 )
+from hyps_compiler.converting import Converting
 
 if TYPE_CHECKING:
     from hyps_passes.problem import Problem
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--pareto", is_flag=True, help="Show what is best at some trade of all five objectives instead.")
 @click.option("--time-limit", type=TIMEOUT, default="30s", show_default=True, help="Of each search that may take long.")
 @click.option("--input", "shapes", multiple=True, help=SHAPES_HELP)
+@converting_options
 @max_tensor_option
 @timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
@@ -49,6 +52,7 @@ def compare(
     time_limit: float,
     shapes: tuple[str, ...],
     max_tensor: int,
+    converting: Converting,
     as_json: bool,
 ) -> None:
     """Place MODEL on a cluster by every strategy and show what each is predicted to cost.
@@ -70,7 +74,7 @@ def compare(
     from hyps_passes.strategies.strategy import Settings
 
     wanted = objective_of(objective)
-    request = SiteRequest(cluster, profile, (batch,), parse_shapes(shapes), max_tensor)
+    request = SiteRequest(cluster, profile, (batch,), parse_shapes(shapes), max_tensor, converting)
     with progress("comparing", quiet=verbosity() < 0 or as_json) as bar:
 
         def step(text: str) -> None:

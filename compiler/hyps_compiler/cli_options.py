@@ -1,13 +1,14 @@
 """What the commands of `hypsc` share: kinds of arguments, options that mean the same everywhere, and refusals."""
 
 import errno
+import functools
 import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -15,6 +16,9 @@ from hyps.adapters.guard import limit_seconds
 from hyps.dependencies import check_safe
 from hyps.errors import DependencyError, UsageError, printable
 from hyps.terminal import NBYTES, TIMEOUT
+from hyps_compiler.converting import Converting
+
+_Result = TypeVar("_Result")
 
 
 class _Place(click.Path):
@@ -87,6 +91,22 @@ timeout_option = click.option(
 max_tensor_option = click.option(
     "--max-tensor-bytes", "max_tensor", type=NBYTES, default="2GiB", show_default=True, help=_TENSOR_HELP
 )
+
+
+_MODULE_HELP = "Python module that registers classes of a model that is to be converted; may repeat."
+
+
+def converting_options(command: Callable[..., _Result]) -> Callable[..., _Result]:
+    """Give a command that takes a model the options for one that is no ONNX file; it takes them as `converting`."""
+
+    @functools.wraps(command)
+    def bundled(*args: Any, trust: bool, modules: tuple[str, ...], **told: Any) -> _Result:
+        return command(*args, converting=Converting(trust, modules), **told)
+
+    with_module = click.option("--module", "modules", multiple=True, help=_MODULE_HELP)(bundled)
+    return click.option("--trust", is_flag=True, help="Run code in a MODEL to convert, as reading a pickle does.")(
+        with_module
+    )
 
 
 def require_compiler(*unsafe: str) -> None:

@@ -8,6 +8,7 @@ import click
 from hyps.errors import UsageError
 from hyps.terminal import TIMEOUT
 from hyps_compiler.cli_options import BATCHES, OBJECTIVE_NAMES, PATH
+from hyps_compiler.converting import Converting
 from hyps_passes.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def placement_request(
     told: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
     max_tensor_nbytes: int,
+    converting: Converting,
     step: Callable[[str], None],
 ) -> "PlacementRequest | None":
     """Return the placement that the options ask for; None without `--cluster`.
@@ -94,7 +96,7 @@ def placement_request(
     from hyps_compiler.placement import PlacementRequest
 
     batches = told["batches"] or (1,)
-    request = SiteRequest(told["cluster"], told["profile"], batches, shapes, max_tensor_nbytes)
+    request = SiteRequest(told["cluster"], told["profile"], batches, shapes, max_tensor_nbytes, converting)
     return PlacementRequest(
         site=load_site(model, request, step),
         objective=told["objective"] or "latency",

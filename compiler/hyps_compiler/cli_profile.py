@@ -12,12 +12,14 @@ from hyps.terminal import NBYTES, HypsCommand, progress, say, verbosity
 from hyps_compiler.cli_options import (
     BATCHES,
     PATH,
+    converting_options,
     max_tensor_option,
     parse_shapes,
     print_json,
     require_compiler,
     timeout_option,
 )
+from hyps_compiler.converting import Converting
 
 _QUICK_REPEATS, _QUICK_BORDERS = 3, 20
 
@@ -45,6 +47,7 @@ _SHAPES_HELP = "Shape of an input with open dimensions, as NAME:1x3x224x224; the
 )
 @click.option("--scale", type=float, help="Write the profile of a device of so many times the speed, such as 0.25.")
 @click.option("--input", "shapes", multiple=True, help=_SHAPES_HELP)
+@converting_options
 @max_tensor_option
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @timeout_option
@@ -63,6 +66,7 @@ def profile(
     scale: float | None,
     shapes: tuple[str, ...],
     max_tensor: int,
+    converting: Converting,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -107,6 +111,7 @@ def profile(
         scale=scale,
         shapes=parse_shapes(shapes),
         max_tensor_nbytes=max_tensor,
+        converting=converting,
     )
     with progress("profiling", quiet=verbosity() < 0 or as_json) as bar:
         made = measure_links(peers, bar.enter) if model is None else make_profile(model, options, bar.enter)

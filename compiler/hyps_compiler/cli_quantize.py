@@ -8,6 +8,7 @@ import click
 
 from hyps.terminal import progress, verbosity
 from hyps_compiler.cli_options import PATH, print_json
+from hyps_compiler.converting import Converting
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -29,6 +30,7 @@ def verify_quantized(
     samples: int,
     *,
     max_tensor_nbytes: int,
+    converting: Converting,
     as_json: bool,
 ) -> int:
     """Compare a quantized plan with the unquantized model, say what was found, and return the exit status."""
@@ -36,7 +38,15 @@ def verify_quantized(
     from hyps_compiler.quantized_verification import verify_loss
 
     with progress("verifying", quiet=verbosity() < 0 or as_json) as bar:
-        found = verify_loss(plan, model, request, samples, max_tensor_nbytes=max_tensor_nbytes, step=bar.enter)
+        found = verify_loss(
+            plan,
+            model,
+            request,
+            samples,
+            max_tensor_nbytes=max_tensor_nbytes,
+            converting=converting,
+            step=bar.enter,
+        )
     if as_json:
         print_json(quantizing_report.loss_json(found))
         return found.exit_status

@@ -8,11 +8,13 @@ from hyps.terminal import HypsCommand, progress, say, verbosity
 from hyps_compiler.cli_options import (
     PATH,
     SHAPES_HELP,
+    converting_options,
     max_tensor_option,
     parse_shapes,
     require_compiler,
     timeout_option,
 )
+from hyps_compiler.converting import Converting
 
 
 @click.command(cls=HypsCommand)
@@ -24,6 +26,7 @@ from hyps_compiler.cli_options import (
 @click.option("--run", "is_run", is_flag=True, help="Run one request here, and show its times and memory.")
 @click.option("--no-map", is_flag=True, help="Do not simulate batch sizes and rates, which takes longest.")
 @click.option("--input", "shapes", multiple=True, help=SHAPES_HELP)
+@converting_options
 @max_tensor_option
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @timeout_option
@@ -37,6 +40,7 @@ def report(
     no_map: bool,
     shapes: tuple[str, ...],
     max_tensor: int,
+    converting: Converting,
     force: bool,
 ) -> None:
     """Write what is known of PLAN as one HTML page that needs nothing else.
@@ -63,7 +67,7 @@ def report(
     of_plan = [file for file in plan.rglob("*") if file.is_file() and file.suffix != ".html"]
     check_apart(output, model, *profiles, cluster, *of_plan)
     check_output_file(output, force=force)
-    wanted = Wanted(plan, model, profiles, cluster, parse_shapes(shapes), max_tensor, is_run)
+    wanted = Wanted(plan, model, profiles, cluster, parse_shapes(shapes), max_tensor, is_run, converting)
     with progress("reporting", quiet=verbosity() < 0) as bar:
 
         def step(text: str) -> None:

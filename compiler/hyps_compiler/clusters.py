@@ -9,6 +9,7 @@ import msgspec
 from hyps.errors import ClusterError, ProfileError, UsageError, printable
 from hyps.formats.cluster import Cluster, decode_cluster
 from hyps.formats.profiles import Profile, scaled
+from hyps_compiler.converting import UNTRUSTED, Converting
 from hyps_compiler.frontend import open_model
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import measure
@@ -77,6 +78,8 @@ class SiteRequest:
     """What to measure, where this machine is measured."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     max_tensor_nbytes: int = MOST_TENSOR_NBYTES
+    converting: Converting = UNTRUSTED
+    """How to convert the model first, if it is no ONNX file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ def load_problem(model: str, request: SiteRequest, step: Step = lambda text: Non
         stage = folder / "stage"
         stage.mkdir()
         step("optimizing")
-        source = open_model(model, folder, max_tensor_nbytes=request.max_tensor_nbytes)
+        source = open_model(model, folder, max_tensor_nbytes=request.max_tensor_nbytes, converting=request.converting)
         staged = stage_model(source, stage, "portable")
         step("measuring tensors")
         measured = measure(
@@ -184,4 +187,5 @@ def _measuring(cluster: Cluster, request: SiteRequest) -> ProfileOptions:
         threads=threads.pop(),
         shapes=request.shapes,
         max_tensor_nbytes=request.max_tensor_nbytes,
+        converting=request.converting,
     )

@@ -31,6 +31,7 @@ from hyps_compiler import emit
 from hyps_compiler.arrays import read_npz, write_npz
 from hyps_compiler.children import run_child
 from hyps_compiler.convert import Conversion
+from hyps_compiler.converting import UNTRUSTED, Converting
 from hyps_compiler.forms import emit_forms
 from hyps_compiler.frontend import open_model
 from hyps_compiler.interop.dividing import divide_as_wanted
@@ -76,6 +77,8 @@ class Options:
     """The cluster to divide the model for, and how; None: one device."""
     quantization: "QuantizeOptions | None" = None
     """How to quantize the model first; None leaves it as it is."""
+    converting: Converting = UNTRUSTED
+    """How to convert the model first, if it is no ONNX file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,13 @@ def compile_model(
     with OutputFolder(output, force=options.force) as target:
         work = target.scratch("work")
         step("reading the model")
-        source = open_model(model, work, max_tensor_nbytes=options.max_tensor_nbytes, verify=options.verify)
+        source = open_model(
+            model,
+            work,
+            max_tensor_nbytes=options.max_tensor_nbytes,
+            verify=options.verify,
+            converting=options.converting,
+        )
         options = replace(options, request=follow_annotations(options.request, source.path))
         quantized = _quantized(source, target, options, step)
         reserve = 0

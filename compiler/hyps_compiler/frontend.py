@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hyps.errors import ModelError, printable
 from hyps_compiler.convert import SAMPLES, Conversion, can_convert, convert
+from hyps_compiler.converting import UNTRUSTED, Converting
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.snapshot import copy
 from hyps_compiler.source import Source, files_digest, open_source
@@ -14,12 +15,17 @@ ZOO = "zoo:"
 
 
 def open_model(
-    model: str | Path, work: Path, *, max_tensor_nbytes: int = MOST_TENSOR_NBYTES, verify: bool = True
+    model: str | Path,
+    work: Path,
+    *,
+    max_tensor_nbytes: int = MOST_TENSOR_NBYTES,
+    verify: bool = True,
+    converting: Converting = UNTRUSTED,
 ) -> Source:
     """Return the checked ONNX file of a model; what must be made first is made in `work`.
 
-    A tensor that the model computes may take `max_tensor_nbytes`. What is converted is compared with its source if
-    `verify`.
+    A tensor that the model computes may take `max_tensor_nbytes`. What is converted, as `converting` says, is compared
+    with its source if `verify`.
 
     Raises:
         ModelError: there is no such model or file, or it cannot be read.
@@ -28,7 +34,7 @@ def open_model(
     """
     for accepts, load in LOADERS:
         if accepts(str(model)):
-            path, conversion = load(str(model), work, verify)
+            path, conversion = load(str(model), work, verify, converting)
             source = replace(open_source(path, max_tensor_nbytes=max_tensor_nbytes), conversion=conversion)
             # two conversions of one model differ in the names they make up, so that the original tells what it is
             return replace(source, sha256=files_digest(_files(Path(model)))) if Path(model).exists() else source
@@ -48,7 +54,7 @@ def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
-def _from_zoo(model: str, work: Path, _verify: bool) -> tuple[Path, None]:
+def _from_zoo(model: str, work: Path, _verify: bool, _converting: Converting) -> tuple[Path, None]:
     import hyps_models  # the zoo needs onnx and nothing of ours; only who asks for it loads it
 
     name = model.removeprefix(ZOO)
@@ -63,9 +69,10 @@ def _from_zoo(model: str, work: Path, _verify: bool) -> tuple[Path, None]:
     return path, None
 
 
-def _converted(model: str, work: Path, verify: bool) -> tuple[Path, Conversion]:
+def _converted(model: str, work: Path, verify: bool, converting: Converting) -> tuple[Path, Conversion]:
     path = work / f"{Path(model).stem}.onnx"
-    return path, convert(Path(model), path, samples=SAMPLES if verify else 0)
+    samples = SAMPLES if verify else 0
+    return path, convert(Path(model), path, samples=samples, modules=converting.modules, trust=converting.trust)
 
 
 def _is_convertible(path: Path) -> bool:
@@ -75,7 +82,7 @@ def _is_convertible(path: Path) -> bool:
         return False
 
 
-Load = Callable[[str, Path, bool], tuple[Path, Conversion | None]]
+Load = Callable[[str, Path, bool, Converting], tuple[Path, Conversion | None]]
 
 LOADERS: tuple[tuple[Callable[[str], bool], Load], ...] = (
     (lambda model: model.startswith(ZOO), _from_zoo),

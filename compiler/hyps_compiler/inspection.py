@@ -9,6 +9,7 @@ from hyps.errors import printable
 from hyps.formats.plan import Partition, Plan, SplitPoint
 from hyps.formats.quantities import format_count, format_nbytes
 from hyps.terminal import table
+from hyps_compiler.converting import UNTRUSTED, Converting
 from hyps_compiler.frontend import open_model
 from hyps_compiler.interop.reading import AnnotationRow, annotation_rows, show_annotations
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
@@ -62,7 +63,12 @@ class ModelView:
 
 
 def inspect_model(
-    model: str, request: Request, shapes: dict[str, tuple[int, ...]], *, max_tensor_nbytes: int = MOST_TENSOR_NBYTES
+    model: str,
+    request: Request,
+    shapes: dict[str, tuple[int, ...]],
+    *,
+    max_tensor_nbytes: int = MOST_TENSOR_NBYTES,
+    converting: Converting = UNTRUSTED,
 ) -> ModelView:
     """Return the layers of a model, its own nodes grouped by what onnxruntime would fuse, and its split points.
 
@@ -75,7 +81,7 @@ def inspect_model(
     with scratch_folder() as folder:
         stage = folder / "stage"
         stage.mkdir()
-        source = open_model(model, folder, max_tensor_nbytes=max_tensor_nbytes)
+        source = open_model(model, folder, max_tensor_nbytes=max_tensor_nbytes, converting=converting)
         staged = stage_model(source, stage, "none", request.tensors)
         measured = measure(staged.model, staged.path, shapes=shapes, feeds=None, max_tensor_nbytes=max_tensor_nbytes)
         division = divide(staged.model, measured.sizes, staged.fused, request)

@@ -22,6 +22,7 @@ from hyps.errors import HypsError, InfeasibleError, ModelError, ProfileError, Us
 from hyps.formats.profiles import LinkProfile, Profile, decode_profile, scaled
 from hyps.probe import probe_link
 from hyps_compiler.arrays import write_npz
+from hyps_compiler.converting import UNTRUSTED, Converting
 from hyps_compiler.frontend import open_model
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import Measured, measure
@@ -61,6 +62,8 @@ class ProfileOptions:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Shapes of inputs with open dimensions."""
     max_tensor_nbytes: int = MOST_TENSOR_NBYTES
+    converting: Converting = UNTRUSTED
+    """How to convert the model first, if it is no ONNX file."""
 
 
 def make_profile(model: str, options: ProfileOptions, step: Callable[[str], None] = lambda text: None) -> Profile:
@@ -139,7 +142,9 @@ def profile_model(
         (folder / "work").mkdir()
         (folder / "stage").mkdir()
         step("reading the model")
-        source = open_model(model, folder / "work", max_tensor_nbytes=options.max_tensor_nbytes)
+        source = open_model(
+            model, folder / "work", max_tensor_nbytes=options.max_tensor_nbytes, converting=options.converting
+        )
         step("optimizing")
         staged = stage_model(source, folder / "stage", "portable")
         step("measuring tensors")

@@ -14,6 +14,7 @@ from hyps.errors import DifferenceError, ModelError, PlanError, TensorError, pri
 from hyps.formats.plan import OutputLoss, Plan, Quantization
 from hyps.formats.signature import assumed_shapes
 from hyps.local import LocalRunner
+from hyps_compiler.converting import UNTRUSTED, Converting
 from hyps_compiler.frontend import open_model
 from hyps_compiler.loss import compare_answers, whole_answers
 from hyps_compiler.measure import Feeds, measure
@@ -93,6 +94,7 @@ def verify_loss(
     samples: int,
     *,
     max_tensor_nbytes: int,
+    converting: Converting = UNTRUSTED,
     step: Callable[[str], None] = lambda text: None,
 ) -> LossCheck:
     """Run the plan and the unquantized model on the same requests.
@@ -103,6 +105,7 @@ def verify_loss(
         inputs: a request; None makes `samples` seeded random ones.
         samples: how many to make.
         max_tensor_nbytes: most bytes that one tensor may take that the model computes.
+        converting: how to convert the model first, if it is no ONNX file.
         step: called with what is being done, for a progress display.
 
     Raises:
@@ -130,7 +133,7 @@ def verify_loss(
         )
     with scratch_folder() as scratch:
         step("reading the model")
-        source = open_model(model, scratch, max_tensor_nbytes=max_tensor_nbytes)
+        source = open_model(model, scratch, max_tensor_nbytes=max_tensor_nbytes, converting=converting)
         _check_outputs(plan, source, model)
         requests: list[Feeds] = [inputs] if inputs is not None else []
         requests = requests or _requests(plan, source, scratch, samples, max_tensor_nbytes)

@@ -11,6 +11,7 @@ from hyps.adapters.plan_files import check_cpu, check_files, read_plan
 from hyps.errors import DifferenceError, ModelError, OutputError, TensorError, printable
 from hyps.formats.plan import Plan
 from hyps.formats.signature import assumed_shapes
+from hyps_compiler.converting import UNTRUSTED, Converting
 from hyps_compiler.frontend import open_model
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import Feeds, Measured, measure, sample_request
@@ -92,6 +93,7 @@ def verify_folder(
     force: bool = False,
     reduce_s: float = _REDUCE_S,
     max_tensor_nbytes: int = MOST_TENSOR_NBYTES,
+    converting: Converting = UNTRUSTED,
     step: Step = lambda text: None,
 ) -> Verification:
     """Run the plan and the model on the same requests and return how far they are apart, and where it begins.
@@ -105,6 +107,7 @@ def verify_folder(
         force: whether to replace a reproduction that is there.
         reduce_s: seconds that reduction may take.
         max_tensor_nbytes: most bytes that one tensor may take that the model computes.
+        converting: how to convert the model first, if it is no ONNX file.
         step: called with what is being done, for a progress display.
 
     Raises:
@@ -120,7 +123,7 @@ def verify_folder(
         inputs = feeds.Feeds(plan.model.inputs).checked(inputs)
     with scratch_folder() as scratch, _reproduction_folder(reduce_to, force) as output:
         step("reading the model")
-        source = open_model(model, scratch, max_tensor_nbytes=max_tensor_nbytes)
+        source = open_model(model, scratch, max_tensor_nbytes=max_tensor_nbytes, converting=converting)
         _check_outputs(plan, source, model)
         step("preparing the model")
         stage = scratch / "stage"

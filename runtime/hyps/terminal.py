@@ -472,9 +472,8 @@ def _from_click(error: click.ClickException) -> HypsError:
         return HypsError(_sentence(error.format_message()))
     hint = _see_help(error.ctx) if error.ctx else "see `--help`"
     if isinstance(error, click.NoSuchOption):
-        return UsageError(
-            f"there is no option `{printable(error.option_name)}`", _did_you_mean(error.possibilities or []) or hint
-        )
+        near = _nearest(error.option_name.lstrip("-"), [name.lstrip("-") for name in error.possibilities or []], "--")
+        return UsageError(f"there is no option `{printable(error.option_name)}`", near or hint)
     return UsageError(_sentence(error.format_message()), hint)
 
 
@@ -483,14 +482,12 @@ def _sentence(text: str) -> str:
     return plain[:1].lower() + plain[1:]
 
 
-def _nearest(word: str, names: Sequence[str]) -> str:
+def _nearest(word: str, names: Sequence[str], dashes: str = "") -> str:
+    """Return a question for the name nearest to a word, or nothing; `dashes` go before it, which are not compared."""
     import difflib
 
-    return _did_you_mean(difflib.get_close_matches(word, names))
-
-
-def _did_you_mean(names: Sequence[str]) -> str:
-    return f"did you mean `{names[0]}`?" if names else ""
+    near = difflib.get_close_matches(word, names, 1)
+    return f"did you mean `{dashes}{near[0]}`?" if near else ""
 
 
 def _see_help(ctx: click.Context) -> str:

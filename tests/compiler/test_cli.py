@@ -1,6 +1,7 @@
 """The options of `hypsc`; what its commands do is tested with real processes in `integration`."""
 
 import importlib.util
+import pickle
 from pathlib import Path
 
 import click
@@ -14,6 +15,8 @@ from hyps.terminal import HypsCommand
 from hyps_compiler.cli import main
 from hyps_compiler.cli_options import parse_shapes
 from hyps_compiler.partition import CUTS
+
+HAS_NO_SKLEARN = importlib.util.find_spec("skl2onnx") is None
 
 
 def call(*args: str) -> Result:
@@ -115,3 +118,29 @@ def test_the_page_on_the_commands_names_every_option() -> None:
 
 def is_standard(option: click.Option) -> bool:
     return option.opts[-1] in ("--verbose", "--quiet", "--debug", "--version", "--help", "--json")
+
+
+@pytest.mark.parametrize("name", ["annotate", "compare", "compile", "inspect", "profile", "report", "verify"])
+def test_every_command_that_takes_a_model_takes_what_converts_it(name: str) -> None:
+    options = {word for param in main.commands[name].params for word in param.opts}
+    assert {"--trust", "--module"} <= options
+
+
+def test_a_pickle_is_compiled_with_trust_only(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps("a model"))
+    refused = call("compile", str(tmp_path / "m.pkl"), "-o", str(tmp_path / "plan"))
+    assert "[E_UNTRUSTED]\nhint: if you know who made it, run the same command with --trust" in refused.stderr
+    for args in (("compile", "-o", str(tmp_path / "plan")), ("inspect",), ("profile",)):
+        asked = call(args[0], str(tmp_path / "m.pkl"), *args[1:], "--trust", "--module", "no_such_module")
+        assert (asked.exit_code, "E_UNTRUSTED" in asked.stderr) == (1 if HAS_NO_SKLEARN else 2, False), asked.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        (("report", "plan", "--json"), "see `hypsc report --help`"),
+        (("report", "plan", "--profle"), "did you mean `--profile`?"),
+    ],
+)
+def test_only_near_options_are_suggested(args: tuple[str, ...], hint: str) -> None:
+    assert f"hint: {hint}\n" in call(*args).stderr

@@ -16,7 +16,7 @@ MADE_NAME = "made.json"
 REFUSAL_NAME = "refusal.json"
 """The file the child leaves instead when it refuses."""
 
-TRUST_HINT = "if you know who made it: hypsc convert FILE -o model.onnx --trust"
+TRUST_HINT = "if you know who made it, run the same command with --trust"
 """Of every refusal to run what a source holds."""
 
 

@@ -11,6 +11,7 @@ from onnx import ModelProto
 from hyps.adapters.plan_files import PLAN_FILE, check_files, read_plan
 from hyps.errors import ModelError, OutputError, printable
 from hyps.formats.plan import Plan
+from hyps_compiler.converting import UNTRUSTED, Converting
 from hyps_compiler.frontend import open_model
 from hyps_compiler.interop import olive
 from hyps_compiler.interop.annotations import drop_annotations, write_configuration
@@ -57,6 +58,7 @@ def annotate_model(
     *,
     force: bool = False,
     max_tensor_nbytes: int = MOST_TENSOR_NBYTES,
+    converting: Converting = UNTRUSTED,
 ) -> Annotated:
     """Write the model that a plan was made from once more, with the plan in it.
 
@@ -69,6 +71,7 @@ def annotate_model(
         format: `onnx`: a device configuration for each of the plan's variants; `olive`: split assignments.
         force: whether existing files may be replaced.
         max_tensor_nbytes: most bytes that one tensor may take that the model computes.
+        converting: how to convert the model first, if it is no ONNX file.
 
     Raises:
         PlanError: there is no plan, or it is wrong or altered.
@@ -80,7 +83,7 @@ def annotate_model(
     check_apart(output, model, folder / PLAN_FILE, *(folder / part.file for part in plan.partitions))
     check_output_file(output, force=force)
     with scratch_folder() as scratch:
-        source = open_model(model, scratch, max_tensor_nbytes=max_tensor_nbytes)
+        source = open_model(model, scratch, max_tensor_nbytes=max_tensor_nbytes, converting=converting)
         if source.sha256 != plan.model.sha256:
             raise _another_model(model, plan)
         with unchanged(source.stamps):

@@ -13,6 +13,7 @@ from hyps.formats.profiles import Profile, scaled
 from hyps_compiler.arrays import write_npz
 from hyps_compiler.children import run_child
 from hyps_compiler.clusters import Site, device_limit, read_cluster
+from hyps_compiler.converting import UNTRUSTED, Converting
 from hyps_compiler.frontend import open_model
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import measure
@@ -40,6 +41,8 @@ class Wanted:
     max_tensor_nbytes: int = MOST_TENSOR_NBYTES
     is_run: bool = False
     """Whether one request is run here."""
+    converting: Converting = UNTRUSTED
+    """How to convert the model first, if it is no ONNX file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,9 @@ def _graphs(plan: Plan, wanted: Wanted, site: Site | None, step: Step) -> tuple[
         stage = folder / "stage"
         stage.mkdir()
         step("reading the model")
-        source = open_model(wanted.model, folder, max_tensor_nbytes=wanted.max_tensor_nbytes)
+        source = open_model(
+            wanted.model, folder, max_tensor_nbytes=wanted.max_tensor_nbytes, converting=wanted.converting
+        )
         if source.sha256 != plan.model.sha256:
             raise PlanError(
                 f"the plan is of another model than `{printable(wanted.model)}`",
