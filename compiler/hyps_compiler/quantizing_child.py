@@ -20,7 +20,7 @@ from hyps_compiler.half_weights import halve_weights
 from hyps_compiler.ort import open_session
 from hyps_compiler.quantizing_job import PREPARED, QUANTIZED, Job, Outcome
 from hyps_compiler.source import read_proto
-from hyps_compiler.walk import initializer_names
+from hyps_compiler.walk import bodies, initializer_names
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _INITIALIZERS_ARE_NO_INPUTS = 4
@@ -76,7 +76,7 @@ def quantize_file(job: Job) -> Outcome:
     """Write the quantized model into the job's folder, and return what was done."""
     folder = Path(job.folder)
     _prepare(Path(job.source), folder / PREPARED)
-    model = onnx.load(folder / PREPARED)
+    model = _prepared(folder / PREPARED)
     before = sum(_nbytes(tensor) for tensor in model.graph.initializer)
     if job.kind == "fp16":
         methods: tuple[str, ...] = ("weights",) if halve_weights(model) else ()
@@ -102,52 +102,80 @@ def _prepare(source: Path, path: Path) -> None:
     open_session(proto.SerializeToString(), "basic", folder=source.parent, save_as=path)
 
 
+def _prepared(path: Path) -> ModelProto:
+    """Return the prepared model without the shapes that torch's exporter declares of weights, which have their own.
+
+    The quantizer transposes weights, and then finds that they are not as declared.
+    """
+    model = onnx.load(path)
+    given = initializer_names(model.graph)
+    for body, _ in bodies(model):
+        own = given | (initializer_names(body) if isinstance(body, GraphProto) else set())
+        declared = [value for value in body.value_info if value.name not in own]
+        del body.value_info[:]
+        body.value_info.extend(declared)
+    return model
+
+
 def _quantize_int8(model: ModelProto, folder: Path, requests: Sequence[str]) -> tuple[str, ...]:
     """Quantize each operator in the way that suits it, and return the ways.
+
+    The static way comes first: it sees the ranges of the model as it is. Both call the scale of a tensor alike, and only
+    the dynamic one looks whether there is one; the other way round, what a `Concat` joins for a `MatMul` has two.
+    """
+    model = _with_opset(model)
+    operators = _dynamic_operators(model, products=not requests)
+    if requests:
+        model = _quantize_static(model, folder, requests, (*_STATIC, *(() if operators else _STATIC_ALONE)))
+    if operators:
+        model = _quantize_dynamic(model, folder, operators)
+    _save(model, folder / QUANTIZED)
+    return (*(("dynamic",) if operators else ()), *(("static",) if requests else ()))
+
+
+def _quantize_static(model: ModelProto, folder: Path, requests: Sequence[str], operators: Sequence[str]) -> ModelProto:
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    path, done = folder / "static-in.onnx", folder / "static-out.onnx"
+    _save(model, path)
+    quantize_static(
+        path,
+        done,
+        _reader(requests),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=list(operators),
+        activation_type=QuantType.QUInt8,
+        **_common(),
+    )
+    return onnx.load(done)
+
+
+def _quantize_dynamic(model: ModelProto, folder: Path, operators: Sequence[str]) -> ModelProto:
+    from onnxruntime.quantization import quantize_dynamic
+
+    path, done = folder / "dynamic-in.onnx", folder / "dynamic-out.onnx"
+    _save(model, path)
+    common = _common()
+    common["extra_options"]["MatMulConstBOnly"] = True
+    quantize_dynamic(path, done, op_types_to_quantize=list(operators), **common)
+    return onnx.load(done)
+
+
+def _common() -> dict[str, Any]:
+    """Return what both ways are told.
 
     Weights get seven bits of the eight: processors without VNNI add pairs of products in 16 bits, which could otherwise
     overflow, and a plan may be for other devices than this one.
     """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization import QuantType
 
-    methods = []
-    model = _with_opset(model)
-    path = folder / "dynamic-in.onnx"
-    _save(model, path)
-    operators = _dynamic_operators(model, products=not requests)
-    if operators:
-        done = folder / "dynamic-out.onnx"
-        quantize_dynamic(
-            path,
-            done,
-            op_types_to_quantize=operators,
-            per_channel=True,
-            reduce_range=True,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=True,
-            extra_options={**_EXTRA, "MatMulConstBOnly": True},
-        )
-        methods.append("dynamic")
-        path = done
-    if requests:
-        done = folder / "static-out.onnx"
-        quantize_static(
-            path,
-            done,
-            _reader(requests),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=[*_STATIC, *(() if operators else _STATIC_ALONE)],
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=True,
-            extra_options=dict(_EXTRA),
-        )
-        methods.append("static")
-        path = done
-    _save(onnx.load(path), folder / QUANTIZED)
-    return tuple(methods)
+    return {
+        "per_channel": True,
+        "reduce_range": True,
+        "weight_type": QuantType.QInt8,
+        "use_external_data_format": True,
+        "extra_options": dict(_EXTRA),
+    }
 
 
 def _with_opset(model: ModelProto) -> ModelProto:

@@ -28,7 +28,8 @@ from hyps_compiler.loss import compare_answers
 from hyps_compiler.ort import open_session
 from hyps_compiler.partition import Request
 from hyps_compiler.quantizing import made_up
-from hyps_compiler.quantizing_job import Kind
+from hyps_compiler.quantizing_child import quantize_file
+from hyps_compiler.quantizing_job import QUANTIZED, Job, Kind
 from hyps_compiler.quantizing_options import QuantizeOptions
 from hyps_compiler.source import open_source
 from model_fixtures import floats, model_of, save
@@ -213,6 +214,113 @@ def test_dense_layers_and_recurrent_ones_need_no_calibration(tmp_path: Path) -> 
     assert found.plan.model.weight_bytes < 0.3 * record.weight_bytes[0]
     assert found.report is not None
     assert all(border.is_identical for border in found.report.borders)
+
+
+def test_dense_layers_as_torch_exports_them_are_quantized(tmp_path: Path) -> None:
+    weights = {"w": normal(128, 64), "b": normal(128), "v": normal(10, 128)}
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["h"], transB=1),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "v"], ["y"], transB=1),
+    ]
+    model = model_of(nodes, [floats("x", "N", 64)], [floats("y", "N", 10)], weights)
+    model.graph.value_info.extend(floats(name, *value.shape) for name, value in weights.items())
+    record = record_of(compiled(tmp_path, model, "int8").plan)
+    assert record.methods == ("dynamic",)
+    assert record.weight_bytes[1] < 0.3 * record.weight_bytes[0]
+    assert (record.losses[0].relative or 1) < 0.05
+
+
+def mixed(seed: int) -> ModelProto:
+    """Return a random model of convolutions, joins and dense layers, which are quantized in two ways."""
+    rng = np.random.default_rng(seed)
+    nodes: list[onnx.NodeProto] = []
+    weights: dict[str, Array] = {}
+    inputs, outputs = [floats("x", 1, 3, 8, 8)], []
+
+    def weight(*shape: int) -> str:
+        name = f"w{len(weights)}"
+        weights[name] = (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        return name
+
+    def add(kind: str, *names: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, list(names), [f"t{len(nodes)}"], f"n{len(nodes)}", **attributes))
+        return str(nodes[-1].output[0])
+
+    def constant(*values: int) -> str:
+        name = f"c{len(weights)}"
+        weights[name] = np.array(values, np.int64)
+        return name
+
+    def conv(value: str, channels: int, count: int) -> str:
+        return add("Conv", value, weight(count, channels, 3, 3), pads=[1, 1, 1, 1])
+
+    value, channels = conv("x", 3, 4), 4
+    for _ in range(rng.integers(1, 4)):
+        match rng.integers(5):
+            case 0:
+                value = add("Relu", conv(value, channels, channels))
+            case 1:
+                value = add("Add", value, conv(value, channels, channels))
+            case 2:
+                value, channels = add("Concat", value, conv(value, channels, 4), axis=1), channels + 4
+            case 3:
+                value, channels = add("Concat", value, "x", axis=1), channels + 3
+            case _:
+                value = add("MaxPool", value, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])
+    if rng.integers(3) == 0:
+        outputs.append(floats(value, 1, channels, 8, 8))  # handed out, and used by what is quantized the other way
+    head, width = rng.integers(4), channels * 64
+    match head:
+        case 0:
+            value = add("Flatten", value)
+        case 1:
+            value = add("Reshape", value, constant(1, -1))
+        case 2:
+            value, width = add("Flatten", add("GlobalAveragePool", value)), channels
+        case _:  # a product of the convolution's very output
+            value, width = add("Flatten", add("MatMul", value, weight(8, 2))), channels * 16
+    if rng.integers(2):
+        inputs.append(floats("z", 1, 5))
+        value, width = add("Concat", value, "z", axis=1), width + 5
+    elif head != 2 and rng.integers(2):
+        value, width = add("Concat", value, add("Flatten", "x"), axis=1), width + 192
+    if rng.integers(2):
+        value, width = add("Relu", add("Gemm", value, weight(width, 6), weight(6))), 6
+    nodes.append(helper.make_node("MatMul", [value, weight(width, 10)], ["y"], "last"))
+    return model_of(nodes, inputs, [*outputs, floats("y", 1, 10)], weights)
+
+
+@pytest.mark.filterwarnings("ignore")  # as the child does, in which the quantizer runs
+@pytest.mark.parametrize("seeds", [range(12), pytest.param(range(12, 300), marks=pytest.mark.slow)])
+def test_what_is_quantized_in_two_ways_computes_the_same(tmp_path: Path, seeds: range) -> None:
+    for seed in seeds:
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        path = save(mixed(seed), folder / "model.onnx")
+        session = open_session(path, "none")
+        feeds = [{info.name: normal(*info.shape) for info in session.get_inputs()} for _ in range(5)]
+        for number, request in enumerate(feeds):
+            write_npz(folder / f"{number}.npz", request)
+        told = tuple(str(folder / f"{number}.npz") for number in range(5))
+        done = quantize_file(Job(kind="int8", source=str(path), folder=str(folder), requests=told))
+        assert done.methods == ("dynamic", "static")
+        quantized = onnx.load(folder / QUANTIZED)
+        onnx.checker.check_model(quantized, full_check=False)
+        assert not {"Conv", "Gemm", "MatMul"} & float_weighted(quantized)
+        other = open_session(folder / QUANTIZED, "none")
+        for name in [info.name for info in session.get_outputs()]:
+            expected, actual = (
+                np.stack([one.run([name], request)[0] for request in feeds]) for one in (session, other)
+            )
+            off = float(np.abs(actual - expected).mean() / np.abs(expected).max())
+            assert 0 < off < 0.03, f"model {seed}: `{name}`"
+
+
+def float_weighted(model: ModelProto) -> set[str]:
+    """Return the operators that have float32 weights of two or more dimensions."""
+    large = {t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) > 1}
+    return {node.op_type for node in model.graph.node if large & set(node.input)}
 
 
 def test_convolutions_need_requests(tmp_path: Path) -> None:
