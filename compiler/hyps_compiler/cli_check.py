@@ -1,13 +1,26 @@
 """`hypsc check`: models against a budget, for continuous integration."""
 
+import shutil
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from hyps.errors import UsageError, printable
 from hyps.terminal import HypsCommand, progress, say, verbosity
 from hyps_compiler.cli_options import PATH, print_json, require_compiler
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hyps_compiler.checking.budget import Budget
+    from hyps_compiler.checking.check import CheckOptions
+    from hyps_compiler.checking.limits import Checked
+    from hyps_compiler.checking.previous import Previous
+    from hyps_compiler.checking.targets import Target
+
+_MOST_LISTED = 3
 
 
 @click.command(cls=HypsCommand)
@@ -46,6 +59,17 @@ def check(
       hypsc check models/ --budget budget.toml
       hypsc check model.onnx --budget budget.toml --previous plans/
       hypsc check models/ --budget budget.toml --markdown check.md --junit check.xml --sarif check.sarif
+
+    \b
+    A budget:
+      [defaults]                        # how models are compiled
+      memory = "256MB"
+      [limits]                          # what must not be passed
+      partition_bytes = "64MB"
+      [growth]                          # against the previous plan
+      peak_memory = "5%"
+      [models."vision/*.onnx"]          # what differs for some, by their paths from the budget's folder
+      cut = "pooling"
     """
     require_compiler()
     if no_cache and cache_folder is not None:
@@ -53,16 +77,14 @@ def check(
     from hyps_compiler.checking import summary
     from hyps_compiler.checking.budget import read_budget
     from hyps_compiler.checking.cache import Cache, default_folder
-    from hyps_compiler.checking.check import CheckOptions, check_models
+    from hyps_compiler.checking.check import CheckOptions
     from hyps_compiler.checking.previous import open_previous
-    from hyps_compiler.checking.reports import write_reports
+    from hyps_compiler.checking.reports import check_reports, write_reports
     from hyps_compiler.checking.targets import find_targets
-    from hyps_compiler.output import check_apart
 
     rules = read_budget(budget)
-    targets = find_targets(models)
-    for path in filter(None, reports.values()):
-        check_apart(path, budget, *(target.path for target in targets))
+    targets = find_targets(models, rules.name_of)
+    check_reports(reports)
     options = CheckOptions(
         cache=Cache(None if no_cache else cache_folder or default_folder()),
         previous=open_previous(previous, targets),
@@ -70,13 +92,64 @@ def check(
         force=force,
         trust=trust,
     )
-    for pattern in rules.unused([rules.name_of(target.model, target.path) for target in targets]):
-        say(f'note: `models."{printable(pattern)}"` of the budget fits none of the models')
-    with progress("checking", quiet=verbosity() < 0 or as_json) as bar:
-        checked = check_models(targets, rules, options, bar.enter)
+    names = [target.name for target in targets]
+    for pattern in rules.unused(names):
+        say(
+            f'note: `models."{printable(pattern)}"` of the budget fits none of the models; their paths from its folder'
+            f" are such as `{printable(names[0])}`"
+        )
+    checked = _checked(targets, rules, options, as_json=as_json)
+    _say_what_was_not_judged(checked, options.previous)
     write_reports(checked, budget, reports)
     if as_json:
         print_json(summary.as_json(checked, str(budget)))
     elif verbosity() >= 0 or summary.exit_status(checked):
-        click.echo(summary.show(checked))
+        click.echo(summary.show(checked, _width(sys.stdout)))
     return summary.exit_status(checked)
+
+
+def _checked(
+    targets: "Sequence[Target]", rules: "Budget", options: "CheckOptions", *, as_json: bool
+) -> "Sequence[Checked]":
+    """Check the models; where that is stopped, tell of those that are done."""
+    from hyps_compiler.checking import summary
+    from hyps_compiler.checking.check import check_models
+
+    done: list[Checked] = []
+
+    def note(one: "Checked") -> None:
+        done.append(one)
+        if len(targets) > 1 and not sys.stderr.isatty():
+            say(f"{len(done)} of {len(targets)}: {summary.line(one)}")
+
+    try:
+        with progress("checking", quiet=verbosity() < 0 or as_json) as bar:
+            return check_models(targets, rules, options, bar.enter, note)
+    finally:
+        if done and len(done) < len(targets):
+            say(f"{summary.show(done, _width(sys.stderr))}, and {len(targets) - len(done)} not checked")
+
+
+def _say_what_was_not_judged(checked: "Sequence[Checked]", previous: "Previous") -> None:
+    """Tell of growth that is limited and was not compared with anything."""
+    if previous.path is None:
+        if any(one.rule.growth for one in checked):
+            say("note: growth was not judged: no previous plan was given with --previous")
+        return
+    lost = [f"`{printable(one.name)}`" for one in checked if one.previous is None and one.outcome.facts is not None]
+    if lost:
+        there = [f"`{printable(name)}`" for name in previous.names()]
+        say(
+            f"warning: `{printable(str(previous.path))}` holds no plan of {len(lost)} of {len(checked)} models, whose"
+            f" growth is not judged: {_listed(lost)}; it holds {_listed(there) if there else 'none at all'}"
+        )
+
+
+def _listed(words: list[str]) -> str:
+    more = len(words) - _MOST_LISTED
+    return ", ".join(words[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _width(stream: TextIO) -> int | None:
+    """Return the columns of the terminal that a stream goes to; None where it goes elsewhere."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None

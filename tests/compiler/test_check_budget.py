@@ -50,7 +50,7 @@ def refused(text: str) -> str:
         decode_budget(text)
     assert caught.value.exit_status == 1
     assert caught.value.code == "E_BUDGET"
-    assert "docs/checking.md" in caught.value.hint
+    assert "`hypsc check --help`" in caught.value.hint
     return caught.value.message
 
 
@@ -105,6 +105,17 @@ def test_names_are_relative_to_the_budget() -> None:
     assert budget.name_of("zoo:digits", None) == "zoo:digits"
 
 
+def test_a_name_is_the_same_however_the_path_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real" / "models").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path / "real")
+    from_above = Budget(folder=Path())
+    typed = [Path("models/b.onnx"), tmp_path / "real/models/b.onnx", tmp_path / "link/models/b.onnx"]
+    assert {from_above.name_of(str(path), path) for path in typed} == {"models/b.onnx"}
+    monkeypatch.chdir(tmp_path / "real" / "models")
+    assert Budget(folder=Path("..")).name_of("b.onnx", Path("b.onnx")) == "models/b.onnx"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -116,20 +127,22 @@ def test_names_are_relative_to_the_budget() -> None:
         ("[growth]\ndifference = '5%'", "unknown key `growth.difference`"),
         ('[models.a.limits]\nlatncy = "1s"', 'unknown key `models."a".limits.latncy`: did you mean `latency`?'),
         ("[limits]\npeak_memory = \nx = 1", "line 2"),
-        ("[limits]\npeak_memory = true", "`$.limits.peak_memory`"),
+        ("[limits]\npeak_memory = true", "`limits.peak_memory` is true or false and is to be a number or text"),
         ("[limits]\npeak_memory = '5 parsecs'", "`limits.peak_memory`: `5 parsecs` is no size; write it like 256MB"),
         ("[limits]\npeak_memory = '0MB'", "is not above zero"),
         ("[limits]\ndifference = 'small'", "`limits.difference`: `small` is no number"),
         ("[limits]\ndifference = -1", "is no number from zero on"),
         ("[limits]\ndifference = nan", "is no number from zero on"),
-        ("[growth]\npeak_memory = '5'", "`growth.peak_memory`: `5` is no share; write it like 5%"),
+        ("[growth]\npeak_memory = '5'", '`growth.peak_memory`: `5` is no share; write it like "5%"'),
+        ("[growth]\npeak_memory = 5", '`growth.peak_memory`: `5` is no share; write it like "5%"'),
+        ("[defaults]\npartitions = '3'", "`defaults.partitions` is text and is to be a number"),
         ("[growth]\npeak_memory = '-5%'", "is no number from zero on"),
         ("[defaults]\noptimize = 'best'", "`defaults.optimize`: `best` is none of none, portable, native"),
         ("[defaults]\npartitions = 0", "`0` is not above zero"),
         ("[defaults]\ninput = {x = '1xx2'}", "`1xx2` is no shape for `x`; write it like 1x3x224x224"),
         ("[defaults]\ninput = {x = [0]}", "is no shape for `x`"),
         ("[defaults]\nmemory = 'x'\nmax_params = 'y'", "(and 1 more)"),
-        ("models = 3", "Expected `object`"),
+        ("models = 3", "`models` is a number and is to be a table"),
     ],
 )
 def test_what_means_nothing_is_refused(text: str, said: str) -> None:

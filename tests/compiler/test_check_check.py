@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from check_fixtures import layer, outcome, partition, plan, save_dense
+from hyps.errors import OutputError
 from hyps_compiler.checking import check as module
 from hyps_compiler.checking.budget import decode_budget
 from hyps_compiler.checking.cache import Cache
@@ -122,12 +123,46 @@ def test_a_model_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest
     assert "cannot be read: No such file" in told.broken[0].message
 
 
-def test_without_a_previous_plan_growth_is_noted_as_not_judged(
+def test_a_model_without_a_previous_plan_is_noted(
     tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     budget = "[growth]\npeak_memory = '5%'"
-    told = check(target, CheckOptions(), Jobs(), monkeypatch, budget)
-    assert told.notes == ("growth was not judged: no previous plan was given",)
+    assert check(target, CheckOptions(), Jobs(), monkeypatch, budget).notes == ()
     (tmp_path / "plans").mkdir()
     options = CheckOptions(previous=open_previous(tmp_path / "plans", (target,)))
     assert check(target, options, Jobs(), monkeypatch, budget).notes == ("there is no previous plan of it",)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({}, ""),
+        ({"plan.json": "{}"}, "is a plan that no check wrote"),
+        ({"notes.txt": ""}, "holds something else than a plan"),
+    ],
+)
+def test_what_a_plan_would_replace_is_looked_at_first(
+    tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch, content: dict[str, str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place, jobs = tmp_path / "plans" / "m.onnx", Jobs()
+    place.mkdir(parents=True)
+    for name, text in content.items():
+        (place / name).write_text(text)
+    options = CheckOptions(output=tmp_path / "plans")
+    if not said:
+        assert check(target, options, jobs, monkeypatch).exit_status == 0
+        return
+    with pytest.raises(OutputError, match=said):
+        check(target, options, jobs, monkeypatch)
+    assert jobs.asked == []
+
+
+def test_a_folder_for_plans_that_is_a_file_is_refused_first(
+    tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    jobs = Jobs()
+    with pytest.raises(OutputError, match="is no folder"):
+        check(target, CheckOptions(output=tmp_path / "file" / "plans"), jobs, monkeypatch)
+    assert jobs.asked == []

@@ -1,8 +1,10 @@
 """The plans to compare with: where they are looked for, what of a report is read, and what is refused."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -10,7 +12,7 @@ from check_fixtures import checked, layer, outcome, partition, plan
 from hyps.errors import PlanError, UsageError
 from hyps_compiler.checking import summary
 from hyps_compiler.checking.previous import open_previous
-from hyps_compiler.checking.rules import Rule
+from hyps_compiler.checking.rules import CompileOptions, Rule
 from hyps_compiler.checking.targets import Target
 from hyps_compiler.cli import main
 
@@ -43,8 +45,35 @@ def test_of_a_report_the_plans_are_read(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_text(json.dumps(summary.as_json([checked("zoo:digits", outcome(found), Rule())], "budget.toml")))
     previous = open_previous(path, (ONE, TWO))
-    assert previous.told == {"zoo:digits": found}
+    assert previous.plan(ONE) == msgspec.structs.replace(found, options=CompileOptions())
+    assert previous.plan(TWO) is None
     assert previous.folder(ONE) is None
+
+
+def test_a_report_knows_models_by_their_names_not_as_they_were_typed(tmp_path: Path) -> None:
+    found = plan(partition(0, layer("fc1", 12)))
+    one = dataclasses.replace(checked("net.onnx", outcome(found), Rule()), name="models/net.onnx")
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(summary.as_json([one], "budget.toml")))
+    previous = open_previous(path, (ONE,))
+    typed = Target("/repository/models/net.onnx", Path("/repository/models/net.onnx"), "models/net.onnx")
+    told = previous.plan(typed)
+    assert told is not None
+    assert told.options == CompileOptions()
+    assert previous.plan(Target("net.onnx", Path("net.onnx"), "other/net.onnx")) is None
+    assert previous.names() == ["models/net.onnx"]
+
+
+def test_plans_lie_by_the_names_of_their_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plans" / "models" / "net.onnx").mkdir(parents=True)
+    (tmp_path / "plans" / "models" / "net.onnx" / "plan.json").write_text("{}")
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path / "models")
+    previous = open_previous(tmp_path / "plans", (ONE, TWO))
+    named = Target("net.onnx", Path("net.onnx"), "models/net.onnx")
+    assert previous.folder(named) == tmp_path / "plans" / "models" / "net.onnx"
+    assert previous.folder(Target("net.onnx", Path("net.onnx"), "other/net.onnx")) is None
+    assert previous.names() == ["models/net.onnx"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "other", "models": []}', '{"format": "hyps-check"}'])

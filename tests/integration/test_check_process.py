@@ -161,11 +161,13 @@ def test_a_model_that_takes_too_long_is_told_so(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_existing_plan_is_not_replaced_unless_forced(folder: Path, software: str) -> None:
+def test_a_plan_that_no_check_wrote_is_not_replaced_unless_forced(folder: Path, software: str) -> None:
     (folder / "budget.toml").write_text("")
-    kept = check(folder, "models/net.onnx", "-o", "plans")
+    (folder / "new" / "models" / "net.onnx").mkdir(parents=True)
+    (folder / "new" / "models" / "net.onnx" / "plan.json").write_text("{}")
+    kept = check(folder, "models/net.onnx", "-o", "new")
     assert kept.status == 1
-    assert "add --force to replace it" in kept.stdout
+    assert "is a plan that no check wrote" in kept.error
     forced = check(folder, "models/net.onnx", "-o", "new", "--force")
     assert forced.status == 0
     again = check(folder, "models/net.onnx", "-o", "new")

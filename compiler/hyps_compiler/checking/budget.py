@@ -23,7 +23,7 @@ from hyps_compiler.cli_options import OBJECTIVE_NAMES
 
 _Quantity = str | int | float
 _MAX_NBYTES = 2**20
-_HINT = "docs/checking.md describes the file"
+_HINT = 'a budget has the tables [defaults], [limits], [growth] and [models."PATTERN"]; see `hypsc check --help`'
 _SIZE = re.compile("[1-9][0-9]{0,17}")
 _QUANTIZERS = ("int8", "fp16")
 
@@ -65,12 +65,12 @@ class _Limits(Struct, frozen=True, forbid_unknown_fields=True):
 class _Growth(Struct, frozen=True, forbid_unknown_fields=True):
     """By how much figures may grow; the fields are the names in `GROWING`."""
 
-    partition_bytes: str | UnsetType = UNSET
-    partition_params: str | UnsetType = UNSET
-    peak_memory: str | UnsetType = UNSET
-    partitions: str | UnsetType = UNSET
-    latency: str | UnsetType = UNSET
-    border_bytes: str | UnsetType = UNSET
+    partition_bytes: _Quantity | UnsetType = UNSET
+    partition_params: _Quantity | UnsetType = UNSET
+    peak_memory: _Quantity | UnsetType = UNSET
+    partitions: _Quantity | UnsetType = UNSET
+    latency: _Quantity | UnsetType = UNSET
+    border_bytes: _Quantity | UnsetType = UNSET
 
 
 class _Model(_Options, frozen=True, forbid_unknown_fields=True):
@@ -118,7 +118,14 @@ class Budget:
 
     def name_of(self, model: str, path: Path | None) -> str:
         """Return what patterns are matched against: the path from the budget's folder, or `zoo:NAME`."""
-        return model if path is None else PurePosixPath(os.path.relpath(path, self.folder)).as_posix()
+        if path is None:
+            return model
+        name = PurePosixPath(os.path.relpath(path, self.folder))
+        if ".." in name.parts:  # perhaps only one of the two was written with a link on the way
+            whole, real = Path(os.path.abspath(path)), os.path.realpath
+            resolved = PurePosixPath(os.path.relpath(Path(real(whole.parent), whole.name), real(self.folder)))
+            name = name if ".." in resolved.parts else resolved
+        return name.as_posix()
 
     def unused(self, names: list[str]) -> list[str]:
         """Return the patterns that fit none of the models."""
@@ -182,7 +189,7 @@ def decode_budget(text: str, shown: str = "budget.toml", folder: Path = Path()) 
     try:
         file = msgspec.convert(told, _File)
     except msgspec.ValidationError as error:
-        _refuse(shown, [printable(str(error), 200)], error)
+        _refuse(shown, [_wrong_type(str(error))], error)
     reader = _Reader(folder)
     defaults = reader.override(file.defaults, file.limits, file.growth, "")
     models = tuple(
@@ -262,6 +269,20 @@ def _unknown_in(told: object, kind: type[Struct], where: str) -> Iterator[str]:
             yield f"unknown key `{where}{printable(key)}`: {other}"
 
 
+_EXPECTED = re.compile(r"Expected `([^`]*)`, got `([^`]*)`(?: - at `\$\.?(.*)`)?")
+_WORDS = {"int": "a number", "float": "a number", "str": "text", "bool": "true or false", "array": "a list"}
+
+
+def _wrong_type(text: str) -> str:
+    """Return in words what msgspec says of a value of the wrong type."""
+    match = _EXPECTED.fullmatch(text)
+    if match is None:
+        return printable(text, 200)
+    wanted = dict.fromkeys(_WORDS.get(word, "a table") for word in match[1].split(" | "))
+    where = f"`{printable(match[3])}`" if match[3] else "it"
+    return f"{where} is {_WORDS.get(match[2], 'a table')} and is to be {' or '.join(wanted)}"
+
+
 def _refuse(shown: str, problems: list[str], cause: Exception | None = None) -> NoReturn:
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     raise HypsError(f"`{printable(shown)}` is no budget: {problems[0]}{more}", _HINT, "E_BUDGET") from cause
@@ -301,10 +322,10 @@ def _number(value: _Quantity) -> float:
     return number
 
 
-def _share(value: str) -> float:
-    text = value.strip()
+def _share(value: _Quantity) -> float:
+    text = str(value).strip()
     if not text.endswith("%"):
-        raise UsageError(f"`{value}` is no share", "write it like 5%")
+        raise UsageError(f"`{value}` is no share", 'write it like "5%"')
     return _number(text[:-1]) / 100
 
 

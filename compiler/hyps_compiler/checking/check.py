@@ -12,7 +12,8 @@ from hyps.errors import InfeasibleError, ModelError, printable
 from hyps_compiler.checking.budget import Budget
 from hyps_compiler.checking.cache import Cache
 from hyps_compiler.checking.facts import Outcome, PlanFacts, Problem, problem_of
-from hyps_compiler.checking.job import BaselineJob, ModelJob, digest_of, run_job
+from hyps_compiler.checking.job import BaselineJob, ModelJob, run_job
+from hyps_compiler.checking.kept import check_places, digest_of, read_record
 from hyps_compiler.checking.keys import result_key, software_digest
 from hyps_compiler.checking.limits import Checked, judge
 from hyps_compiler.checking.previous import Previous
@@ -34,7 +35,11 @@ class CheckOptions:
 
 
 def check_models(
-    targets: Sequence[Target], budget: Budget, options: CheckOptions, step: Callable[[str], None] = lambda text: None
+    targets: Sequence[Target],
+    budget: Budget,
+    options: CheckOptions,
+    step: Callable[[str], None] = lambda text: None,
+    done: Callable[[Checked], None] = lambda checked: None,
 ) -> tuple[Checked, ...]:
     """Return what was found of every model, in the order of the targets; one that is broken stops none of the others.
 
@@ -43,16 +48,22 @@ def check_models(
         budget: how they are compiled, and what they may cost.
         options: cache, previous plans, and where plans go.
         step: called with what is being done.
+        done: called with what was found of a model as soon as that is known.
 
     Raises:
-        HypsError: the budget contradicts itself for a model, or the cache cannot be written.
+        HypsError: the budget contradicts itself for a model, a plan cannot take its place, or the cache cannot be
+            written.
     """
     rules = [budget.rule(budget.name_of(target.model, target.path)) for target in targets]
+    if options.output is not None:
+        places = [options.output / target.place for target in targets]
+        check_places(options.output, places, force=options.force)
     software = software_digest()
     checked = []
     for target, rule in zip(targets, rules, strict=True):
         step(f"checking {printable(target.model, 60)}")
         checked.append(_check(target, rule, budget.shown, software, options))
+        done(checked[-1])
     return tuple(checked)
 
 
@@ -61,15 +72,14 @@ def _check(target: Target, rule: Rule, budget: str, software: str, options: Chec
     before = _previous(target, software, options)  # the new plan may take its place
     if isinstance(before, Problem):
         outcome = Outcome(problem=before)
-        return Checked(target.model, rule, outcome, judge(outcome, rule, None, budget))
+        return Checked(target.model, rule, outcome, judge(outcome, rule, None, budget), name=target.name)
     outcome, is_cached = _outcome(target, rule, software, options)
     notes = list(outcome.facts.notes) if outcome.facts else []
     if before is None and options.previous.path is not None:
         notes.append("there is no previous plan of it")
-    elif before is None and rule.growth:
-        notes.append("growth was not judged: no previous plan was given")
     return Checked(
         model=target.model,
+        name=target.name,
         rule=rule,
         outcome=outcome,
         verdicts=judge(outcome, rule, before, budget),
@@ -115,7 +125,7 @@ def _is_still(key: str, target: Target, rule: Rule, software: str, options: Chec
 def _previous(target: Target, software: str, options: CheckOptions) -> PlanFacts | Problem | None:
     """Return what the model's previous plan was; a problem where there is one that cannot be read."""
     if options.previous.is_report:
-        return options.previous.told.get(target.model)
+        return options.previous.plan(target)
     folder = options.previous.folder(target)
     if folder is None:
         return None
@@ -126,7 +136,8 @@ def _previous(target: Target, software: str, options: CheckOptions) -> PlanFacts
         if outcome.facts is not None:
             options.cache.write(key, outcome)
     if outcome.facts is not None:
-        return outcome.facts.plan
+        record = read_record(folder)
+        return msgspec.structs.replace(outcome.facts.plan, options=record.options if record else None)
     assert outcome.problem is not None
     return msgspec.structs.replace(
         outcome.problem, message=f"the previous plan is of no use: {outcome.problem.message}"

@@ -34,9 +34,8 @@ from hyps_compiler.checking.facts import (
 from hyps_compiler.checking.job import ModelJob
 from hyps_compiler.checking.reading import read_facts
 from hyps_compiler.checking.rules import CompileOptions
-from hyps_compiler.convert import SAMPLES, convert
+from hyps_compiler.convert import SAMPLES, can_convert, convert
 from hyps_compiler.convert.conversion import Conversion
-from hyps_compiler.convert.kinds import kind_of
 from hyps_compiler.driver import Compiled, Options, compile_model
 from hyps_compiler.frontend import ZOO
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
@@ -101,10 +100,9 @@ def _facts(job: ModelJob, work: Path) -> Facts:
 
 
 def _trusted(job: ModelJob, work: Path) -> tuple[str, Conversion | None]:
-    """Return the model, and how it was made where that runs code in it; compiling converts what is safe to read."""
+    """Return the model, and how it was made where code in it may be run; compiling converts what is safe to read."""
     source = Path(job.model)
-    kind = None if job.model.startswith(ZOO) or not job.trust else kind_of(source)
-    if kind is None or not kind.runs_code(source):
+    if not job.trust or job.model.startswith(ZOO) or not can_convert(source):
         return job.model, None
     made = work / f"{source.stem}.onnx"
     return str(made), convert(source, made, samples=SAMPLES, trust=True)

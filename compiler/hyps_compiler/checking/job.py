@@ -8,6 +8,7 @@ from msgspec import Struct
 from hyps.adapters.guard import limit_seconds
 from hyps.errors import HypsError, OutputError, printable
 from hyps_compiler.checking.facts import Outcome, problem_of
+from hyps_compiler.checking.kept import read_record, write_record
 from hyps_compiler.checking.rules import CompileOptions
 from hyps_compiler.children import run_child
 from hyps_compiler.output import OutputFolder, scratch_folder
@@ -45,10 +46,11 @@ def run_job(job: Job) -> Outcome:
             return _run(job)
         place = Path(job.output)
         _make_parents(place)
-        with OutputFolder(place, force=job.force) as output:
+        with OutputFolder(place, force=job.force or read_record(place) is not None) as output:
             made = output.scratch("made") / place.name
             outcome = _run(msgspec.structs.replace(job, output=str(made), force=False))
             if outcome.facts is not None:
+                write_record(made, outcome.facts.plan.digest, job.options)
                 output.publish(made)
             return outcome
     except HypsError as error:
@@ -76,13 +78,3 @@ def _run(job: Job) -> Outcome:
         module = "examine" if isinstance(job, ModelJob) else "baseline"
         run_child(f"hyps_compiler.checking.{module}", [str(asked), str(told)], scratch, "checking the model")
         return msgspec.json.decode(told.read_bytes(), type=Outcome)
-
-
-def digest_of(folder: Path) -> str | None:
-    """Return the SHA-256 of a plan's `plan.json`; None where there is none."""
-    import hashlib
-
-    try:
-        return hashlib.sha256((folder / "plan.json").read_bytes()).hexdigest()
-    except OSError:
-        return None

@@ -23,6 +23,7 @@ _KNOWN = (*SEVERITY, InternalError.exit_status)
 """What a model may end with; an option of the budget that cannot be is no wrong command line, but a broken budget."""
 
 _MESSAGE_CHARS = 2000
+_LEAST_MEMORY_NBYTES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class Checked:
     seconds: float = 0.0
     """What it took this time."""
     notes: tuple[str, ...] = field(default=())
+    name: str = ""
+    """By which later checks know it: its path from the budget's folder, or `zoo:NAME`."""
 
     @property
     def exit_status(self) -> int:
@@ -262,6 +265,8 @@ def _remedy(limit: Limit, found: Found, rule: Rule) -> str:
     options, most = rule.options, rule.limits[limit.name]
     if options.cluster is not None:
         return enough
+    if limit.name == "peak_memory" and most < _LEAST_MEMORY_NBYTES:  # no process of ours needs so little
+        return f'{enough}; a number without a unit is bytes, did you mean `"{most:.15g}MB"`?'
     if limit.name == "peak_memory" and options.memory_bytes is None:
         return f"{enough}, or `memory = {_written(most, 'bytes', up=False)}`, which has the model divided to fit"
     if limit.name in ("partition_bytes", "partition_params") and options.max_params is None:

@@ -1,5 +1,6 @@
 """The plans to compare with: a plan folder, a folder of plans as `-o` makes it, or what `--json` printed."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,10 +10,13 @@ from msgspec import Struct
 from hyps.adapters.plan_files import PLAN_FILE
 from hyps.errors import PlanError, UsageError, printable
 from hyps_compiler.checking.facts import PlanFacts
+from hyps_compiler.checking.kept import read_record
+from hyps_compiler.checking.rules import CompileOptions
 from hyps_compiler.checking.targets import Target
 
 _HINT = "give a plan folder, a folder of plans that `hypsc check -o` wrote, or what `hypsc check --json` printed"
 _MOST_NBYTES = 256 * 2**20
+_TYPED = "as typed: "
 
 
 class _Plan(Struct):
@@ -21,6 +25,8 @@ class _Plan(Struct):
 
 class _Model(Struct):
     model: str
+    name: str = ""
+    options: CompileOptions | None = None
     facts: _Plan | None = None
 
 
@@ -37,8 +43,12 @@ class Previous:
 
     path: Path | None = None
     told: dict[str, PlanFacts] = field(default_factory=dict)
-    """By model, from a report."""
+    """By the model's name, from a report; of one that has no names, by the model's path as it was typed."""
     is_report: bool = False
+
+    def plan(self, target: Target) -> PlanFacts | None:
+        """Return what a report tells of a model; None where it tells nothing."""
+        return self.told.get(target.name) or self.told.get(_TYPED + os.path.normpath(target.model))
 
     def folder(self, target: Target) -> Path | None:
         """Return the folder of a model's previous plan; None where there is none."""
@@ -46,8 +56,17 @@ class Previous:
             return None
         if (self.path / PLAN_FILE).exists():
             return self.path
-        folder = self.path / target.place
-        return folder if (folder / PLAN_FILE).exists() else None
+        folder, typed = self.path / target.place, self.path / target.place_here
+        if (folder / PLAN_FILE).exists():
+            return folder
+        is_older = (typed / PLAN_FILE).exists() and read_record(typed) is None
+        return typed if is_older else None
+
+    def names(self) -> list[str]:
+        """Return what there are plans of, sorted."""
+        if self.path is None or self.is_report:
+            return sorted(name.removeprefix(_TYPED) for name in self.told)
+        return sorted(file.parent.relative_to(self.path).as_posix() for file in self.path.rglob(PLAN_FILE))
 
 
 def open_previous(path: Path | None, targets: tuple[Target, ...]) -> Previous:
@@ -77,4 +96,8 @@ def _read_report(path: Path, shown: str) -> dict[str, PlanFacts]:
         raise PlanError(f"`{shown}` is no report of a check: {printable(str(error), 200)}", _HINT) from error
     if report.format != "hyps-check":
         raise PlanError(f"`{shown}` is no report of a check", _HINT)
-    return {one.model: one.facts.plan for one in report.models if one.facts and one.facts.plan}
+    return {
+        one.name or _TYPED + os.path.normpath(one.model): msgspec.structs.replace(one.facts.plan, options=one.options)
+        for one in report.models
+        if one.facts and one.facts.plan
+    }

@@ -14,7 +14,7 @@ from hyps_compiler.checking.limits import COMPILES, Checked, Verdict
 from hyps_compiler.checking.targets import ZOO
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-_HELP = "See docs/checking.md."
+_HELP = "See hypsc check --help."
 _ROOT = "SRCROOT"
 
 

@@ -1,5 +1,6 @@
 """What a check found, as values for machines and as text at the terminal."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +15,9 @@ from hyps_compiler.checking.limits import Checked, worst
 
 FORMAT = "hyps-check"
 VERSION = 1
-_WIDTH = 80
+_SIDES = "lrrrrrl"
+_LEAST_NAME = 16
+_UNBOUNDED = 10_000
 _MOST_CHANGES = 10
 
 
@@ -34,20 +37,67 @@ def as_json(checked: Sequence[Checked], budget: str) -> dict[str, Any]:
     }
 
 
-def show(checked: Sequence[Checked]) -> str:
-    """Return a table of the models, and a sentence for each limit that is passed, 80 columns wide where it can be."""
-    rows = [_row(one) for one in checked]
-    headers = ("model", "partitions", "largest", "peak", "difference", "time", "")
-    lines = [table(rows, headers, "lrrrrrl", _WIDTH)]
+def show(checked: Sequence[Checked], width: int | None = None) -> str:
+    """Return a table of the models, and a sentence for each limit that is passed.
+
+    Args:
+        checked: what was found.
+        width: of the terminal, in columns: names in the table are shortened to it and sentences wrapped; None: lines
+            are as long as they are, as logs and other programs want them.
+    """
+    lines = [_table(checked, width)]
     for one in checked:
-        told = [f"  {verdict.message}" for verdict in one.broken]
-        told += [f"  note: {printable(note, 500)}" for note in one.notes]
-        told += [f"  {line}" for line in change_lines(one)]
-        lines += ["", f"{printable(one.model)}:", *told] if told else []
+        told = [verdict.message for verdict in one.broken]
+        told += [f"note: {printable(note, 500)}" for note in one.notes]
+        told += change_lines(one)
+        wrapped = [line for text in told for line in _wrapped(text, width)]
+        lines += ["", f"{printable(one.model)}:", *wrapped] if told else []
     bad = sum(bool(one.broken) for one in checked)
     count = f"{len(checked)} model{'s' * (len(checked) != 1)}"
     return "\n".join(
         [*lines, "", f"{count} within the budget" if not bad else f"{bad} of {count} not as they should be"]
+    )
+
+
+def line(checked: Checked) -> str:
+    """Return what came of a model in one line."""
+    return f"{printable(checked.model)}: {', '.join((state(checked), _time(checked)))}"
+
+
+def _table(checked: Sequence[Checked], width: int | None) -> str:
+    headers = ("model", "partitions", "largest", "peak", "difference", "time", "")
+    rows = [_row(one) for one in checked]
+    if width is None:
+        return table(rows, headers, _SIDES, _UNBOUNDED)
+    others = table([row[1:] for row in rows], headers[1:], _SIDES[1:], _UNBOUNDED).splitlines()
+    room = max(width - max(map(len, others)) - 2, _LEAST_NAME)
+    return table([(shortened(row[0], room), *row[1:]) for row in rows], headers, _SIDES, _UNBOUNDED)
+
+
+def shortened(path: str, most: int) -> str:
+    """Return a path of `most` characters at most: the folders in its middle go first, its end stays longest.
+
+    >>> shortened("models/vision/large/resnet.onnx", 22), shortened("a_very_long_name.onnx", 12)
+    ('models/vi…/resnet.onnx', 'a_ve…me.onnx')
+    """
+    if len(path) <= most:
+        return path
+    tail = path[path.rfind("/", 0, len(path) - 1) :] if "/" in path else ""
+    if not 0 < len(tail) < most:
+        tail = path[-(2 * most // 3) + 1 :]
+    return f"{path[: most - 1 - len(tail)]}…{tail}"
+
+
+def _wrapped(text: str, width: int | None) -> list[str]:
+    if width is None:
+        return [f"  {text}"]
+    return textwrap.wrap(
+        text,
+        max(width, 40),
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 
@@ -95,8 +145,11 @@ def figures(checked: Checked) -> dict[str, str]:
 
 
 def _row(one: Checked) -> tuple[str, ...]:
-    time = "cached" if one.is_cached else format_seconds(one.seconds)
-    return (printable(one.model), *figures(one).values(), time, state(one))
+    return (printable(one.model), *figures(one).values(), _time(one), state(one))
+
+
+def _time(one: Checked) -> str:
+    return "cached" if one.is_cached else format_seconds(one.seconds)
 
 
 def _model_json(one: Checked) -> dict[str, Any]:
@@ -104,6 +157,7 @@ def _model_json(one: Checked) -> dict[str, Any]:
     changes = partition_changes(facts.plan, one.previous) if facts and one.previous else []
     return {
         "model": one.model,
+        "name": one.name,
         "exit_status": one.exit_status,
         "cached": one.is_cached,
         "seconds": one.seconds,

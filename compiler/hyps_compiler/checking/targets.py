@@ -1,9 +1,9 @@
 """Which models are to be checked: files, zoo names, and all that is found in folders."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from hyps.adapters.plan_files import PLAN_FILE
@@ -23,24 +23,39 @@ class Target:
     """As messages name it: its path with forward slashes, relative as it was given, or `zoo:NAME`."""
     path: Path | None
     """None: it is of the zoo."""
+    name: str = ""
+    """As every check with the same budget names it, wherever it runs: its path from the budget's folder, or
+    `zoo:NAME`; empty: there is no budget."""
 
     @property
     def place(self) -> PurePosixPath:
-        """Where its plan lies in a folder of plans: the model's own path from the working directory.
+        """Where its plan lies in a folder of plans: its path from the budget's folder."""
+        return _place_of(self.name) if self.name else self.place_here
 
-        Artifact stores take no colons, and nothing may leave the folder.
-        """
-        if self.path is None:
-            return PurePosixPath(self.model.replace(":", "@", 1))
-        parts = PurePosixPath(os.path.relpath(self.path)).parts
-        return PurePosixPath(*("up" if part == ".." else part for part in parts))
+    @property
+    def place_here(self) -> PurePosixPath:
+        """Its path from the working directory, as a place."""
+        return _place_of(self.model if self.path is None else os.path.relpath(self.path))
 
 
-def find_targets(arguments: Sequence[str]) -> tuple[Target, ...]:
+def _place_of(name: str) -> PurePosixPath:
+    """Return a name as a path; artifact stores take no colons, and nothing may leave the folder."""
+    if name.startswith(ZOO):
+        return PurePosixPath(name.replace(":", "@", 1))
+    return PurePosixPath(*("up" if part == ".." else part for part in PurePosixPath(name).parts))
+
+
+def find_targets(
+    arguments: Sequence[str], name_of: Callable[[str, Path | None], str] = lambda model, path: ""
+) -> tuple[Target, ...]:
     """Return the models that the arguments name, each once; those of a folder sorted by their paths.
 
     A folder is searched for ONNX files and every kind of source that can be converted. Plan folders, hidden folders
     and files in which the weights of another model lie are left out.
+
+    Args:
+        arguments: files, folders, and names of the zoo.
+        name_of: the budget's, which names a model.
 
     Raises:
         ModelError: a path does not exist or is no text, or a folder holds no model.
@@ -50,10 +65,10 @@ def find_targets(arguments: Sequence[str]) -> tuple[Target, ...]:
     for argument in arguments:
         for target in _targets(argument):
             _check_text(target.model)
-            found.setdefault(target.model, target)
+            found.setdefault(target.model, replace(target, name=name_of(target.model, target.path)))
     places: dict[PurePosixPath, Target] = {}
     for target in found.values():
-        other = places.setdefault(target.place, target)
+        other = places.setdefault(target.place_here, target)
         if other is not target:
             raise UsageError(
                 f"`{printable(other.model)}` and `{printable(target.model)}` are one model", "name it in one way"
@@ -105,6 +120,9 @@ def _targets(argument: str) -> Iterator[Target]:
     if not is_folder or _is_source(path):
         yield Target(path.as_posix(), path)
         return
+    if (path / PLAN_FILE).is_file():
+        hint = f"give the model that it was made of; to compare with the plan, add --previous {printable(argument)}"
+        raise ModelError(f"`{printable(argument)}` is a plan and no model", hint)
     models = list(_models_in(path))
     if not models:
         raise ModelError(f"the folder `{printable(argument)}` holds no model", "give one that does", "E_NOT_FOUND")
