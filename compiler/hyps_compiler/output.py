@@ -187,6 +187,11 @@ def _overlap(output: Path, source: Path) -> str:
     return f"holds {_shown(source)}, which is read and would be lost" if read.is_relative_to(made) else ""
 
 
+def quoted(name: str) -> str:
+    """Return a name as a shell takes it, for commands in hints."""
+    return shlex.quote(name) if name.isprintable() else printable(shlex.quote(name))
+
+
 def _check_place(absolute: Path, shown: str) -> None:
     """Refuse a path whose folder cannot take it."""
     folder = absolute.parent
@@ -198,7 +203,7 @@ def _check_place(absolute: Path, shown: str) -> None:
         raise OutputError(f"{shown} cannot be replaced", _ANOTHER)
     if not folder.is_dir():
         if _is_free(folder):
-            hint = f"make its folder: mkdir -p {_quoted(os.path.relpath(folder))}"
+            hint = f"make its folder: mkdir -p {quoted(os.path.relpath(folder))}"
             raise OutputError(f"the folder of {shown} does not exist", hint)
         raise OutputError(f"{shown} lies under something that is no folder", _ANOTHER)
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -228,11 +233,6 @@ def _is_free(path: Path) -> bool:
     except NotADirectoryError:
         pass
     return False
-
-
-def _quoted(name: str) -> str:
-    """Return a name as a shell takes it."""
-    return shlex.quote(name) if name.isprintable() else printable(shlex.quote(name))
 
 
 def _shown(path: Path) -> str:

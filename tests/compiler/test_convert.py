@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,7 @@ import pytest
 
 import hyps_compiler.convert as package
 import hyps_models
-from hyps.errors import DependencyError, HypsError, ModelError, OutputError, UsageError
+from hyps.errors import DependencyError, HypsError, ModelError, OutputError, TensorError, UsageError
 from hyps_compiler.convert import can_convert, convert, kind_of, kinds, parent
 
 EXTRAS = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -198,6 +199,46 @@ class TestRefusals:
         (tmp_path / "m.xyz").touch()
         self.refuse(tmp_path / "m.xyz", "is nothing that can be converted")
 
+    @pytest.mark.parametrize("name", ["m.onnx", "a model.pb"])
+    def test_an_onnx_model_is_sent_to_compile(self, tmp_path: Path, name: str) -> None:
+        hyps_models.save("digits", tmp_path / name)
+        with pytest.raises(ModelError, match="is an ONNX model already") as caught:
+            convert(tmp_path / name, tmp_path / "out.onnx")
+        assert shlex.split(caught.value.hint)[-4:] == ["compile", str(tmp_path / name), "-o", "plan"]
+
+    @pytest.mark.parametrize(
+        ("module", "wanted"),
+        [
+            ("no_such_module", "it is not installed, nor in the working directory"),
+            ("no_such.module", "it is not installed"),
+            ("own.py", "is no name of a module"),
+            ("", "is no name of a module"),
+            ("./own", "is no name of a module"),
+        ],
+    )
+    def test_a_module_that_is_not_there_is_missed_before_the_framework(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, wanted: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("own.py").touch()
+        replace_packages(monkeypatch, ("no_such_framework",))
+        with pytest.raises(UsageError, match=wanted):
+            convert(write_archive(tmp_path / "m.keras"), tmp_path / "out.onnx", modules=[module])
+        for name in ("own", "own.part", "json"):
+            with pytest.raises(DependencyError, match="no_such_framework"):
+                convert(tmp_path / "m.keras", tmp_path / "out.onnx", modules=[name])
+        assert "own" not in sys.modules
+
+    @pytest.mark.parametrize(("content", "wanted"), [(None, "does not exist"), (b"text", "is no .npz file")])
+    def test_a_request_that_cannot_be_read_is_missed_before_the_framework(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, wanted: str
+    ) -> None:
+        replace_packages(monkeypatch, ("no_such_framework",))
+        if content is not None:
+            (tmp_path / "x.npz").write_bytes(content)
+        with pytest.raises(TensorError, match=wanted):
+            convert(write_archive(tmp_path / "m.keras"), tmp_path / "out.onnx", feeds=tmp_path / "x.npz")
+
     def test_names_from_strangers_are_shown_harmless(self, tmp_path: Path) -> None:
         (tmp_path / "a\x1b[31m.keras").touch()
         self.refuse(tmp_path / "a\x1b[31m.keras", "a\\x1b[31m.keras")
@@ -242,7 +283,7 @@ class TestChild:
         with pytest.raises(DependencyError) as caught:
             convert(source, tmp_path / "out.onnx")
         assert caught.value.message == "`tensorflow` is installed but cannot be imported: no AVX"
-        assert caught.value.hint == 'pip install "hyps[tf]"'
+        assert caught.value.hint.startswith("install it anew: pip install --force-reinstall tensorflow")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["m.keras", "site"]
 
     @pytest.mark.usefixtures("broken_installation")

@@ -39,6 +39,13 @@ def may_be_graph_def(source: Path) -> bool:
         return source.name == _SAVED_MODEL or file.read(1) != b"\x08"
 
 
+def is_onnx(source: Path) -> bool:
+    """Return whether a path is a file that is named as ONNX models are, or begins as they do under the name `.pb`."""
+    if source.suffix.lower() == ".pb" and source.is_file():
+        return not may_be_graph_def(source)
+    return has_suffix(".onnx")(source)
+
+
 def is_saved_model(source: Path) -> bool:
     """Return whether a path is a folder with a `saved_model.pb`."""
     return (source / _SAVED_MODEL).is_file()

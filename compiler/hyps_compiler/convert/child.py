@@ -12,6 +12,7 @@ import shutil
 import sys
 import threading
 import traceback
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import msgspec
@@ -66,7 +67,15 @@ def _import_frameworks(kind: Kind) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise DependencyError(f"`{name}` is installed but cannot be imported: {printable(str(error))}") from error
+            raise DependencyError(
+                f"`{name}` is installed but cannot be imported: {printable(str(error))}",
+                f"install it anew: pip install --force-reinstall {_distribution_of(name)}",
+            ) from error
+
+
+def _distribution_of(package: str) -> str:
+    """Return the name under which what is imported as `package` was installed."""
+    return next(iter(packages_distributions().get(package, [package])))
 
 
 def _import_users_modules(names: tuple[str, ...]) -> None:

@@ -20,6 +20,7 @@ from hyps_compiler.convert.request import first_line
 from hyps_compiler.convert.versions import refuse_unsafe
 
 EXPORT_HINT = "where the model was made, call `model.export(FOLDER)`, and convert that folder instead"
+_CLASS_HINT = f"name the Python module that registers it with --module; or, {EXPORT_HINT}"
 
 
 _LAMBDAS = {"Lambda", "__lambda__"}
@@ -71,7 +72,7 @@ def _explain_keras(source: Path, error: Exception) -> ModelError:
     if unknown:
         listed = ", ".join(f"`{printable(name)}`" for name in unknown[:5])
         word = "class or function" if len(unknown) == 1 else "classes or functions"
-        return ModelError(f"`{_shown(source)}` needs the {word} {listed}, which Keras does not know", EXPORT_HINT)
+        return ModelError(f"`{_shown(source)}` needs the {word} {listed}, which Keras does not know", _CLASS_HINT)
     return ModelError(
         f"keras {keras.__version__} cannot load `{_shown(source)}`: {_keras_words(error)}",
         "load it with the Keras that wrote it, and save it again",

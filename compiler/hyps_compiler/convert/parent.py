@@ -19,7 +19,8 @@ import msgspec
 from hyps.adapters.guard import forget_scratch, note_scratch
 from hyps.errors import DependencyError, HypsError, ModelError, OutputError, UsageError, printable
 from hyps.formats.plan import NamedTensor
-from hyps_compiler.convert.checks import shown
+from hyps_compiler.convert.asked import check_feeds, check_modules
+from hyps_compiler.convert.checks import is_onnx, shown
 from hyps_compiler.convert.conversion import Conversion
 from hyps_compiler.convert.kinds import KINDS, Kind, kind_of
 from hyps_compiler.convert.request import (
@@ -32,7 +33,7 @@ from hyps_compiler.convert.request import (
     Refusal,
     Request,
 )
-from hyps_compiler.output import check_apart
+from hyps_compiler.output import check_apart, quoted
 
 if TYPE_CHECKING:
     from onnx import ValueInfoProto
@@ -116,6 +117,8 @@ def convert(
         )
     if outputs and kind.name != "frozen-graph":
         raise UsageError(f"the outputs of {kind.what} are known, and not to be chosen", "leave --outputs out")
+    check_modules(modules)
+    check_feeds(feeds)
     _check_packages(kind)
     with _folder_beside(destination) as folder:
         request = Request(
@@ -209,6 +212,9 @@ def _checked_kind(source: Path, *, trust: bool) -> Kind:
             "name the folder that `model.export(FOLDER)` wrote",
             code="E_NOT_CONVERTIBLE",
         )
+    if kind is None and is_onnx(source):
+        hint = f"compile it as it is: hypsc compile {quoted(str(source))} -o plan"
+        raise ModelError(f"{shown(source)} is an ONNX model already", hint, "E_NOT_CONVERTIBLE")
     if kind is None:
         known = ", ".join(dict.fromkeys(known.what for known in KINDS))
         raise ModelError(f"{shown(source)} is nothing that can be converted", f"known are {known}", "E_NOT_CONVERTIBLE")
