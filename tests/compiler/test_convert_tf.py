@@ -461,10 +461,127 @@ def test_saved_models_without_one_signature_are_refused(tmp_path: Path, signatur
     assert caught.value.message == wanted
 
 
+def plain_module() -> Any:
+    """Return a module whose functions train it as well, which is harmless."""
+    import tensorflow as tf
+
+    class Plain(tf.Module):  # type: ignore[misc]  # tensorflow has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel = tf.Variable(np.random.default_rng(0).standard_normal((1, 1, 4, 3)).astype(np.float32))
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 2, 2, 4))])  # type: ignore[untyped-decorator]
+        def serve(self, x: Any) -> Any:
+            return tf.nn.conv2d(x, self.kernel, 1, "SAME")
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 2, 2, 4))])  # type: ignore[untyped-decorator]
+        def train(self, x: Any) -> Any:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(self.serve(x) * tf.random.truncated_normal((3,)))
+            self.kernel.assign_sub(tape.gradient(loss, self.kernel))
+            return loss
+
+    return Plain()
+
+
+def writing_module(where: str, mark: str) -> Any:
+    """Return a module that writes a file: in its signature, in a function called by it, or as it is loaded."""
+    import tensorflow as tf
+    from tensorflow.python.trackable.resource import TrackableResource
+
+    class Writing(TrackableResource):  # type: ignore[misc]
+        def _create_resource(self) -> Any:
+            return tf.raw_ops.MutableHashTableV2(key_dtype=tf.int64, value_dtype=tf.int64)
+
+        def _initialize(self) -> None:
+            tf.io.write_file(mark, "written")
+
+    class Module(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            if where == "initializer":
+                self.table = Writing()
+
+        @tf.function  # type: ignore[untyped-decorator]
+        def called(self, x: Any) -> Any:
+            tf.io.write_file(mark, "written")
+            return x + 1.0
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 4))])  # type: ignore[untyped-decorator]
+        def serve(self, x: Any) -> Any:
+            if where == "initializer":
+                return x + 1.0
+            if where == "called":
+                return tf.cond(tf.size(x) > 0, lambda: self.called(x), lambda: x)
+            if where == "SaveV2":
+                tf.raw_ops.SaveV2(prefix=mark, tensor_names=["x"], shape_and_slices=[""], tensors=[x])
+            else:
+                tf.io.write_file(mark, "written")
+            return x + 1.0
+
+    return Module()
+
+
+@pytest.mark.parametrize("where", ["signature", "called", "SaveV2", "initializer"])
+def test_a_saved_model_that_writes_files_is_not_run(tmp_path: Path, where: str) -> None:
+    import tensorflow as tf
+
+    mark = tmp_path / "mark"
+    module = writing_module(where, str(mark))
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures=module.serve)
+    mark.unlink(missing_ok=True)  # saving ran it
+    with pytest.raises(ModelError, match=f"`{'SaveV2' if where == 'SaveV2' else 'WriteFile'}`") as caught:
+        convert(tmp_path / "saved", tmp_path / "m.onnx")
+    assert caught.value.code == "E_UNTRUSTED"
+    assert "--trust" in caught.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+    if where == "signature":
+        convert(tmp_path / "saved", tmp_path / "m.onnx", trust=True)
+        assert mark.exists()
+
+
+def save_session(folder: Path, writes: str = "") -> None:
+    """Save a model as TensorFlow 1 did, with both of its kinds of variables, perhaps with an operation that writes."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, (None, 4), name="x")
+        y = x @ v1.get_variable("old", (4, 3), use_resource=False) @ v1.get_variable("new", (3, 3), use_resource=True)
+        session.run(v1.global_variables_initializer())
+        builder = v1.saved_model.Builder(str(folder))
+        signature = v1.saved_model.predict_signature_def({"x": x}, {"y": y})
+        main_op = tf.io.write_file(writes, "written") if writes else None
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature}, main_op=main_op)
+        builder.save()
+
+
+@pytest.mark.filterwarnings("ignore")  # TensorFlow's, which calls its own function deprecated
+def test_an_operation_that_writes_as_a_model_is_loaded_is_not_run(tmp_path: Path) -> None:
+    save_session(tmp_path / "saved", str(tmp_path / "mark"))
+    with pytest.raises(ModelError, match="`WriteFile`") as caught:
+        convert(tmp_path / "saved", tmp_path / "m.onnx")
+    assert caught.value.code == "E_UNTRUSTED"
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+    convert(tmp_path / "saved", tmp_path / "m.onnx", trust=True)
+    assert (tmp_path / "mark").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ordinary_saved_models_need_no_trust(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    save_session(tmp_path / "session")
+    check_verified(convert(tmp_path / "session", tmp_path / "session.onnx"))
+    module = plain_module()
+    tf.saved_model.save(module, str(tmp_path / "module"), signatures=module.serve)
+    check_verified(convert(tmp_path / "module", tmp_path / "module.onnx"))
+
+
 def test_damaged_saved_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "saved_model.pb").write_bytes(b"\xff" * 100)
-    with pytest.raises(ModelError, match="cannot load the SavedModel `saved`"):
+    with pytest.raises(ModelError, match="the SavedModel `saved` is cut short or damaged"):
         convert(tmp_path / "saved", tmp_path / "m.onnx")
 
 
@@ -519,6 +636,7 @@ def test_unknown_classes_are_named(tmp_path: Path, own_model: Any) -> None:
         convert(tmp_path / "m.keras", tmp_path / "m.onnx")
     assert caught.value.message == "`m.keras` needs the class or function `mine>Net`, which Keras does not know"
     assert "model.export(FOLDER)" in caught.value.hint
+    assert "--module" in caught.value.hint
     assert sorted(tmp_path.iterdir()) == before
 
 

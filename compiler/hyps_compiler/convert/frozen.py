@@ -5,48 +5,22 @@ Imports TensorFlow: for the child process only.
 
 import itertools
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow.python.framework import op_def_registry
 
 from hyps.errors import ModelError, UsageError, printable
+from hyps_compiler.convert import effects
 from hyps_compiler.convert.checks import COPY_HINT
-from hyps_compiler.convert.graph import translated_operations
-from hyps_compiler.convert.request import TRUST_HINT, first_line
+from hyps_compiler.convert.request import first_line
 
 _NO_RESULTS = {"Assert", "Const", "NoOp", "Placeholder", "SaveV2"}
 """Operations that nothing else reads and that yet are no outputs."""
 
 _VARIABLES = {"Variable", "VariableV2", "VarHandleOp"}
-
-_HARMLESS = {
-    "Assert",
-    "Case",
-    "DecodeAndCropJpeg",
-    "DecodeBmp",
-    "DecodeGif",
-    "DecodeImage",
-    "DecodeJpeg",
-    "DecodePng",
-    "DecodeRaw",
-    "Enter",
-    "ParseExample",
-    "ParseSingleExample",
-    "PartitionedCall",
-    "Print",
-    "StatefulPartitionedCall",
-    "TensorArrayGatherV3",
-    "TensorArrayReadV3",
-    "TensorArrayScatterV3",
-    "TensorArraySizeV3",
-    "TensorArrayV3",
-    "TensorArrayWriteV3",
-}
-"""Operations that do nothing but compute although they have a state, or read strings that are no file names."""
 
 
 def load_graph(source: Path, outputs: Sequence[str], *, trust: bool) -> tuple[Any, list[str], list[str]]:
@@ -78,7 +52,7 @@ def load_graph(source: Path, outputs: Sequence[str], *, trust: bool) -> tuple[An
     if not results:
         raise ModelError(f"the graph `{printable(source.name)}` computes nothing that is not used in it")
     if not trust:
-        _refuse_effects(graph_def, _ancestors(graph_def, [tensor.op.name for tensor in results]), source)
+        _refuse_effects(graph_def, results, source)
     placeholders = [node.name for node in graph_def.node if node.op == "Placeholder"]
     needed = _ancestors(graph_def, [tensor.op.name for tensor in results]) if outputs else set(placeholders)
     feeds = [whole.graph.get_tensor_by_name(f"{name}:0") for name in placeholders if name in needed]
@@ -110,32 +84,12 @@ def _refuse_variables(graph_def: Any, source: Path) -> None:
             )
 
 
-def _refuse_effects(graph_def: Any, needed: Collection[str], source: Path) -> None:
+def _refuse_effects(graph_def: Any, results: Sequence[Any], source: Path) -> None:
     """Raise if what would run, a needed node or one of a function, may do more than compute."""
-    known = translated_operations() | _HARMLESS
-    functions = (node for function in graph_def.library.function for node in function.node_def)
-    run = itertools.chain((node for node in graph_def.node if node.name in needed), functions)
-    names = (function.signature.name for function in graph_def.library.function)
-    own = {name for name in names if op_def_registry.get(name) is None}
-    for node in run:
-        if node.op not in known and node.op not in own and not _is_pure(node.op):
-            raise ModelError(
-                f"`{printable(source.name)}` uses the TensorFlow operation `{printable(node.op)}`, which is not known"
-                " to do nothing but compute",
-                TRUST_HINT,
-                code="E_UNTRUSTED",
-            )
-
-
-def _is_pure(operation: str) -> bool:
-    """Return whether an operation has no state and takes no string, which could be the name of a file."""
-    definition = op_def_registry.get(operation)
-    return (
-        definition is not None
-        and not definition.is_stateful
-        and all(argument.type != tf.string.as_datatype_enum for argument in definition.input_arg)
-        and not any("string" in attribute.type for attribute in definition.attr)
-    )
+    needed = _ancestors(graph_def, [tensor.op.name for tensor in results])
+    functions = graph_def.library.function
+    run = itertools.chain((node for node in graph_def.node if node.name in needed), *(f.node_def for f in functions))
+    effects.refuse_effects(run, {function.signature.name for function in functions}, source)
 
 
 def _unread(graph: Any, graph_def: Any) -> list[Any]:

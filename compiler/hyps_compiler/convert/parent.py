@@ -79,8 +79,7 @@ def convert(
     or not at all, and replaces a file of that name. Weights over 2 GB go to a file beside it, of its name with
     `.data` added. The batch dimension stays dynamic, inputs and outputs keep the model's names and order.
 
-    No code from a source is run without `trust`. A SavedModel is a program, though: TensorFlow runs the parts of it
-    that restore its state, so convert only those whose origin is trusted.
+    No code from a source is run without `trust`, nor an operation of TensorFlow's that may do more than compute.
 
     Args:
         source: the file or folder.

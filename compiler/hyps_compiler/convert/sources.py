@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from hyps.errors import ModelError, printable
-from hyps_compiler.convert import frozen
+from hyps_compiler.convert import frozen, saved_models
 from hyps_compiler.convert.keras_files import EXPORT_HINT, load_keras
 from hyps_compiler.convert.request import first_line
 from hyps_compiler.convert.samples import Input
@@ -63,13 +63,13 @@ def load_source(source: Path, kind: str, scratch: Path, outputs: Sequence[str] =
         kind: which of TensorFlow's kinds it is.
         scratch: a folder for what has to be unpacked meanwhile.
         outputs: the tensors of a frozen graph to compute; empty: those that nothing else uses.
-        trust: whether a frozen graph may do more than compute.
+        trust: whether a SavedModel or a frozen graph may do more than compute.
 
     Raises:
         ModelError: Keras or TensorFlow cannot load it, or it has no one function to convert.
     """
     if kind == "saved-model":
-        return _load_saved_model(source)
+        return _load_saved_model(source, source if trust else saved_models.screened_copy(source, scratch))
     if kind == "frozen-graph":
         return _load_frozen(source, outputs, trust=trust)
     return trace_model(load_keras(source, scratch), source.name)
@@ -174,10 +174,10 @@ def _by_tensor(tensors: Sequence[Any], names: Sequence[str]) -> dict[str, str]:
     return {tensor.name: name for tensor, name in zip(tensors, names, strict=True)}
 
 
-def _load_saved_model(source: Path) -> Traced:
-    """Return the serving function of a SavedModel folder."""
+def _load_saved_model(source: Path, folder: Path) -> Traced:
+    """Return the serving function of a SavedModel, read from a folder; messages are about `source`."""
     try:
-        loaded = tf.saved_model.load(str(source))
+        loaded = tf.saved_model.load(str(folder))
     except Exception as error:  # TensorFlow's own errors, OSError, ValueError, KeyError, protobuf's DecodeError
         raise ModelError(
             f"tensorflow {tf.__version__} cannot load the SavedModel `{source.name}`: {first_line(error)}",
