@@ -223,7 +223,7 @@ def test_what_onnxruntime_refuses_names_the_partition(tmp_path: Path, capfd: pyt
 
 
 def test_a_budget_below_the_largest_partition_names_the_smallest_that_would_do(tmp_path: Path) -> None:
-    flow = mlp(1024, 1024, 2048)
+    flow = mlp(1024, 4096, 2048)  # large beside what this process may give back meanwhile
     flow.write(tmp_path / "plan")
     with LocalRunner(tmp_path / "plan") as runner:
         base = runner.base_nbytes
