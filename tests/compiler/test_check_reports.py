@@ -285,3 +285,10 @@ def test_the_terminal_gets_no_control_characters(model: str, name: str) -> None:
 def test_each_status_has_its_word(status: int, word: str) -> None:
     green = checked("m", outcome(plan(partition(0, layer("a", 4)))), Rule())
     assert summary.state(broken(status=status) if status else green) == word
+
+
+def test_at_a_terminal_names_keep_their_ends_and_sentences_are_wrapped() -> None:
+    shown = summary.show([check_of("models/vision/large/resnet50.onnx")], 80).splitlines()
+    assert max(map(len, shown)) <= 80
+    assert re.match(r"models/.*…/resnet50\.onnx  ", shown[1])
+    assert any(len(line) > 200 for line in summary.show([check_of()]).splitlines()), "logs are searched line by line"

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -207,3 +208,103 @@ def test_what_cannot_be_read_spoils_no_other_model(tmp_path: Path, unprivileged:
     for name, verdict in rows.items():
         assert verdict["message"].startswith(f"`{name}")
         assert verdict["message"].endswith("` cannot be read: Permission denied [E_PERMISSION]")
+
+
+def test_a_place_that_cannot_be_written_is_said_before_any_work(tmp_path: Path, unprivileged: list[str]) -> None:
+    save_dense(tmp_path / "net.onnx")
+    (tmp_path / "budget.toml").write_text("")
+    (tmp_path / "shut").mkdir(mode=0o555)
+    command = [*unprivileged, str(Path(sys.executable).parent / "hypsc"), "check", "net.onnx", "--no-cache"]
+    for option, place, said, hint in (
+        ("-o", "shut/plans", "the folder `shut` is not writable [E_PERMISSION]", "give another folder with `-o`"),
+        (
+            "--markdown",
+            "shut/x.md",
+            "the folder of `shut/x.md` is not writable",
+            "give another place with `--markdown`",
+        ),
+        ("--junit", "gone/x.xml", "the folder of `gone/x.xml` does not exist", "make its folder: mkdir -p gone"),
+    ):
+        argv = [*command, "--budget", "budget.toml", option, place]
+        told = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S)
+        assert told.returncode == 1
+        assert told.stdout == ""
+        assert said in told.stderr
+        assert hint in told.stderr
+
+
+def test_a_plan_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "budget.toml").write_text("")
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / "plan.json").write_text("{}")
+    told = check(tmp_path, "plan")
+    assert told.status == 1
+    assert "`plan` is a plan and no model" in told.error
+    assert "--previous plan" in told.stderr
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two models that have been checked, and whose plans and report are kept."""
+    made = tmp_path_factory.mktemp("two")
+    (made / "budget.toml").write_text('[growth]\npartition_bytes = "0%"\n[models."vision/*.onnx"]\npartitions = 1\n')
+    (made / "models").mkdir()
+    for name in ("one.onnx", "two.onnx"):
+        save_dense(made / "models" / name)
+    first = check(made, "models", "-o", "plans", "--json")
+    assert first.status == 0, first.stdout + first.stderr
+    (made / "report.json").write_text(first.stdout)
+    told = first.stderr.splitlines()
+    assert told[0] == (
+        'note: `models."vision/*.onnx"` of the budget fits none of the models; their paths from its folder are such as'
+        " `models/one.onnx`"
+    )
+    assert [line.partition(": ok, ")[0] for line in told[1:3]] == ["1 of 2: models/one.onnx", "2 of 2: models/two.onnx"]
+    assert told[3:] == ["note: growth was not judged: no previous plan was given with --previous"]
+    save_dense(made / "models" / "one.onnx", (64, 64, 4))
+    return made
+
+
+@pytest.mark.parametrize("previous", ["plans", "report.json"])
+def test_a_previous_plan_is_found_from_wherever_the_check_runs(two: Path, previous: str) -> None:
+    words = ["hypsc", "check", "--budget", str(two / "budget.toml"), "--cache", str(two / "cache")]
+    words += ["--previous", str(two / previous)]
+    for folder, model in ((two, str(two / "models")), (two / "models", ".")):
+        told = run_command([*words, model], folder, timeout_s=WAIT_S)
+        assert told.status == 3, told.stdout + told.stderr
+        assert "layer `fc1` (Gemm) grew from 544 B to 16.6 kB of weights since the previous plan" in told.stdout
+        assert "warning" not in told.stderr
+
+
+def test_a_model_that_is_not_in_what_is_compared_with_is_said_loudly(two: Path) -> None:
+    save_dense(two / "other.onnx")
+    told = check(two, "other.onnx", "--previous", "report.json")
+    assert told.status == 0
+    assert told.stderr.splitlines()[-1] == (
+        "warning: `report.json` holds no plan of 1 of 1 models, whose growth is not judged: `other.onnx`;"
+        " it holds `models/one.onnx`, `models/two.onnx`"
+    )
+
+
+def test_what_is_done_is_told_when_a_check_is_stopped(two: Path) -> None:
+    (two / "tmp").mkdir()
+    command = Path(sys.executable).parent / "hypsc"
+    with subprocess.Popen(
+        [str(command), "check", "models", "zoo:lstm", "zoo:digits", "--budget", "budget.toml", "--no-cache"],
+        cwd=two,
+        env={**os.environ, "TMPDIR": str(two / "tmp")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        assert any(line.startswith("1 of 4: models/one.onnx: ok") for line in process.stderr)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does on Ctrl-C: every process gets it
+        printed, said = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 130
+    assert printed == ""
+    assert "models/one.onnx" in said
+    assert "1 model within the budget, and 3 not checked" in said
+    assert said.splitlines()[-1] == "error: interrupted [E_INTERRUPTED]"
+    assert list((two / "tmp").iterdir()) == []

@@ -71,7 +71,9 @@ def check_places(output: Path, places: Iterable[Path], *, force: bool) -> None:
 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be written, or made under the nearest one that is there."""
-    there = next((above for above in (folder, *folder.absolute().parents) if os.path.lexists(above)), folder)
+    there = next(
+        (above for above in (folder, *folder.parents, *folder.absolute().parents) if os.path.lexists(above)), folder
+    )
     if not there.is_dir():
         raise OutputError(f"{_shown(there)} is no folder, and plans cannot be kept in it", _ANOTHER, "E_EXISTS")
     if not os.access(there, os.W_OK | os.X_OK):

@@ -204,7 +204,13 @@ def _passed(
     did_it = culprit(found.layers, plan, previous)
     if did_it is not None and (did_it.has_grown or check != limit.name) and not _is_to_blame(did_it, other):
         did_it = None  # none is better than a wrong one
-    told = _told_culprit(did_it, previous) if did_it else "" if other or not found.layers else _NONE_GREW
+    told = (
+        _told_culprit(did_it, None if other else previous)
+        if did_it
+        else ""
+        if other or not found.layers
+        else _NONE_GREW
+    )
     reasons = [reason for reason in (found.told, other, told) if reason]
     message = f"{sentence}: {', '.join(reasons)}" if reasons else sentence
     return Verdict(

@@ -65,7 +65,7 @@ def line(checked: Checked) -> str:
 
 
 def _table(checked: Sequence[Checked], width: int | None) -> str:
-    headers = ("model", "partitions", "largest", "peak", "difference", "time", "")
+    headers = ("model", "partitions", "largest", "peak", "differs", "time", "")
     rows = [_row(one) for one in checked]
     if width is None:
         return table(rows, headers, _SIDES, _UNBOUNDED)
