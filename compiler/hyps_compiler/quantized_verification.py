@@ -7,17 +7,18 @@ from typing import Any
 
 from msgspec.structs import replace as with_fields
 
-from hyps.adapters import feeds
 from hyps.adapters.machine import rss_nbytes
 from hyps.adapters.plan_files import check_cpu, check_files, read_plan
 from hyps.errors import DifferenceError, ModelError, PlanError, TensorError, printable
 from hyps.formats.plan import OutputLoss, Plan, Quantization
 from hyps.formats.signature import assumed_shapes
 from hyps.local import LocalRunner
+from hyps_compiler.calibration import requests_in
 from hyps_compiler.converting import UNTRUSTED, Converting
 from hyps_compiler.frontend import open_model
 from hyps_compiler.loss import compare_answers, whole_answers
 from hyps_compiler.measure import Feeds, measure
+from hyps_compiler.ort import open_session
 from hyps_compiler.output import scratch_folder
 from hyps_compiler.quantizing import made_up
 from hyps_compiler.source import Source
@@ -102,7 +103,7 @@ def verify_loss(
     Args:
         folder: the plan folder.
         model: the model that was quantized.
-        inputs: a request; None makes `samples` seeded random ones.
+        inputs: requests, in a form that calibration takes; None makes `samples` seeded random ones.
         samples: how many to make.
         max_tensor_nbytes: most bytes that one tensor may take that the model computes.
         converting: how to convert the model first, if it is no ONNX file.
@@ -116,8 +117,6 @@ def verify_loss(
     plan = read_plan(folder)
     check_cpu(plan)
     check_files(folder, plan)
-    if inputs is not None:
-        inputs = feeds.Feeds(plan.model.inputs).checked(inputs)
     record = plan.quantization
     assert record is not None, "only quantized plans are checked so"
     if all(loss.mean is None for loss in record.losses):
@@ -135,8 +134,12 @@ def verify_loss(
         step("reading the model")
         source = open_model(model, scratch, max_tensor_nbytes=max_tensor_nbytes, converting=converting)
         _check_outputs(plan, source, model)
-        requests: list[Feeds] = [inputs] if inputs is not None else []
-        requests = requests or _requests(plan, source, scratch, samples, max_tensor_nbytes)
+        if inputs is None:
+            requests = _requests(plan, source, scratch, samples, max_tensor_nbytes)
+        else:
+            requests = requests_in(inputs, plan.model.inputs, lambda: open_session(source.path, "none"))
+        if not requests:
+            raise TensorError("there is no request to compare on", "give one with --inputs FILE.npz")
         step("comparing")
         losses = compare_answers(source.outputs, whole_answers(source, requests), _plan_answers(folder, plan, requests))
         return LossCheck(plan, losses, len(requests), source.sha256 != plan.model.sha256)

@@ -154,7 +154,7 @@ def _refuse_quantized(source: Source) -> None:
     found = [kind for kind in nodes if kind in _QUANTIZED_OPERATORS or kind.startswith(_QUANTIZED_PREFIX)]
     if found:
         raise ModelError(
-            f"{_shown(source)} is quantized already: it has {len(found)} nodes such as `{printable(found[0])}`",
+            f"{_shown(source)} is quantized already, as its `{printable(found[0])}` shows",
             "compile it without --quantize",
             code="E_QUANTIZED",
         )
@@ -196,7 +196,7 @@ def _run(source: Source, folder: Path, options: QuantizeOptions, calibration: Ca
     if outcome.refusal:
         raise ModelError(
             f"onnxruntime's quantizer fails on {_shown(source)}: {printable(outcome.refusal, 300)}",
-            "compile it without --quantize, or export it with a newer opset",
+            "compile it without --quantize" if options.kind == "fp16" else "compile it without --quantize, or try fp16",
             code="E_UNSUPPORTED",
         )
     return outcome

@@ -120,8 +120,8 @@ def _prepared(path: Path) -> ModelProto:
 def _quantize_int8(model: ModelProto, folder: Path, requests: Sequence[str]) -> tuple[str, ...]:
     """Quantize each operator in the way that suits it, and return the ways.
 
-    The static way comes first: it sees the ranges of the model as it is. Both call the scale of a tensor alike, and only
-    the dynamic one looks whether there is one; the other way round, what a `Concat` joins for a `MatMul` has two.
+    The static way comes first: it sees the ranges of the model as it is. Both call the scale of a tensor alike, and
+    only the dynamic one looks whether there is one; the other way round, what a `Concat` joins for a `MatMul` has two.
     """
     model = _with_opset(model)
     operators = _dynamic_operators(model, products=not requests)

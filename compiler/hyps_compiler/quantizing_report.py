@@ -1,6 +1,6 @@
 """What is told of a quantized plan: how it was quantized, and what it loses, when made and now."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
 
@@ -13,12 +13,6 @@ if TYPE_CHECKING:
     from hyps_compiler.quantized_verification import LossCheck
 
 _MOST_LOSSES = 4
-_MEASURED_ON = {
-    "held-out": "that told no ranges",
-    "calibration": "that told the ranges too: give at least five to hold some out",
-    "given": "given",
-    "made-up": "made up",
-}
 
 
 def show_quantization(record: Quantization) -> list[str]:
@@ -38,8 +32,25 @@ def show_quantization(record: Quantization) -> list[str]:
         lines.append(f"          at most, by {show_share(loss.mean)} on average{top1}")
     if len(record.losses) > _MOST_LOSSES:
         lines.append(f"          and {len(record.losses) - _MOST_LOSSES} outputs more; --json has all")
-    count = record.measured_requests
-    return [*lines, f"          on {count} request{'s' * (count != 1)} {_MEASURED_ON[record.measured_on]}"]
+    return [*lines, f"          measured on {_measured_on(record)}"]
+
+
+def _measured_on(record: Quantization) -> str:
+    count, told = record.measured_requests, record.calibration_requests
+    requests = f"{count} request{'s' * (count != 1)}"
+    match record.measured_on:
+        case "held-out":
+            return (
+                f"{count} of {count + told} requests; the others told the ranges" if told else f"the {requests} given"
+            )
+        case "calibration":
+            return f"the {requests} that told the ranges too: give five or more"
+        case "given":
+            return f"the {requests} given"
+        case "made-up":
+            return f"{requests} with random values"
+        case other:
+            assert_never(other)
 
 
 def show_share(value: float | None) -> str:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -18,6 +19,7 @@ from hyps.adapters.plan_files import read_plan
 from hyps.errors import ModelError, TensorError, UsageError
 from hyps.formats.plan import Optimization, Plan, Quantization, decode_plan, encode_plan
 from hyps.local import LocalRunner
+from hyps_compiler import quantizing
 from hyps_compiler.arrays import write_npz
 from hyps_compiler.calibration import read_calibration
 from hyps_compiler.cli import main
@@ -29,8 +31,9 @@ from hyps_compiler.ort import open_session
 from hyps_compiler.partition import Request
 from hyps_compiler.quantizing import made_up
 from hyps_compiler.quantizing_child import quantize_file
-from hyps_compiler.quantizing_job import QUANTIZED, Job, Kind
+from hyps_compiler.quantizing_job import QUANTIZED, Job, Kind, Outcome
 from hyps_compiler.quantizing_options import QuantizeOptions
+from hyps_compiler.quantizing_report import show_quantization
 from hyps_compiler.source import open_source
 from model_fixtures import floats, model_of, save
 
@@ -110,6 +113,7 @@ def test_a_plan_in_eight_bits_says_so_and_what_it_loses(digits: Path) -> None:
     told = show_plan(plan)
     assert "quantized: int8 (static)" in told
     assert "the same largest entry in 100 %" in told
+    assert "measured on 12 of 60 requests; the others told the ranges" in told
     assert max(map(len, told.splitlines())) <= 80
 
 
@@ -339,7 +343,7 @@ def test_few_requests_tell_ranges_and_the_loss(tmp_path: Path) -> None:
 
 def test_a_quantized_model_is_left_alone(digits: Path, tmp_path: Path) -> None:
     first = next((digits / "plan" / "partitions").glob("*.onnx"))
-    with pytest.raises(ModelError, match="is quantized already") as caught:
+    with pytest.raises(ModelError, match=r"is quantized already, as its `\w+` shows") as caught:
         compile_model(first, tmp_path / "plan", Options(quantization=QuantizeOptions("fp16")))
     assert caught.value.code == "E_QUANTIZED"
 
@@ -405,6 +409,101 @@ def test_every_fifth_request_of_a_folder_is_held_out(tmp_path: Path) -> None:
     found = read_calibration(tmp_path / "requests", session)
     assert [int(request["x"].flat[0]) for request in found.held_out] == [4, 9]
     assert [int(request["x"].flat[0]) for request in found.told] == [0, 1, 2, 3, 5, 6, 7, 8, 10]
+
+
+def images_by_row(folder: Path, batch: int | str) -> Path:
+    """Save a model of images that takes batches, and 30 images as one array."""
+    weights = {"k": normal(4, 3, 3, 3), "w": normal(4, 10)}
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["y"]),
+    ]
+    write_npz(folder / "images.npz", {"x": normal(30, 3, 16, 16)})
+    return save(model_of(nodes, [floats("x", batch, 3, 16, 16)], [floats("y", batch, 10)], weights), folder / "m.onnx")
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_an_array_of_images_is_as_many_requests(tmp_path: Path, batch: int | str) -> None:
+    session = open_session(images_by_row(tmp_path, batch), "none")
+    found = read_calibration(tmp_path / "images.npz", session)
+    assert (len(found.told), len(found.held_out)) == (24, 6)
+    assert {request["x"].shape for request in found.all} == {(1, 3, 16, 16)}
+
+
+@pytest.mark.parametrize("operator", ["CumSum", "ReduceSum", "Softmax"])
+def test_a_sequence_is_one_request(tmp_path: Path, operator: str) -> None:
+    extra = ["axis"] if operator == "CumSum" else ["axes"] if operator == "ReduceSum" else []
+    weights = {"axis": np.array(0), "axes": np.array([0])}
+    node = helper.make_node(operator, ["x", *extra], ["y"])
+    if operator == "Softmax":
+        node.attribute.append(helper.make_attribute("axis", 0))
+    kept = {name: weights[name] for name in extra}
+    session = open_session(
+        save(model_of([node], [floats("x", "T", 4)], [floats("y", None, 4)], kept), tmp_path / "m.onnx"), "none"
+    )
+    write_npz(tmp_path / "words.npz", {"x": normal(30, 4)})
+    found = read_calibration(tmp_path / "words.npz", session)
+    assert [request["x"].shape for request in found.all] == [(30, 4)]
+
+
+def test_a_model_that_takes_one_row_whatever_it_declares_is_asked_row_by_row(tmp_path: Path) -> None:
+    node = helper.make_node("Reshape", ["x", "shape"], ["y"])
+    model = model_of([node], [floats("x", "N", 4)], [floats("y", "N", 4)], {"shape": np.array([1, 4])})
+    write_npz(tmp_path / "rows.npz", {"x": normal(30, 4)})
+    assert len(read_calibration(tmp_path / "rows.npz", open_session(save(model, tmp_path / "m"), "none")).all) == 30
+
+
+def test_inputs_of_different_lengths_are_one_request(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "z"], ["y"])]
+    model = model_of(nodes, [floats("x", "N", 4), floats("z", "M", 3)], [floats("y", "N", 3)])
+    write_npz(tmp_path / "rows.npz", {"x": normal(7, 4), "z": normal(4, 3)})
+    assert len(read_calibration(tmp_path / "rows.npz", open_session(save(model, tmp_path / "m"), "none")).all) == 1
+
+
+def test_verify_takes_what_calibration_takes(digits: Path, tmp_path: Path) -> None:
+    images, _ = hyps_models.digits_test()
+    write_npz(tmp_path / "rows.npz", {"image": images[:20]})
+    write_npz(tmp_path / "none.npz", {"image": images[:0, np.newaxis]})
+    write_npz(tmp_path / "other.npz", {"image": images[:20, :, :4]})
+    verify = ("verify", digits / "plan", "--model", digits / "digits.onnx", "--inputs")
+    for file, requests in ((digits / "calibration.npz", CALIBRATED), (tmp_path / "rows.npz", 20)):
+        result = call(*verify, file, "--json")
+        assert (result.exit_code, json.loads(result.stdout)["requests"]) == (0, requests)
+    none, other = call(*verify, tmp_path / "none.npz"), call(*verify, tmp_path / "other.npz")
+    assert (none.exit_code, other.exit_code) == (1, 1)
+    assert "there is no request to compare on" in none.stderr
+    assert "several along an axis before those of the input" in other.stderr
+
+
+def test_what_the_quantizer_fails_on_is_not_sent_to_a_newer_opset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = msgspec.json.encode(Outcome(refusal="AssertionError: no"))
+    monkeypatch.setattr(quantizing, "run_child", lambda *_: answer)
+    with pytest.raises(ModelError, match="quantizer fails on `model`: AssertionError: no") as caught:
+        compiled(tmp_path, dense(), "int8")
+    assert caught.value.hint == "compile it without --quantize, or try fp16"
+
+
+def test_what_the_loss_was_measured_on_is_told_in_plain_words() -> None:
+    known = Quantization(kind="int8", methods=("static",), weight_bytes=(4, 1), losses=())
+    cases = [
+        (structs.replace(known, measured_requests=1), "1 request with random values"),
+        (structs.replace(known, measured_requests=1, measured_on="given"), "the 1 request given"),
+        (structs.replace(known, measured_requests=30, measured_on="held-out"), "the 30 requests given"),
+        (
+            structs.replace(known, measured_requests=6, calibration_requests=24, measured_on="held-out"),
+            "6 of 30 requests; the others told the ranges",
+        ),
+        (
+            structs.replace(known, measured_requests=2, calibration_requests=2, measured_on="calibration"),
+            "the 2 requests that told the ranges too: give five or more",
+        ),
+    ]
+    for record, words in cases:
+        assert show_quantization(record)[-1] == f"          measured on {words}"
 
 
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
