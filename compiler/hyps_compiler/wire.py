@@ -3,6 +3,10 @@
 Protobuf stops at 100 messages within each other; since version 7 it says so, before it does not.
 """
 
+import mmap
+
+Buffer = bytes | mmap.mmap
+
 _GRAPH_OF_MODEL, _NODE_OF_GRAPH, _ATTRIBUTE_OF_NODE, _GRAPH_OF_ATTRIBUTE, _GRAPHS_OF_ATTRIBUTE = 7, 1, 5, 6, 11
 _DOWN = {
     "model": {_GRAPH_OF_MODEL: "graph"},
@@ -26,11 +30,11 @@ def nests_deeper(data: bytes, most: int) -> bool:
         if depth > most + 1:  # the model's own graph is not in another
             return True
         while start < end:
-            key, start = _varint(data, start, end)
+            key, start = varint(data, start, end)
             field, wire = key >> 3, key & 7
             length = {_FIXED64: 8, _FIXED32: 4}.get(wire, 0)
             if wire in (_VARINT, _LENGTH):
-                length, start = _varint(data, start, end)
+                length, start = varint(data, start, end)
             if start > end or wire not in (_VARINT, _FIXED64, _LENGTH, _FIXED32):
                 break
             if wire == _VARINT:
@@ -42,7 +46,7 @@ def nests_deeper(data: bytes, most: int) -> bool:
     return False
 
 
-def _varint(data: bytes, start: int, end: int) -> tuple[int, int]:
+def varint(data: Buffer, start: int, end: int) -> tuple[int, int]:
     """Return the number at `start` and where it ends; behind `end` where there is none."""
     value = shift = 0
     while start < end and shift < 70:

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from check_fixtures import save_dense
 from hyps.errors import ModelError, UsageError
-from hyps_compiler.locations import locations, locations_in
 from hyps_compiler.checking.targets import Target, find_targets, model_files
+from hyps_compiler.locations import locations, locations_in
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from hyps.adapters.plan_files import PLAN_FILE
 from hyps.errors import ModelError, UsageError, printable
-from hyps_compiler.locations import locations_in
 from hyps_compiler.convert.kinds import kind_of
+from hyps_compiler.locations import locations_in
 
 ZOO = "zoo:"
 ONNX = ".onnx"

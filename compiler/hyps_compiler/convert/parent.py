@@ -23,6 +23,7 @@ from hyps_compiler.convert.asked import check_feeds, check_modules
 from hyps_compiler.convert.checks import is_onnx, shown
 from hyps_compiler.convert.conversion import Conversion
 from hyps_compiler.convert.kinds import KINDS, Kind, kind_of
+from hyps_compiler.convert.placing import data_name, move_into_place
 from hyps_compiler.convert.request import (
     MADE_NAME,
     MODEL_NAME,
@@ -148,18 +149,16 @@ def _finished(folder: Path, destination: Path, kind: Kind, request: Request, mad
     from hyps_compiler.convert.packing import pack
     from hyps_compiler.walk import bodies
 
-    data_name = f"{destination.name}.data"
     packed = folder / "packed"
     packed.mkdir()
     model = packed / destination.name
     clean(folder / MODEL_NAME)
     proto = onnx.load(os.fspath(folder / MODEL_NAME), load_external_data=False)
-    pack(folder / MODEL_NAME, model, data_name)
+    pack(folder / MODEL_NAME, model, data_name(destination))
     samples = 0 if made.unverified else request.samples
     agreement = compare_with_references(folder, model, made, samples) if samples else ()
-    files = [path for path in (packed / data_name, model) if path.exists()]
-    nbytes = sum(path.stat().st_size for path in files)
-    _move_into_place(files, destination)
+    nbytes = sum(path.stat().st_size for path in packed.iterdir())
+    move_into_place(model, destination)
     return Conversion(
         kind=kind.name,
         what=kind.what,
@@ -341,12 +340,3 @@ def _explain_end(status: int, source: Path, last_line: str) -> HypsError:
     how = f"signal {-status}" if status < 0 else f"exit status {status}"
     said = f": {last_line}" if last_line else ""
     return HypsError(f"the conversion of `{name}` ended with {how}{said}", code="E_CRASHED")
-
-
-def _move_into_place(files: Sequence[Path], destination: Path) -> None:
-    """Move the finished files to where they were asked for, the model last."""
-    try:
-        for file in files:
-            os.replace(file, destination.with_name(file.name))
-    except OSError as error:
-        raise OutputError(f"`{printable(str(destination))}` cannot be written: {error.strerror}") from error
