@@ -31,7 +31,7 @@ _MOST_LISTED = 3
 @click.option("--cache", "cache_folder", type=PATH, help="Where results are kept; default: the user's cache folder.")
 @click.option("--no-cache", is_flag=True, help="Check every model anew, and keep no results.")
 @click.option("--trust", is_flag=True, help="Convert sources that run code when they are read, such as pickles.")
-@click.option("--force", is_flag=True, help="Replace existing plans in the folder of -o.")
+@click.option("--force", is_flag=True, help="Replace plans in the folder of -o that no check wrote, too.")
 @click.option("--markdown", type=PATH, help="Write a summary for people there, as GitHub shows it.")
 @click.option("--junit", type=PATH, help="Write JUnit XML there.")
 @click.option("--sarif", type=PATH, help="Write SARIF 2.1.0 there.")
@@ -68,7 +68,7 @@ def check(
       partition_bytes = "64MB"
       [growth]                          # against the previous plan
       peak_memory = "5%"
-      [models."vision/*.onnx"]          # what differs for some, by their paths from the budget's folder
+      [models."models/vision/*.onnx"]   # what differs for some, by their paths from the budget's folder
       cut = "pooling"
     """
     require_compiler()

@@ -181,3 +181,13 @@ def test_the_file_knows_every_limit_and_every_option() -> None:
     assert set(module._READERS) == set(module._Options.__struct_fields__)
     fields = {module._FIELD_OF.get(name, name) for name in module._READERS}
     assert fields == set(CompileOptions.__struct_fields__)
+
+
+def test_the_budget_that_the_documentation_shows_fits_the_models_that_it_checks() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "checking.md").read_text()
+    budget = decode_budget(text.partition("```toml\n")[2].partition("```")[0])
+    assert "$ hypsc check models/ --budget budget.toml" in text
+    path = Path("models/vision/net.onnx")
+    names = [budget.name_of(path.as_posix(), path), "zoo:digits"]
+    assert budget.unused(names) == []
+    assert budget.rule(names[0]).options.cut == ("pooling",)
