@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 
 from hyps.adapters.guard import forget_scratch, note_scratch
+from hyps.containment import remove_folder
 from hyps.errors import ModelError, OutputError, printable
 
 _ANOTHER = "give another place with `-o`"
@@ -56,7 +57,7 @@ class OutputFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         is_full = isinstance(error, ModelError) and shutil.disk_usage(self._scratch).free < _NO_ROOM
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        remove_folder(self._scratch)
         if is_full and error is not None:  # onnxruntime, which writes here too, does not tell why it could not
             raise _disk_full(self._path) from error
         if isinstance(error, OSError) and (error.errno in _FULL or error.filename is None):
@@ -130,16 +131,19 @@ def scratch_folder() -> Iterator[Path]:
     """
     try:
         _remove_stale_scratch(Path(tempfile.gettempdir()))
-        folder = TemporaryDirectory(prefix=f"hyps-{os.getpid()}-")
+        folder = TemporaryDirectory(prefix=f"hyps-{os.getpid()}-", ignore_cleanup_errors=True)
     except OSError as error:
         hint = "make room, or name a folder on another disk in the environment variable TMPDIR"
         raise OutputError(f"no temporary folder can be made: {error.strerror or error}", hint) from error
     note_scratch(Path(folder.name))
-    with folder as name, contextlib.ExitStack() as lock:
-        with contextlib.suppress(OSError):  # not every file system has locks
-            lock.enter_context(_locked(Path(name)))
-        yield Path(name)
-    forget_scratch(Path(name))
+    try:
+        with folder as name, contextlib.ExitStack() as lock:
+            with contextlib.suppress(OSError):  # not every file system has locks
+                lock.enter_context(_locked(Path(name)))
+            yield Path(name)
+    finally:  # children of children may be ending only now
+        remove_folder(Path(folder.name))
+    forget_scratch(Path(folder.name))
 
 
 def check_output_file(path: Path, *, force: bool) -> None:

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ _GRACE_S = 3.0
 """How long a child that was told to stop may clean up."""
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TRIES, _BETWEEN_S = 20, 0.05
+"""How often, and how many seconds apart, what is left is removed."""
+
 _SAID_NBYTES = 64 * 1024
 
 
@@ -57,6 +61,17 @@ def die_with_writer(reader: int, process: int | None = None) -> None:
     """
     fcntl.fcntl(reader, fcntl.F_SETOWN, os.getpid() if process is None else process)
     fcntl.fcntl(reader, fcntl.F_SETFL, fcntl.fcntl(reader, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, and what processes that are only now ending still make in it meanwhile."""
+    import shutil  # rarely needed, and takes longer to import than all the rest
+
+    for _ in range(_TRIES):
+        shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            return
+        time.sleep(_BETWEEN_S)
 
 
 # The child
@@ -133,11 +148,9 @@ def _watch(
 
 
 def _remove(paths: list[str]) -> None:
-    import shutil  # rarely needed, and takes longer to import than all the rest
-
     for path in map(Path, paths):
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
+            remove_folder(path)
         else:
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -1,5 +1,6 @@
 """Models that crash, hang or exhaust onnxruntime, and processes that are shot: one sentence, and nothing is left."""
 
+import multiprocessing
 import os
 import platform
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from command_fixtures import SCRIPTS, Finished, Running, run_command, snapshot, started
+from hyps.containment import remove_folder
 from hyps_compiler.arrays import write_npz
 from loop_fixtures import integers, looping
 from model_fixtures import floats, model_of
@@ -261,3 +263,25 @@ def test_what_libraries_print_stays_away(here: Path) -> None:
     bad.graph.initializer.append(numpy_helper.from_array(np.array([1, 3]), "shape"))
     onnx.save(bad, here / "model.onnx")
     assert refused(COMPILE, here).error
+
+
+def _make_files(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        for number in range(3000):
+            (folder / f"{os.getpid()}-{number}").touch()
+
+
+def test_a_folder_in_which_others_still_write_is_removed(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for number in range(20):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        writers = [context.Process(target=_make_files, args=(folder,)) for _ in range(2)]
+        for writer in writers:
+            writer.start()
+        while not any(folder.iterdir()):
+            time.sleep(0.001)
+        remove_folder(folder)
+        for writer in writers:
+            writer.join(20)
+    assert list(tmp_path.iterdir()) == []
