@@ -6,6 +6,7 @@ from typing import Any
 
 from hyps.errors import printable
 from hyps.formats.plan import Shard
+from hyps.formats.quantities import counted
 from hyps.formats.signature import shape_text
 from hyps.terminal import table
 from hyps_compiler.compare import Difference
@@ -100,7 +101,7 @@ def _chosen(right: Sequence[bool]) -> set[int]:
 
 
 def _row(where: str, difference: Difference, maker: str) -> tuple[str, ...]:
-    shape = "" if difference.shape is None else "x".join(map(str, difference.shape)) or "scalar"
+    shape = "" if difference.shape is None else shape_text(difference.shape)
     name, by = printable(difference.tensor, 40), printable(maker, 16)
     if difference.problem:
         return where, name, by, difference.dtype, shape, "unlike" if difference.is_unlike else "NaN/inf", ""
@@ -192,7 +193,7 @@ def _reproduction(found: Reproduction) -> list[str]:
     nodes = f"{reduced.nodes} of {reduced.nodes_before} nodes"
     end = "no smaller one differs" if reduced.is_minimal else "the time was up, there may be a smaller one"
     folder = printable(str(found.folder), 200)
-    lines = _wrapped("reduced: ", f"to {nodes} in {reduced.trials} trials; {end}")
+    lines = _wrapped("reduced: ", f"to {nodes} in {counted(reduced.trials, 'trial')}; {end}")
     if found.still_differs is None:
         lines += _wrapped("         ", "running it again by itself took too long")
     elif not found.still_differs:

@@ -257,7 +257,8 @@ def _dims(shape: tuple[int | str | None, ...] | None, assumed: dict[str, int]) -
     """Return a shape at the assumed sizes, with `?` for what they leave open."""
     if shape is None:
         return "?"
-    return "x".join(str(size if isinstance(size, int) else assumed.get(size or "", "?")) for size in shape) or "scalar"
+    sizes = (str(size if isinstance(size, int) else assumed.get(size or "", "?")) for size in shape)
+    return "x".join(sizes) or "scalar"  # without spaces: they would take six characters from the layers' names
 
 
 def _short_kind(kind: str) -> str:

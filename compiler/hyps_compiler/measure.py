@@ -15,6 +15,7 @@ from hyps.adapters.feeds import Feeds as FeedsCheck
 from hyps.errors import ExecutionError, HypsError, ModelError, TensorError, printable
 from hyps.formats.dtypes import numpy_name
 from hyps.formats.plan import NamedTensor
+from hyps.formats.signature import shape_text
 from hyps_compiler.irfile import ORT_TYPE
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.ort import open_session, run
@@ -213,7 +214,7 @@ def _check_given(inputs: list[Any], shapes: Mapping[str, tuple[int, ...]], feeds
             isinstance(d, int) and d != s for d, s in zip(declared, shape, strict=True)
         ):
             raise TensorError(
-                f"shape {_times(shape)} does not fit input `{printable(name)}` of shape {_times(declared)}"
+                f"shape {shape_text(shape)} does not fit input `{printable(name)}` of shape {shape_text(declared)}"
             )
 
 
@@ -346,7 +347,3 @@ def _static_sizes(session: ort.InferenceSession) -> dict[str, tuple[int, ...]]:
     infos = [*session.get_inputs(), *session.get_outputs()]
     static = [info for info in infos if info.shape and all(isinstance(size, int) for size in info.shape)]
     return {info.name: tuple(info.shape) for info in static}
-
-
-def _times(shape: Any) -> str:
-    return "x".join(str(size if size is not None else "?") for size in shape) or "scalar"

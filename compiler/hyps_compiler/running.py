@@ -19,7 +19,7 @@ from hyps.adapters.plan_files import read_plan
 from hyps.errors import OutputError, TensorError, printable
 from hyps.formats.plan import NamedTensor
 from hyps.formats.quantities import format_seconds
-from hyps.formats.signature import check_names
+from hyps.formats.signature import check_names, shape_text
 from hyps.local import LocalRunner
 from hyps.terminal import table
 from hyps_compiler.arrays import IMAGE_SUFFIXES, read_image, read_npy, read_npz, write_npz
@@ -128,7 +128,7 @@ def show_answers(answers: Answers) -> str:
         (
             printable(name),
             str(getattr(value, "dtype", "")),
-            "x".join(map(str, np.shape(value))) or "scalar",
+            shape_text(np.shape(value)),
             _peek(value),
         )
         for name, value in answers.outputs.items()

@@ -228,7 +228,7 @@ def test_clicking_shows_details_and_leads_on(crowd: Reader) -> None:
     crowd.page.mouse.click(node["x"] + node["width"] / 2, node["y"] + node["height"] / 2)
     panel = crowd.page.locator(".panel")
     assert panel.locator("h3").inner_text() == "p100"
-    assert "float32 1x64, 256 B" in panel.inner_text()
+    assert "float32 1 x 64, 256 B" in panel.inner_text()
     panel.get_by_role("button", name="Go to p099").click()
     assert panel.locator("h3").inner_text() == "p099"
 

@@ -387,3 +387,23 @@ def test_eight_bit_floats_stay_floats(path: Path) -> None:
     model.opset_import[0].version, model.ir_version = 19, 9
     onnx.save(model, path)
     cleaned(path, numbers(2, 4, 6))
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [
+        (("unk__40", 4, 6), ["batch", 4, 6]),
+        (("unk__40", 4, "unk__41"), ["batch", 4, ""]),
+        (("unk__40", 4, "unk__40"), ["", 4, ""]),
+        (("rows", 4, "unk__41"), ["rows", 4, ""]),
+        ((2, 4, 6), [2, 4, 6]),
+    ],
+)
+def test_made_up_names_of_sizes_are_not_shown(
+    tmp_path: Path, shape: tuple[int | str, ...], wanted: list[int | str]
+) -> None:
+    path = write(tmp_path / "m.onnx", [make_node("Relu", ["x"], ["y"])], {}, shape)
+    clean(path)
+    graph = onnx.load(path).graph
+    for value in (*graph.input, *graph.output):
+        assert [dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim] == wanted

@@ -62,7 +62,7 @@ def test_the_summary_is_one_line() -> None:
         ({"agreement": (msgspec.structs.replace(CLOSE, equal_share=1.0, difference=0.0),)}, "bit-identical"),
         (
             {"agreement": (msgspec.structs.replace(CLOSE, steps=1.0),)},
-            "25.0% of the values equal, others at most 1 steps",
+            "25.0% of the values equal, others at most 1 step of",
         ),
     ],
 )

@@ -250,7 +250,7 @@ class TestFloat:
         assert [value.shape for value in made.inputs] == [(4, 32, 32, 3)]
 
     def test_shape_that_the_model_does_not_take_is_refused(self, tmp_path: Path, tflite: Make) -> None:
-        with pytest.raises(UsageError, match="the model takes 1x12x8"):
+        with pytest.raises(UsageError, match="the model takes 1 x 12 x 8"):
             convert(tflite(stacked_lstm, "float32"), tmp_path / "out.onnx", inputs={"steps": (2, 12, 8)})
 
     def test_one_transpose_stays_of_those_around_convolutions(self, tmp_path: Path, tflite: Make) -> None:
@@ -301,7 +301,7 @@ class TestQuantized:
 
     def test_deep_model_is_proved_operator_by_operator(self, tmp_path: Path, tflite: Make) -> None:
         made = convert(tflite(mobilenet, "int8"), tmp_path / "out.onnx", samples=1)
-        assert "no operator is off by more than 1 steps" in made.notes[0]
+        assert "no operator is off by more than 1 step of" in made.notes[0]
         assert operators(tmp_path / "out.onnx")["Transpose"] == 1
 
     def test_weights_stay_integers_with_a_scale_per_channel(self, tmp_path: Path, tflite: Make) -> None:

@@ -307,9 +307,9 @@ def test_open_sizes_can_be_fixed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("inputs", "wanted"),
     [
-        ({"zebra": (1, 7)}, "the input `zebra` cannot have the shape 1x7: the model takes ?x8"),
-        ({"zebra": (1, 8, 1)}, "the input `zebra` cannot have the shape 1x8x1: the model takes ?x8"),
-        ({"zebra": (1, 8), "apple": (2, 6)}, "the input `apple` cannot have the shape 2x6: the model takes ?x6"),
+        ({"zebra": (1, 7)}, "the input `zebra` cannot have the shape 1 x 7: the model takes ? x 8"),
+        ({"zebra": (1, 8, 1)}, "the input `zebra` cannot have the shape 1 x 8 x 1: the model takes ? x 8"),
+        ({"zebra": (1, 8), "apple": (2, 6)}, "the input `apple` cannot have the shape 2 x 6: the model takes ? x 6"),
         ({"zoo": (1,)}, "the model has no input `zoo`; its inputs are `zebra`, `apple`"),
     ],
 )
@@ -609,7 +609,7 @@ def test_scripts_that_take_integers_need_a_request(tmp_path: Path) -> None:
     import torch
 
     source = save_script(tmp_path / "m.ts", torch.jit.script(torch.nn.Embedding(10, 4)))
-    with pytest.raises(ModelError, match=r"fails on inputs of the given shapes \(input float32 2x11\)"):
+    with pytest.raises(ModelError, match=r"fails on inputs of the given shapes \(input float32 2 x 11\)"):
         convert_here(source, trust=True, inputs={"input": (None, None)})
     (tmp_path / "made").rmdir()
     np.savez(tmp_path / "x.npz", input=np.arange(6).reshape(2, 3))

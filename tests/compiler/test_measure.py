@@ -66,7 +66,7 @@ def test_given_shapes_and_requests_give_the_sizes(tmp_path: Path) -> None:
     ("shapes", "feeds", "text"),
     [
         ({"q": (1,)}, None, "`q` is no input"),
-        ({"x": (1, 9)}, None, "shape 1x9 does not fit input `x`"),
+        ({"x": (1, 9)}, None, "shape 1 x 9 does not fit input `x`"),
         ({"x": (1,)}, None, "shape 1 does not fit"),
         ({}, {"q": np.zeros(1)}, "`q` is no input"),
     ],

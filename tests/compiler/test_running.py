@@ -77,7 +77,7 @@ def test_answers_go_to_a_file_and_a_table(flow: Dataflow) -> None:
         np.testing.assert_array_equal(stored["t2"], answers.outputs["t2"])
     text = show_answers(answers)
     assert text.startswith("1 request in ")
-    assert "t2      float32  1x4    " in text
+    assert "t2      float32  1 x 4  " in text
     assert answers.summary()["outputs"] == {"t2": {"dtype": "float32", "shape": [1, 4]}}
 
 

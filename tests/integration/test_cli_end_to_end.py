@@ -278,7 +278,7 @@ def test_run_takes_many_where_the_model_takes_one(tmp_path: Path) -> None:
 def test_run_makes_up_a_request_and_shows_the_answer(place: Path) -> None:
     text = done(["hypsc", "run", "digits"], place).stdout
     assert text.startswith("1 request in ")
-    assert re.search(r"^logits  float32  1x10   .*…$", text, re.M)
+    assert re.search(r"^logits  float32  1 x 10  .*…$", text, re.M)
     assert max(map(len, text.splitlines())) <= 80
 
 

@@ -28,6 +28,7 @@ _ROUNDS = 8
 def clean(path: Path) -> None:
     """Rewrite the model in a file; its weights in other files stay where they are."""
     model = load_model(path)
+    _name_open_sizes(model.graph)
     LiftConstantsToInitializersPass()(model)
     for _ in range(_ROUNDS):
         _infer_shapes(model)
@@ -37,12 +38,29 @@ def clean(path: Path) -> None:
     save_model(model, path)
 
 
+def _name_open_sizes(graph: ir.Graph) -> None:
+    """Call an open size of inputs `batch` that is the first one wherever it is; take other made-up names away."""
+    shapes = [value.shape for value in graph.inputs if value.shape is not None]
+    first = {name for shape in shapes if len(shape) and (name := _made_up(shape[0]))}
+    other = {name for shape in shapes for size in shape[1:] if (name := _made_up(size))}
+    batch = first - other if len(first) == 1 else set()  # several need not be equal
+    for value in graph.inputs:
+        if value.shape is not None:
+            sizes = [(size, _made_up(size)) for size in value.shape]
+            value.shape = ir.Shape(("batch" if name in batch else None) if name else size for size, name in sizes)
+
+
+def _made_up(size: int | ir.SymbolicDim) -> str:
+    name = _name(size) or ""
+    return name if name.startswith(_MADE_UP) else ""
+
+
 def _infer_shapes(model: ir.Model) -> None:
     """Infer shapes; sizes stay open that the inference only has names of its own for, so that it may learn them yet."""
     ShapeInferencePass()(model)
     for value in (value for node in model.graph for value in node.outputs):
         if value.shape is not None:
-            value.shape = ir.Shape(None if str(_name(size)).startswith(_MADE_UP) else size for size in value.shape)
+            value.shape = ir.Shape(None if _made_up(size) else size for size in value.shape)
 
 
 def _name(size: int | ir.SymbolicDim) -> str | None:

@@ -18,6 +18,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from hyps.errors import ModelError, UsageError, printable
+from hyps.formats.signature import shape_text
 from hyps_compiler.convert import archives, screening
 from hyps_compiler.convert.request import DATA_NAME, MODEL_NAME, TRUST_HINT, Made, Request, first_line
 from hyps_compiler.convert.samples import Array, Input, leave_references
@@ -293,8 +294,10 @@ def _dims(program: Any, signature: Signature, wanted: Mapping[str, tuple[int | N
 
 
 def _impossible(name: str, shape: tuple[int | None, ...], declared: tuple[int | None, ...]) -> UsageError:
-    given, takes = ("x".join("?" if size is None else str(size) for size in sizes) for sizes in (shape, declared))
-    return UsageError(f"the input `{printable(name)}` cannot have the shape {given}: the model takes {takes}")
+    return UsageError(
+        f"the input `{printable(name)}` cannot have the shape {shape_text(shape)}: the model takes"
+        f" {shape_text(declared)}"
+    )
 
 
 def _allows(program: Any, size: Any, given: int) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hyps.errors import TensorError, UsageError, printable
+from hyps.formats.signature import shape_text
 from hyps_compiler.arrays import read_npz, write_npz
 from hyps_compiler.convert.request import Request, answers_name, feeds_name, first_line
 
@@ -128,8 +129,8 @@ def _read_feeds(request: Request, inputs: Sequence[Input]) -> dict[str, Array]:
         )
         dtype = "string" if found.dtype.kind in "OU" else str(found.dtype)
         if not fits or dtype != value.dtype:
-            takes = "any shape" if wanted is None else "x".join("?" if size is None else str(size) for size in wanted)
-            has = "x".join(map(str, found.shape))
+            takes = "any shape" if wanted is None else shape_text(wanted)
+            has = shape_text(found.shape)
             raise TensorError(
                 f"the input `{printable(value.name)}` is {dtype} of {has}, and the model takes {value.dtype} of {takes}"
             )

@@ -19,6 +19,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from hyps.errors import ModelError, UsageError, printable
+from hyps.formats.signature import shape_text
 from hyps_compiler.arrays import read_npz
 from hyps_compiler.convert import archives, programs
 from hyps_compiler.convert.request import TRUST_HINT, Made, Request, first_line
@@ -257,7 +258,7 @@ def _outputs(call: _Call, examples: Sequence[Example], source_name: str) -> dict
     try:
         leaves = call.flat([example.tensor for example in examples])
     except Exception as error:  # of the module's own code
-        shapes = ", ".join(f"{e.name} {_dtype(e.tensor)} {'x'.join(map(str, e.tensor.shape))}" for e in examples)
+        shapes = ", ".join(f"{e.name} {_dtype(e.tensor)} {shape_text(e.tensor.shape)}" for e in examples)
         raise ModelError(
             f"`{source_name}` fails on inputs of the given shapes ({printable(shapes)}): {_said(error)}",
             "give other shapes with --input, or a request with --inputs x.npz if it takes other than float32",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from hyps.errors import UsageError, printable
+from hyps.formats.signature import shape_text
 
 Shape = tuple[int | None, ...]
 """None in it: open."""
@@ -33,5 +34,7 @@ def _check_shape(name: str, shape: Shape, declared: Shape | None) -> None:
         return
     pairs = zip(declared, shape, strict=False)
     if len(declared) != len(shape) or any(size not in (None, given) for size, given in pairs):
-        given, takes = ("x".join("?" if size is None else str(size) for size in sizes) for sizes in (shape, declared))
-        raise UsageError(f"the input `{printable(name)}` cannot have the shape {given}: the model takes {takes}")
+        raise UsageError(
+            f"the input `{printable(name)}` cannot have the shape {shape_text(shape)}: the model takes"
+            f" {shape_text(declared)}"
+        )

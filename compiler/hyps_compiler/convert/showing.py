@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hyps.errors import printable
 from hyps.formats.plan import NamedTensor
-from hyps.formats.quantities import format_nbytes
+from hyps.formats.quantities import counted, format_nbytes
 from hyps.formats.signature import shape_text
 from hyps.terminal import table
 from hyps_compiler.convert.conversion import Conversion, OutputAgreement
@@ -21,7 +21,7 @@ def show_conversion(conversion: Conversion, shown_path: str) -> str:
     facts = {
         "source": f"{conversion.what}, {printable(conversion.framework)}",
         "converter": f"{printable(conversion.converter)}, opset {conversion.opset}",
-        "model": f"{conversion.nodes} nodes, {format_nbytes(conversion.nbytes)}",
+        "model": f"{counted(conversion.nodes, 'node')}, {format_nbytes(conversion.nbytes)}",
         "took": f"{conversion.seconds:.1f} s, {format_nbytes(conversion.peak_nbytes)} resident at most",
         "verified": verdict(conversion),
     }
@@ -42,7 +42,7 @@ def verdict(conversion: Conversion) -> str:
     if conversion.difference is None:
         return f"not compared: {printable(conversion.unverified, 300)}"
     if all(found.equal_share == 1.0 for found in conversion.agreement):
-        return "bit-identical to its source"
+        return "outputs bit-identical to its source's"
     quantized = [found for found in conversion.agreement if found.steps is not None]
     if quantized:
         return _quantized(quantized)
@@ -73,7 +73,7 @@ def _on_constant(constant: Sequence[str]) -> list[str]:
 def _quantized(found: list[OutputAgreement]) -> str:
     share = min(output.equal_share for output in found)
     steps = max(output.steps or 0.0 for output in found)
-    return f"{share:.1%} of the values equal, others at most {steps:.3g} steps of the quantization off"
+    return f"{share:.1%} of the values equal, others at most {counted(steps, 'step')} of the quantization off"
 
 
 def _shape(value: NamedTensor) -> str:

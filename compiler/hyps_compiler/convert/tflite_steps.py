@@ -16,6 +16,7 @@ import onnx
 import onnxruntime
 
 from hyps.errors import printable
+from hyps.formats.quantities import counted
 from hyps_compiler.convert.tflite_file import Parts, make_interpreter, set_inputs
 
 Array = np.ndarray[Any, Any]
@@ -56,12 +57,14 @@ def check(parts: Parts, content: bytes, raw: bytes, samples: Sequence[Sample]) -
     worst, off, compared = _compare_operators(parts, content, raw, samples)
     if worst.steps > MOST_STEPS:  # then the outputs are held to the few steps that suit a shallow model
         note = (
-            f"the operator that makes `{printable(worst.name)}` is off by {worst.steps:.2g} steps of its quantization"
+            f"the operator that makes `{printable(worst.name)}` is off by {counted(worst.steps, 'step')} of its"
+            " quantization"
         )
         return Found(notes=(note,), tolerances={}, steps=steps)
     note = (
-        f"on TensorFlow Lite's own values no operator is off by more than {worst.steps:.2g} steps of its quantization,"
-        f" and {off / max(compared, 1):.2%} of {compared} values differ"
+        "on TensorFlow Lite's own values inside the network no operator is off by more than"
+        f" {counted(worst.steps, 'step')} of its quantization, and {off / max(compared, 1):.2%} of those {compared}"
+        " values differ"
     )
     return Found(notes=(note,), tolerances=_tolerances(raw, samples, steps), steps=steps)
 

@@ -11,6 +11,7 @@ from onnx import ModelProto
 from hyps.adapters.plan_files import PLAN_FILE, check_files, read_plan
 from hyps.errors import ModelError, OutputError, printable
 from hyps.formats.plan import Plan
+from hyps.formats.quantities import counted
 from hyps_compiler.converting import UNTRUSTED, Converting
 from hyps_compiler.frontend import open_model
 from hyps_compiler.interop import olive
@@ -116,7 +117,7 @@ def annotate_model(
 
 def show_annotated(annotated: Annotated) -> str:
     """Return what was written, for people."""
-    stages = f"{annotated.stages} stage{'s' * (annotated.stages != 1)}, {annotated.nodes} nodes"
+    stages = f"{counted(annotated.stages, 'stage')}, {counted(annotated.nodes, 'node')}"
     lines = []
     for name, devices in zip(annotated.configurations, annotated.devices, strict=True):
         shown = ", ".join(printable(device, 30) for device in devices)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from hyps.errors import printable
 from hyps.formats.plan import Partition, Plan, TensorInfo
+from hyps.formats.signature import shape_text
 from hyps_compiler.report.document import ANSWER, REQUEST, Edge, Graph, Group, Node, TensorRow
 from hyps_compiler.report.layout import NODE_HEIGHT, NODE_WIDTH, lay_out
 from hyps_compiler.simulation_memory import hosts_of
@@ -103,10 +104,8 @@ def _tensor_row(name: str, info: TensorInfo) -> TensorRow:
 
 
 def shape_words(shape: tuple[int | str | None, ...] | None) -> str:
-    """Return a shape for people: `1x3x224x224`; `?` where it is not known."""
-    if shape is None:
-        return "?"
-    return "x".join("?" if size is None else printable(str(size), 20) for size in shape) or "scalar"
+    """Return a shape for people; `?` where it is not known."""
+    return "?" if shape is None else shape_text(shape)
 
 
 def _shard_words(part: Partition) -> str:

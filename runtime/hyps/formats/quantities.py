@@ -121,3 +121,13 @@ def _positive(value: int, text: str, what: str) -> int:
 
 def _unreadable(text: str, what: str, examples: str) -> UsageError:
     return UsageError(f"`{text}` is no {what}", f"write it like {examples}")
+
+
+def counted(number: int | float, noun: str) -> str:
+    """Return a number with its noun, which is one of those that take an `s`.
+
+    >>> counted(1, "node"), counted(2, "node"), counted(0.25, "step")
+    ('1 node', '2 nodes', '0.25 steps')
+    """
+    shown = f"{number:.3g}" if isinstance(number, float) else str(number)
+    return f"{shown} {noun}{'' if shown == '1' else 's'}"
