@@ -191,3 +191,14 @@ def test_the_budget_that_the_documentation_shows_fits_the_models_that_it_checks(
     names = [budget.name_of(path.as_posix(), path), "zoo:digits"]
     assert budget.unused(names) == []
     assert budget.rule(names[0]).options.cut == ("pooling",)
+
+
+@pytest.mark.parametrize("nothing", ['"0B"', '"0"', "0", '"0.0 MiB"'])
+def test_nothing_may_cross_borders(nothing: str) -> None:
+    assert decode_budget(f"[limits]\nborder_bytes = {nothing}").rule("m.onnx").limits == {"border_bytes": 0}
+
+
+@pytest.mark.parametrize("wrong", ['border_bytes = "0 cats"', 'partition_bytes = "0B"', 'border_bytes = "-1"'])
+def test_other_limits_are_above_nothing(wrong: str) -> None:
+    with pytest.raises(HypsError, match="is no budget"):
+        decode_budget(f"[limits]\n{wrong}")

@@ -143,8 +143,24 @@ def test_a_model_that_cannot_keep_its_limit_is_told_with_what_grew() -> None:
     assert "layer `fc1` (Gemm) grew from 16.8 MB to 67.1 MB of weights since the previous plan; the smallest" in (
         found.message
     )
+    assert 'more than `memory = "64.0 MB"`, and' in found.message
+    assert 'the smallest that would do is `memory = "91MB"` [E_INFEASIBLE]' in found.message
     alone = judge(Outcome(problem=told), Rule(), None, "budget.toml")[0]
     assert alone.layer == "fc1"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("more than --max-params 300, and", "more than `max_params = 300`, and"),
+        ("give `--memory`, or less", "give `memory`, or less"),
+        ("is --memory 5MB; with --optimize portable, --memory", 'is `memory = "5MB"`; with `optimize = "portable"`,'),
+        ("the same command with --trust", "the same command with --trust"),
+    ],
+)
+def test_options_are_called_as_in_a_budget(said: str, told: str) -> None:
+    problem = Problem(message=said, hint="", code="E_X", exit_status=1)
+    assert told in judge(Outcome(problem=problem), Rule(), None, "b")[0].message
 
 
 @pytest.mark.parametrize(("status", "told"), [(1, 1), (2, 1), (3, 3), (4, 4), (70, 70)])

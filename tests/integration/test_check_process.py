@@ -133,9 +133,9 @@ def test_a_model_that_cannot_keep_its_limit_is_told_with_the_layer_that_grew(fol
     argv = ["hypsc", "check", "models/net.onnx", "--budget", "tight.toml", "--cache", "cache", "--previous", "plans"]
     told = run_command(argv, folder, timeout_s=WAIT_S)
     assert told.status == 3
-    assert "more than --memory 20.0 MB" in told.stdout
+    assert 'more than `memory = "20.0 MB"`' in told.stdout
     assert "layer `fc1` (Gemm) grew from 4.20 MB to 16.8 MB of weights since the previous plan" in told.stdout
-    assert "the smallest that would do is --memory" in told.stdout
+    assert 'the smallest that would do is `memory = "' in told.stdout
 
 
 @pytest.mark.parametrize(

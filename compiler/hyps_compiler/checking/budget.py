@@ -25,6 +25,7 @@ _Quantity = str | int | float
 _MAX_NBYTES = 2**20
 _HINT = 'a budget has the tables [defaults], [limits], [growth] and [models."PATTERN"]; see `hypsc check --help`'
 _SIZE = re.compile("[1-9][0-9]{0,17}")
+_ZERO = re.compile(r"\s*0+(?:\.0*)?\s*([A-Za-z]*)\s*")
 _QUANTIZERS = ("int8", "fp16")
 
 
@@ -225,7 +226,8 @@ class _Reader:
         return self._read(_READERS[name], value, where)
 
     def _limit(self, name: str, value: _Quantity, where: str) -> float:
-        number: float = self._read(_LIMIT_READERS.get(LIMITS[name].unit, _number), value, where)
+        parse = _LIMIT_READERS.get(LIMITS[name].unit, _number)
+        number: float = self._read(_or_none(parse) if name == "border_bytes" else parse, value, where)
         return number
 
     def _read(self, parse: Callable[[Any], Any], value: Any, where: str) -> Any:
@@ -320,6 +322,16 @@ def _number(value: _Quantity) -> float:
     if not 0 <= number < math.inf:
         raise UsageError(f"`{value}` is no number from zero on", "write it like 1e-5")
     return number
+
+
+def _or_none(parse: Callable[[Any], float]) -> Callable[[Any], float]:
+    """Return a reader of sizes that takes zero as well: nothing may cross."""
+
+    def read(value: Any) -> float:
+        zero = _ZERO.fullmatch(str(value))
+        return parse(f"1{zero[1]}") * 0.0 if zero else parse(value)
+
+    return read
 
 
 def _share(value: _Quantity) -> float:

@@ -13,7 +13,7 @@ from hyps_compiler.checking.budget import Budget
 from hyps_compiler.checking.cache import Cache
 from hyps_compiler.checking.facts import Outcome, PlanFacts, Problem, problem_of
 from hyps_compiler.checking.job import BaselineJob, ModelJob, run_job
-from hyps_compiler.checking.kept import check_places, digest_of, read_record
+from hyps_compiler.checking.kept import check_places, digest_of, is_in_place, read_record
 from hyps_compiler.checking.keys import result_key, software_digest
 from hyps_compiler.checking.limits import Checked, judge
 from hyps_compiler.checking.previous import Previous
@@ -150,7 +150,7 @@ def _is_whole(outcome: Outcome) -> bool:
 
 def _is_in_place(outcome: Outcome, place: Path | None) -> bool:
     """Return whether the plan that was asked for lies where it belongs."""
-    return place is None or outcome.facts is None or digest_of(place) == outcome.facts.plan.digest
+    return place is None or outcome.facts is None or is_in_place(place, outcome.facts.plan.digest)
 
 
 def _is_lasting(outcome: Outcome) -> bool:

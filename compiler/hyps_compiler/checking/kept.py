@@ -26,11 +26,14 @@ class Record(Struct, frozen=True, kw_only=True):
     """SHA-256 of the `plan.json` beside it: one that was replaced since is no plan of ours."""
     options: CompileOptions
     """How the model was compiled."""
+    files: dict[str, int] = {}
+    """Bytes of every file of the plan, by its path in the folder."""
 
 
 def write_record(folder: Path, digest: str, options: CompileOptions) -> None:
     """Note in a plan's folder that a check made it."""
-    (folder / RECORD_FILE).write_bytes(msgspec.json.encode(Record(digest=digest, options=options)))
+    record = Record(digest=digest, options=options, files=dict(sorted(_sizes(folder))))
+    (folder / RECORD_FILE).write_bytes(msgspec.json.encode(record))
 
 
 def read_record(folder: Path) -> Record | None:
@@ -41,6 +44,24 @@ def read_record(folder: Path) -> Record | None:
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return record if record.format == _FORMAT and record.digest == digest_of(folder) else None
+
+
+def is_in_place(folder: Path, digest: str) -> bool:
+    """Return whether a folder holds a plan as a check wrote it: the `plan.json` of that SHA-256, and no file lost.
+
+    Of the other files the sizes count; to read them would take as long as to make small ones.
+    """
+    record = read_record(folder)
+    if record is None or record.digest != digest or not record.files:
+        return False
+    there = dict(_sizes(folder))
+    return all(there.get(name) == nbytes for name, nbytes in record.files.items())
+
+
+def _sizes(folder: Path) -> Iterable[tuple[str, int]]:
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name != RECORD_FILE:
+            yield path.relative_to(folder).as_posix(), path.stat().st_size
 
 
 def digest_of(folder: Path) -> str | None:

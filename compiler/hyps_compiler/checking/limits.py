@@ -1,6 +1,7 @@
 """Limits against findings: pure, so that a changed limit costs nothing but this."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +24,11 @@ _KNOWN = (*SEVERITY, InternalError.exit_status)
 """What a model may end with; an option of the budget that cannot be is no wrong command line, but a broken budget."""
 
 _MESSAGE_CHARS = 2000
+_OPTION = re.compile(
+    r"`?--(max-params|max-tensor-bytes|memory|optimize|partitions|timeout)\b"
+    r"(?: (?:([0-9](?:[0-9.]*[0-9])?(?: ?[kMGT]?i?B\b)?)|(native|portable)\b))?`?"
+)
+"""Of `hypsc compile`, with its value if one follows."""
 _LEAST_MEMORY_NBYTES = 10_000
 
 
@@ -118,7 +124,7 @@ def _refused(problem: Problem, rule: Rule, previous: PlanFacts | None) -> Verdic
         other = _told_options(rule, previous)
         told += f"; {other}" if other else ""
         told += f"; {_told_culprit(found, previous)}" if _is_to_blame(found, other) or not (named or other) else ""
-    message = f"{told}; {problem.hint}" if problem.hint else told
+    message = _in_words_of_budgets(f"{told}; {problem.hint}" if problem.hint else told)
     return Verdict(
         COMPILES,
         "compiles, computes the same",
@@ -127,6 +133,18 @@ def _refused(problem: Problem, rule: Rule, previous: PlanFacts | None) -> Verdic
         exit_status=problem.exit_status if problem.exit_status in _KNOWN else HypsError.exit_status,
         layer=layer,
     )
+
+
+def _in_words_of_budgets(text: str) -> str:
+    """Return a sentence with options as they stand in a budget instead of on `hypsc compile`'s command line."""
+
+    def renamed(match: "re.Match[str]") -> str:
+        name, number, word = match[1].replace("-", "_"), match[2], match[3]
+        if name in ("max_params", "partitions") and number:
+            return f"`{name} = {number}`"
+        return f'`{name} = "{number or word}"`' if number or word else f"`{name}`"
+
+    return _OPTION.sub(renamed, text)
 
 
 def _limited(
