@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 
 _CUT_HELP = (
-    "Where to cut: mandatory, pooling, strided, bottleneck, all, annotations (the model's own), or tensor names; joined"
-    " by commas."
+    "Where to cut: mandatory, pooling, strided, bottleneck, all, annotations (the model's own), or names of tensors or"
+    " layers, behind which it is cut; joined by commas."
 )
 
 

@@ -32,6 +32,7 @@ from hyps_compiler.arrays import read_npz, write_npz
 from hyps_compiler.children import run_child
 from hyps_compiler.convert import Conversion
 from hyps_compiler.converting import UNTRUSTED, Converting
+from hyps_compiler.cut_names import cut_tensors
 from hyps_compiler.forms import emit_forms
 from hyps_compiler.frontend import open_model
 from hyps_compiler.interop.dividing import divide_as_wanted
@@ -134,6 +135,15 @@ def compile_model(
         )
         options = replace(options, request=follow_annotations(options.request, source.path))
         quantized = _quantized(source, target, options, step)
+        named = cut_tensors(
+            quantized.source if quantized else source,
+            options.request.tensors,
+            target.scratch("names"),
+            shapes=options.shapes,
+            feeds=options.feeds,
+            max_tensor_nbytes=options.max_tensor_nbytes,
+        )
+        options = replace(options, request=replace(options.request, tensors=named))
         reserve = 0
         for attempt in range(_MEMORY_TRIES):
             plan_folder = target.scratch(f"plan{attempt}")

@@ -213,7 +213,7 @@ def parse_cuts(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """
     stripped = [word.strip() for word in words]
     if not all(stripped):
-        raise UsageError("--cut has an empty name in it", f"give {', '.join(CUTS)} or names of tensors")
+        raise UsageError("--cut has an empty name in it", f"give {', '.join(CUTS)} or names of tensors or layers")
     return tuple(w for w in stripped if w in CUTS) or ("mandatory",), tuple(w for w in stripped if w not in CUTS)
 
 

@@ -143,7 +143,7 @@ def _require(made: set[str], names: Sequence[str]) -> None:
         if name not in made:
             raise ModelError(
                 f"`--cut` names `{printable(name)}`, which is no tensor inside the model",
-                "`hypsc inspect` lists the tensors at which it can be cut",
+                "`hypsc inspect` lists the layers, whose names --cut takes too",
                 code="E_UNKNOWN_TENSOR",
             )
 
