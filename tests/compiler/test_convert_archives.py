@@ -220,7 +220,17 @@ def test_what_is_no_json_is_found() -> None:
     assert find_code([("m/model.json", b"[" * 100_000)])
 
 
-@pytest.mark.parametrize("text", ["s0", "2*s0 + 1", "Max(s0, u1) <= 4", "L['x'].size()[0] % 8 == 0", "FloorDiv(s0, 2)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s0",
+        "2*s0 + 1",
+        "Max(s0, u1) <= 4",
+        "L['x'].size()[0] % 8 == 0",
+        "FloorDiv(s0, 2)",
+        " + ".join(["s0**2", "Pow(s1, -1)", "(s0**2 + 1)**3", "(1 << 4)"] * 20),
+    ],
+)
 def test_arithmetic_passes(text: str) -> None:
     assert is_arithmetic(text)
 
@@ -229,6 +239,14 @@ def test_arithmetic_passes(text: str) -> None:
     "text", ["", "a = 1", "lambda: s0", "[s0 for s0 in L]", "s0.__class__", "s0(1)(2)", "s0\n", "9" * 30_000]
 )
 def test_other_python_does_not(text: str) -> None:
+    assert not is_arithmetic(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9**9**9**9", "((9**99)**99)**99", "Pow(Pow(9, 999), 999)", "Pow(9, exp=9)", "1 << 10**9", "9**s0", "9**(9*9)"],
+)
+def test_numbers_too_long_to_be_computed_do_not(text: str) -> None:
     assert not is_arithmetic(text)
 
 

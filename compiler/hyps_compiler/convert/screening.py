@@ -9,6 +9,7 @@ what is known to be harmful: the unknown is refused as well.
 
 import ast
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -49,6 +50,9 @@ _FUNCTIONS = frozenset(
     " StrictLessThan Symbol ToFloat TruncToFloat TruncToInt Unequality Where abs ceiling false floor int_oo len max min"
     " oo sqrt sym_max sym_min true".split()
 )
+_GROWING = frozenset(("FloatPow", "LShift", "Pow", "PowByNatural"))
+_MOST_GROWTH = 1024
+"""Exponents of powers in each other, multiplied: `9**9**9` would take the machine's time and memory."""
 _SYMBOL = re.compile(r"(s|u|zuf|zf)\d+")
 _METHODS = frozenset(("dim", "numel", "size", "storage_offset", "stride"))
 _ARITHMETIC = (
@@ -150,10 +154,32 @@ def is_arithmetic(text: str) -> bool:
     if len(text) > _MOST_CHARACTERS or not text.isprintable() or '"' in text or "\\" in text:
         return False
     try:
-        nodes = list(ast.walk(ast.parse(text, mode="eval")))
+        expression = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return all(map(_is_harmless, nodes))
+    return all(map(_is_harmless, ast.walk(expression))) and _growth(expression) <= _MOST_GROWTH
+
+
+def _growth(expression: ast.AST) -> float:
+    """Return by what factor powers of powers lengthen a number at most; infinite where an exponent is no number."""
+    most, pending = 1.0, [(expression, 1.0)]
+    while pending:
+        node, factor = pending.pop()
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift):
+            factor *= _exponent(node.right)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _GROWING:
+            factor *= _exponent(node.args[1]) if len(node.args) == 2 else math.inf
+        most = max(most, factor)
+        pending += [(child, factor) for child in ast.iter_child_nodes(node)]
+    return most
+
+
+def _exponent(node: ast.AST) -> float:
+    if isinstance(node, ast.UnaryOp):
+        return _exponent(node.operand)
+    if not isinstance(node, ast.Constant) or not isinstance(node.value, int | float):
+        return math.inf
+    return max(1.0, float(min(node.value, _MOST_GROWTH + 1)))
 
 
 def _is_harmless(node: ast.AST) -> bool:
