@@ -1,6 +1,7 @@
 """What `hypsc` and `hyps-worker` share at the terminal: options, errors, progress and tables."""
 
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from hyps.adapters.guard import note_phase
-from hyps.errors import HypsError, InternalError, UsageError, printable
+from hyps.errors import HypsError, InternalError, OutputError, UsageError, printable
 from hyps.formats.quantities import parse_count, parse_nbytes, parse_seconds
 
 _VERBOSE, _QUIET, _JSON_LOGS = "hyps.verbose", "hyps.quiet", "hyps.json-logs"
@@ -395,7 +396,7 @@ def _reported(run: Callable[[], Any], words: Sequence[str]) -> int:
     options = _options_of(words)
     try:
         result = run()
-        sys.stdout.flush()
+        _flush()
     except _Stopped as stop:
         return _stopped_status(stop.signum)
     except BrokenPipeError:
@@ -403,7 +404,8 @@ def _reported(run: Callable[[], Any], words: Sequence[str]) -> int:
     except click.Abort:
         return _stopped_status(signal.SIGINT)
     except Exception as error:  # the process's top: whatever arrives here must end in one line
-        return _report(_as_hyps_error(error), debug="--debug" in options, as_json="--json" in options)
+        told = _of_stdout(error) if isinstance(error, OSError) else None
+        return _report(told or _as_hyps_error(error), debug="--debug" in options, as_json="--json" in options)
     return result if isinstance(result, int) else 0
 
 
@@ -414,6 +416,28 @@ def _stopped_status(signum: int) -> int:
         word = "interrupted" if signum == signal.SIGINT else "terminated"
         click.echo(f"error: {word} [E_{word.upper()}]", err=True)
     return 128 + signum
+
+
+def _of_stdout(error: OSError) -> HypsError | None:
+    """Return what to say of an error if it is that standard output takes nothing more, which is then let go of."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    frame = None if at is None else at.tb_frame
+    # files that cannot be written raise the same errors, so that who was writing tells
+    if frame is None or frame.f_code not in (click.echo.__code__, _flush.__code__) or frame.f_locals.get("err"):
+        return None
+    _drop_stdout()
+    code = "E_DISKFULL" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+    reason = (error.strerror or str(error)).lower()
+    told = OutputError(f"cannot write to standard output: {reason}", "send it to another place", code=code)
+    told.__cause__ = error
+    return told
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # closed by whoever started us
+        sys.stdout.flush()
 
 
 def _drop_stdout() -> None:
@@ -442,7 +466,10 @@ def _report(error: HypsError, debug: bool, as_json: bool) -> int:
     if as_json:
         import json
 
-        click.echo(json.dumps({"error": {"code": error.code, "message": message, "hint": hint}}))
+        try:
+            click.echo(json.dumps({"error": {"code": error.code, "message": message, "hint": hint}}))
+        except OSError:  # nobody reads it, or there is no room for it; stderr has said it
+            _drop_stdout()
     return error.exit_status
 
 

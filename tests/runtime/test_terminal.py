@@ -236,3 +236,24 @@ def test_a_command_run_from_python_raises() -> None:
 
 def test_commands_of_the_group_are_of_its_kind() -> None:
     assert isinstance(work, HypsCommand)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize(
+    "args", [("doctor",), ("doctor", "--json"), ("--help",), ("--version",), ("run", "--help"), ("run", "--json")]
+)
+def test_a_full_standard_output_is_one_sentence(args: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "hyps_compiler.cli", *args],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=20,
+        )
+    said = (
+        "error: cannot write to standard output: no space left on device [E_DISKFULL]\nhint: send it to another place\n"
+    )
+    if args == ("run", "--json"):  # an error of its own, whose JSON has no place
+        said = "error: give a plan folder or --connect, not both or neither [E_USAGE]\nhint: see `hypsc run --help`\n"
+    assert (ended.stderr, ended.returncode) == (said, 2 if "E_USAGE" in said else 1)
