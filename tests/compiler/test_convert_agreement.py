@@ -233,3 +233,19 @@ class TestSamples:
         request = self.request(tmp_path, feeds=str(tmp_path / "x.npz"))
         with pytest.raises(UsageError, match="does not hold the model's inputs, which are `x`"):
             leave_references(request, [Input("x", "float32", (None, 3))], lambda feeds: {})
+
+
+@pytest.mark.parametrize(("numbers_of", "is_blank"), [([np.nan] * 3, True), ([np.nan, 1, 2], False)])
+def test_an_output_that_is_nan_everywhere_is_told(model: Path, numbers_of: list[float], is_blank: bool) -> None:
+    x = np.array([numbers_of], np.float32)
+    refer(model.parent, 0, x, x * 2)
+    assert compared(model).is_blank == is_blank
+
+
+def test_wrong_values_beside_a_mask_are_refused(model: Path) -> None:
+    x = np.array([[-1.5e38, 1.0, 2.0]], np.float32)
+    refer(model.parent, 0, x, np.array([[-3e38, 2.0, 4.0001]], np.float32))
+    assert 1e-5 < compared(model).difference < 1e-4
+    refer(model.parent, 0, x, np.array([[-3e38, 2.0, 5.0]], np.float32))
+    with pytest.raises(DifferenceError, match=r"output `y` differs by 0\.2"):
+        compared(model)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,10 @@ _MOST_ROUNDING = 0.5
 """Beyond it, relative, an output is refused whatever rounding may do: two such values have nothing in common."""
 
 
+_MASK = 1e30
+"""Values from here on stand for minus or plus infinity; they are no measure of what lies beside them."""
+
+
 @dataclass(slots=True)
 class _Tally:
     """One output over all samples."""
@@ -46,6 +50,8 @@ class _Tally:
     """Largest difference among samples, or among the rows of one, relative to the largest value."""
     seen: list[Array] = field(default_factory=list)
     has_several: bool = False
+    is_blank: bool = True
+    """Whether all that the source answered was NaN."""
     rounding: float | None = None
     """How far rounding alone moves it in onnxruntime, relative; only known where it is beyond its tolerance."""
 
@@ -95,7 +101,9 @@ def _batch(feeds: Mapping[str, Array]) -> int | None:
 
 def _add(tally: _Tally, name: str, expected: Array, actual: Any, batch: int | None) -> None:
     """Count one sample of one output."""
-    found = compare(name, expected, actual)
+    found = _compare(name, expected, actual)
+    is_blank = expected.dtype.kind == "f" and expected.size > 0 and bool(np.isnan(expected).all())
+    tally.is_blank = tally.is_blank and is_blank
     tally.elements += expected.size
     tally.equal += 0 if found.is_unlike else expected.size - found.different
     if tally.worst is None or found.is_unlike or found.relative > tally.worst.relative:
@@ -113,9 +121,21 @@ def _add(tally: _Tally, name: str, expected: Array, actual: Any, batch: int | No
         tally.seen = [row]  # neighbours are enough: if all are equal, these are
 
 
+def _compare(name: str, expected: Array, actual: Any) -> Difference:
+    """Return how far an output is off; where both have masks in the same places, relative to the values beside them."""
+    found = compare(name, expected, actual)
+    if found.is_identical or found.problem or expected.dtype.kind != "f":
+        return found
+    masks = (np.abs(expected) >= _MASK) & (np.abs(actual) >= _MASK) & (np.sign(expected) == np.sign(actual))
+    if found.relative > _TOLERANCES.get(found.dtype, 0.0) or not masks.any():
+        return found
+    beside = compare(name, np.where(masks, 0, expected), np.where(masks, 0, actual))
+    return found if beside.is_identical else replace(beside, different=found.different)
+
+
 def _relative(left: Array, right: Array) -> float:
     """Return how far two arrays are apart, relative to the largest value in either."""
-    found = compare("", left, right)
+    found = _compare("", left, right)
     return 0.0 if found.is_identical else found.relative
 
 
@@ -167,6 +187,7 @@ def _summary(name: str, tally: _Tally, made: Made) -> OutputAgreement:
         rounding=tally.rounding,
         equal_share=tally.equal / tally.elements if tally.elements else 1.0,
         varies=varies,
+        is_blank=tally.is_blank,
         steps=None if step is None else worst.largest / step,
     )
 

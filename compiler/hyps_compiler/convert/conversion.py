@@ -23,6 +23,8 @@ class OutputAgreement(msgspec.Struct, frozen=True, kw_only=True):
     varies: bool | None = None
     """Whether the output depends on the input: it differed among the samples by much more than the two frameworks do.
     None: there was only one sample, so nobody knows."""
+    is_blank: bool = False
+    """Whether all its values are NaN in both, of which agreement proves nothing."""
     steps: float | None = None
     """Of an output made of quantized values: `absolute` in steps of the quantization."""
 

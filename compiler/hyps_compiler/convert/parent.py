@@ -157,6 +157,10 @@ def _finished(folder: Path, destination: Path, kind: Kind, request: Request, mad
     pack(folder / MODEL_NAME, model, data_name(destination))
     samples = 0 if made.unverified else request.samples
     agreement = compare_with_references(folder, model, made, samples) if samples else ()
+    blank = [found.output for found in agreement if found.is_blank]
+    unverified = made.unverified or ("" if samples else "it was not asked for")
+    if agreement and len(blank) == len(agreement):
+        agreement, samples, unverified = (), 0, "all outputs are NaN, in its source too"
     nbytes = sum(path.stat().st_size for path in packed.iterdir())
     move_into_place(model, destination)
     return Conversion(
@@ -173,8 +177,8 @@ def _finished(folder: Path, destination: Path, kind: Kind, request: Request, mad
         peak_nbytes=0,
         samples=samples,
         agreement=agreement,
-        unverified=made.unverified or ("" if samples else "it was not asked for"),
-        notes=made.notes,
+        unverified=unverified,
+        notes=made.notes + tuple(f"output `{printable(name, 40)}` is NaN everywhere" for name in blank if agreement),
     )
 
 
