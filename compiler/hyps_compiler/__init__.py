@@ -5,11 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyps.formats.plan import Optimization, Plan
-
 if TYPE_CHECKING:
     import numpy as np
 
+    from hyps.formats.plan import Optimization, Plan
     from hyps_compiler.quantizing_job import Kind
 
 __all__ = ["compile"]
@@ -24,7 +23,7 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
     cut: str | Sequence[str] = "mandatory",
     configuration: str | None = None,
     partitions: int | None = None,
-    optimize: Optimization = "portable",
+    optimize: "Optimization" = "portable",
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     inputs: "Mapping[str, np.ndarray[Any, Any]] | None" = None,
     max_tensor: int | str | None = None,
@@ -38,7 +37,7 @@ def compile(  # noqa: A001  # the contract's name; it compiles models as `re.com
     modules: Sequence[str] = (),
     verify: bool = True,
     force: bool = False,
-) -> Plan:
+) -> "Plan":
     """Cut a model into partitions, write the plan folder, verify it and return the plan.
 
     Args:

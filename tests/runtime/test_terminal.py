@@ -257,3 +257,27 @@ def test_a_full_standard_output_is_one_sentence(args: tuple[str, ...]) -> None:
     if args == ("run", "--json"):  # an error of its own, whose JSON has no place
         said = "error: give a plan folder or --connect, not both or neither [E_USAGE]\nhint: see `hypsc run --help`\n"
     assert (ended.stderr, ended.returncode) == (said, 2 if "E_USAGE" in said else 1)
+
+
+@pytest.mark.parametrize("name", ["slow", "late"])
+def test_an_interrupt_while_a_command_is_imported_is_quiet(tmp_path: Path, name: str) -> None:
+    text = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "slow.py").write_text(text + "def command():\n    raise SystemExit(7)\n")
+    (tmp_path / "late.py").write_text("def command():\n    " + text.replace("\n", "\n    "))
+    ended = subprocess.run(
+        [sys.executable, "-c", f"from hyps.entry import start; start({name!r}, 'command')"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("entry", ["hyps_compiler.entry:hypsc", "hyps.entry:worker", "hyps.entry:manager"])
+def test_every_command_begins_there(entry: str) -> None:
+    module, _, name = entry.partition(":")
+    code = f"import sys; sys.argv[1:] = ['--version']; from {module} import {name}; {name}()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert entry in Path("pyproject.toml").read_text()
