@@ -212,8 +212,14 @@ def test_shapes_can_be_fixed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("inputs", "wanted"),
     [
-        ({"image": (1, 32, 32)}, "the input `image` cannot have the shape 1x32x32: the model takes ?x32x32x3"),
-        ({"image": (None, 32, 31, 3)}, "the input `image` cannot have the shape ?x32x31x3: the model takes ?x32x32x3"),
+        (
+            {"image": (1, 32, 32)},
+            "the input `image` cannot have the shape 1 x 32 x 32: the model takes ? x 32 x 32 x 3",
+        ),
+        (
+            {"image": (None, 32, 31, 3)},
+            "the input `image` cannot have the shape ? x 32 x 31 x 3: the model takes ? x 32 x 32 x 3",
+        ),
         ({"picture": (1,)}, "the model has no input `picture`; its inputs are `image`"),
     ],
 )
@@ -369,7 +375,7 @@ def test_a_given_request_is_compared_on(tmp_path: Path) -> None:
 def test_a_request_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     sequential().save(tmp_path / "m.keras")
     write_npz(tmp_path / "x.npz", {"features": np.ones((5, 21), np.float32)})
-    with pytest.raises(TensorError, match="is float32 of 5x21, and the model takes float32 of \\?x20"):
+    with pytest.raises(TensorError, match="is float32 of 5 x 21, and the model takes float32 of \\? x 20"):
         convert(tmp_path / "m.keras", tmp_path / "m.onnx", feeds=tmp_path / "x.npz")
 
 
