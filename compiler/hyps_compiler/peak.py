@@ -1,7 +1,8 @@
 """Runs one request of a plan under its budget, in this process alone, and prints the peak resident bytes.
 
-What starting Python and onnxruntime has resident, before anything is known of a plan, does not count, nor does code beyond
-what is reckoned for running: how much of it the system maps depends on its page cache, and it takes that back at will.
+What starting Python and onnxruntime has resident, before anything is known of a plan, does not count, nor does code
+beyond what is reckoned for running: how much of it the system maps depends on its page cache, and it takes that back
+at will.
 """
 
 import signal
