@@ -143,10 +143,13 @@ _MEASURE = """
 import json, sys
 import numpy as np
 from hyps.adapters.resident import CODE_NBYTES, library_nbytes, resident
+from hyps.adapters.sessions import Sessions
 from hyps.local import LocalRunner
 x = np.ones((1, 1448), np.float32)
+Sessions(None).measure_base()
+code = library_nbytes()
 with LocalRunner(sys.argv[1], memory_bytes=int(sys.argv[2]) or None, threads=1) as runner:
-    base, made, code = runner.base_nbytes, None, library_nbytes()
+    base, made = runner.base_nbytes, None
     if int(sys.argv[2]):
         for _ in range(3):
             made = runner.run({"t0": x})
