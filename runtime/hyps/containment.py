@@ -23,8 +23,8 @@ _GRACE_S = 3.0
 """How long a child that was told to stop may clean up."""
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_TRIES, _BETWEEN_S = 20, 0.05
-"""How often, and how many seconds apart, what is left is removed."""
+_TRIES, _IDLE_TRIES, _BETWEEN_S = 200, 20, 0.05
+"""How often, and how many seconds apart, what is left is removed; so often where it stays the same."""
 
 _SAID_NBYTES = 64 * 1024
 
@@ -67,9 +67,16 @@ def remove_folder(path: Path) -> None:
     """Remove a folder, and what processes that are only now ending still make in it meanwhile."""
     import shutil  # rarely needed, and takes longer to import than all the rest
 
+    left, idle = None, 0
     for _ in range(_TRIES):
         shutil.rmtree(path, ignore_errors=True)
-        if not path.exists():
+        before = left
+        try:
+            left = sorted(os.listdir(path))
+        except OSError:
+            return
+        idle = idle + 1 if left == before else 0
+        if idle == _IDLE_TRIES:
             return
         time.sleep(_BETWEEN_S)
 

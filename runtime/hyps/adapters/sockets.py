@@ -88,6 +88,17 @@ def connect(made: "zmq.Socket[Any]", address: str) -> None:
     made.connect(target)
 
 
+class _WriteEnd:
+    """A pipe's end that is given back when nobody holds it: one that is closed while another thread is about to write
+    may by then be a file of somebody else's with the same number."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
 class WakePipe:
     """Ends a wait from any thread or signal handler; costs a system call only where somebody waits.
 
@@ -95,17 +106,19 @@ class WakePipe:
     """
 
     def __init__(self) -> None:
-        self.read_fd, self._write_fd = os.pipe()
+        self.read_fd, write_fd = os.pipe()
         os.set_blocking(self.read_fd, False)
-        os.set_blocking(self._write_fd, False)
+        os.set_blocking(write_fd, False)
+        self._write_end: _WriteEnd | None = _WriteEnd(write_fd)
         self._is_wanted = self._is_waiting = False
 
     def wake(self) -> None:
         """End the wait there is, or else the next one; harmless after `close`."""
         self._is_wanted = True  # before one looks who waits, as who waits says so before it looks here: one sees it
-        if self._is_waiting and self._write_fd >= 0:
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._write_fd, b"\0")
+        write_end = self._write_end
+        if self._is_waiting and write_end is not None:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                os.write(write_end.fd, b"\0")
 
     def begin_wait(self) -> bool:
         """Note that a wait begins; return whether it is not to be one."""
@@ -126,9 +139,8 @@ class WakePipe:
 
     def close(self) -> None:
         """Give the descriptors back."""
-        if self._write_fd >= 0:
-            write_fd, self._write_fd = self._write_fd, -1
-            os.close(write_fd)
+        if self._write_end is not None:
+            self._write_end = None
             os.close(self.read_fd)
 
 

@@ -80,7 +80,7 @@ class NodeState:
     `handle` takes what happened and returns what to do, in an order in which the next computing begins first.
     A work item is (request, epoch, partition) and runs at most once. Repeated events, and those of epochs that are
     over, are harmless. While all partitions are kept loaded the oldest request goes first; otherwise a partition that
-    was loaded for its turn runs what waited for it when the next one began to wait, and then makes way.
+    was loaded for its turn runs what waited for it then, or when the next one began to wait, and then makes way.
 
     Attributes:
         life: where the node is in its life.

@@ -11,7 +11,7 @@ class WorkQueue:
     """Ready work items, each a request and a partition.
 
     Those of partitions that are kept loaded go by the age of their requests. A partition that is loaded for its turn
-    runs what waited for it when another began to wait for its own turn, and then makes way.
+    runs what waited for it then, or when another began to wait for its own turn, and then makes way.
     """
 
     def __init__(self, holdings: Holdings) -> None:
@@ -131,6 +131,7 @@ class WorkQueue:
             self._horizon = self._newest
         if is_running:
             return []
+        self._horizon = self._newest  # one from before all that waits would have turns taken and nothing run
         return self._holdings.load_for_turn(min(waiting, key=lambda entry: entry[:2])[2])
 
     def _may_go(self, number: int) -> bool:

@@ -1,5 +1,6 @@
 """Sockets as they were measured to be right, and addresses as they are allowed."""
 
+import os
 import queue
 import threading
 import time
@@ -112,6 +113,27 @@ def test_a_pipe_ends_the_wait_there_is_or_the_next_and_no_other() -> None:
     pipe.close()
     pipe.close()
     pipe.wake()
+
+
+def test_a_wake_that_meets_a_close_writes_to_no_file_of_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pipe, write = WakePipe(), os.write
+    pipe.begin_wait()
+    opened: list[int] = []
+
+    def close_first(fd: int, data: bytes) -> int:
+        pipe.close()
+        opened.extend(os.open(tmp_path / str(number), os.O_CREAT | os.O_WRONLY) for number in range(2))
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", close_first)
+    pipe.wake()
+    monkeypatch.undo()
+    for fd in opened:
+        os.close(fd)
+    assert len(opened) == 2
+    assert [file.stat().st_size for file in tmp_path.iterdir()] == [0, 0]
 
 
 def test_no_wake_is_lost_however_it_meets_a_wait() -> None:

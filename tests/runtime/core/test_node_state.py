@@ -57,6 +57,9 @@ from hyps.formats.node_messages import HUB, Beat, Course, Drain, Finished, ItemF
 
 NBYTES = 10
 
+_MOST_STEPS = 20_000
+"""Far more than all that these tests ask of a node brings about."""
+
 
 @dataclass
 class Bench:
@@ -158,7 +161,9 @@ class Bench:
 
     def finish_all(self) -> None:
         """Finish all that is pending, in order, and what comes of it."""
+        begun = len(self.log)
         while self.pending:
+            assert len(self.log) < begun + _MOST_STEPS, f"it never ends: {self.log[-8:]}"
             self.finish(self.pending.popleft())
 
     def finish_where(self, kind: type) -> None:
@@ -260,6 +265,19 @@ def test_newer_requests_do_not_keep_a_partition_from_its_turn() -> None:
         bench.pending.remove(found[0])
         bench.finish(found[0])
     assert "1 p1" in bench.order()[:4]
+
+
+def test_branches_that_take_turns_run_all_that_waits_for_them() -> None:
+    tasks = [Task(f"p{index}", ("t0",), (f"y{index}",), 100) for index in range(2)]
+    way = Course(1, ("p0", "p1"), (Route("y0", ("next",)), Route("y1", ("next",))))
+    sizes = dict.fromkeys(("t0", "y0", "y1"), NBYTES)
+    setup = SetUp(1, tuple(Share(task, "") for task in tasks), (way,), ("t0",), ("y0", "y1"), sizes)
+    bench = bench_for(setup, budget=199)
+    before = len(bench.log)
+    bench.tell(here(1), here(2), here(3))
+    bench.finish_all()
+    assert sorted(bench.order()) == [f"{request} p{index}" for request in (1, 2, 3) for index in range(2)]
+    assert len([step for step in bench.log[before:] if isinstance(step, Load)]) == 2
 
 
 def test_what_comes_after_a_turn_is_not_held_up() -> None:
