@@ -1,8 +1,7 @@
 """Runs one request of a plan under its budget, in this process alone, and prints the peak resident bytes.
 
 What starting Python and onnxruntime has resident, before anything is known of a plan, does not count, nor does code
-beyond what is reckoned for running: how much of it the system maps depends on its page cache, and it takes that back
-at will.
+beyond what is reckoned for running.
 """
 
 import signal
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from hyps.adapters.guard import become_expendable, limit_seconds
 from hyps.adapters.machine import peak_rss_nbytes
-from hyps.adapters.resident import CODE_NBYTES, library_nbytes, reset_peak
+from hyps.adapters.resident import OwnPeak
 from hyps.adapters.sessions import Sessions
 from hyps.containment import die_with_writer
 from hyps.errors import HypsError
@@ -32,15 +31,13 @@ def main() -> None:
     folder, request, answer = map(Path, sys.argv[1:4])
     try:
         Sessions(None).measure_base()
-        reset_peak()
-        code_nbytes = library_nbytes() + CODE_NBYTES
+        peak = OwnPeak()
         with LocalRunner(folder) as runner:
             outputs = runner.run(read_npz(request))
     except HypsError as error:
         sys.stderr.write(f"{error.message}\n{error.hint}\n")
         sys.exit(error.exit_status)
-    beyond_nbytes = max(0, library_nbytes() - code_nbytes)
-    sys.stdout.write(f"{max(0, (peak_rss_nbytes() or 0) - beyond_nbytes)}\n")
+    sys.stdout.write(f"{peak.measure() or peak_rss_nbytes() or 0}\n")
     write_npz(answer, outputs)
 
 

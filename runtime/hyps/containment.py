@@ -67,7 +67,8 @@ def remove_folder(path: Path) -> None:
     """Remove a folder, and what processes that are only now ending still make in it meanwhile."""
     import shutil  # rarely needed, and takes longer to import than all the rest
 
-    left, idle = None, 0
+    left: list[str] = []
+    idle = 0
     for _ in range(_TRIES):
         shutil.rmtree(path, ignore_errors=True)
         before = left

@@ -142,19 +142,18 @@ def test_kept_partitions_run_on_weights_they_share_in_a_lane(folder: Path) -> No
 _MEASURE = """
 import json, sys
 import numpy as np
-from hyps.adapters.resident import CODE_NBYTES, library_nbytes, resident
+from hyps.adapters.resident import OwnPeak
 from hyps.adapters.sessions import Sessions
 from hyps.local import LocalRunner
 x = np.ones((1, 1448), np.float32)
 Sessions(None).measure_base()
-code = library_nbytes()
+peak = OwnPeak()
 with LocalRunner(sys.argv[1], memory_bytes=int(sys.argv[2]) or None, threads=1) as runner:
     base, made = runner.base_nbytes, None
     if int(sys.argv[2]):
         for _ in range(3):
             made = runner.run({"t0": x})
-    beyond = max(0, library_nbytes() - code - CODE_NBYTES)  # what of code the page cache brings more, see the module
-    print(json.dumps([base, len(runner.swapped), resident().peak_nbytes - beyond]))
+    print(json.dumps([base, len(runner.swapped), peak.measure()]))
 """
 
 

@@ -89,8 +89,10 @@ def connect(made: "zmq.Socket[Any]", address: str) -> None:
 
 
 class _WriteEnd:
-    """A pipe's end that is given back when nobody holds it: one that is closed while another thread is about to write
-    may by then be a file of somebody else's with the same number."""
+    """A pipe's end that is closed when nobody holds it any more.
+
+    Were it closed while another thread is about to write, its number could by then be another file's.
+    """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd

@@ -1,11 +1,12 @@
 import mmap
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hyps.adapters.resident import give_back, peak_error_nbytes, reset_peak, resident
+from hyps.adapters.resident import CODE_NBYTES, give_back, peak_error_nbytes, reset_peak, resident
 
 _LINUX = pytest.mark.skipif(sys.platform != "linux", reason="what is tested is read from Linux' /proc")
 _PAGE = mmap.PAGESIZE
@@ -39,6 +40,34 @@ def test_the_peak_tells_what_was_taken_and_given_back(nbytes: int) -> None:
     assert nbytes - peak_error_nbytes(2) <= risen <= nbytes + 2 * peak_error_nbytes(2)
 
 
+_OWN_PEAK = """
+import mmap, sys
+from hyps.adapters.resident import OwnPeak, give_back, resident
+
+def touch(block):
+    for start in range(0, len(block), mmap.PAGESIZE):
+        block[start]
+
+before, peak = resident(), OwnPeak()
+with open(sys.argv[1], "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as code:
+    touch(code)
+    with mmap.mmap(-1, 32_000_000) as block:
+        block[:: mmap.PAGESIZE] = bytes(len(block[:: mmap.PAGESIZE]))
+    give_back()
+    assert resident().file_nbytes < before.file_nbytes + 32_000_000
+    print(resident().anonymous_nbytes - before.anonymous_nbytes, peak.measure() - before.total_nbytes)
+"""
+
+
+@_LINUX
+def test_a_peak_of_our_own_has_what_was_given_back_but_not_all_code(tmp_path: Path) -> None:
+    (tmp_path / "large.so").write_bytes(bytes(64_000_000))
+    command = [sys.executable, "-c", _OWN_PEAK, str(tmp_path / "large.so")]
+    printed = subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout
+    grown, risen = map(int, printed.split())
+    assert abs(risen - (32_000_000 + CODE_NBYTES)) < 3_000_000 + max(0, grown)
+
+
 @_LINUX
 def test_parts_add_up() -> None:
     now = resident()
@@ -48,7 +77,7 @@ def test_parts_add_up() -> None:
 
 _FRESH = """
 import numpy, onnxruntime
-from hyps.adapters.resident import give_back, resident
+from hyps.adapters.resident import CODE_NBYTES, give_back, resident
 from hyps.adapters.sessions import Mode, Sessions
 sessions = Sessions(1)
 sessions.measure_base()

@@ -115,9 +115,7 @@ def test_a_pipe_ends_the_wait_there_is_or_the_next_and_no_other() -> None:
     pipe.wake()
 
 
-def test_a_wake_that_meets_a_close_writes_to_no_file_of_others(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_wake_that_meets_a_close_writes_to_no_file_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pipe, write = WakePipe(), os.write
     pipe.begin_wait()
     opened: list[int] = []
