@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hyps.formats.quantities import counted
+
 _TOLERANCES = {"bfloat16": 8e-2, "float16": 1e-2, "float32": 1e-5, "float64": 1e-9}
 
 _MOST_SPREAD = 1e-3
@@ -212,7 +214,7 @@ class _Tally:
             (self.lost_nans, "has no NaN in {} where the model has it"),
             (self.other_infinities, "is infinite in {} where the model is not, or the other way round"),
         ]
-        return " and ".join(text.format(f"{count} element{'s' if count > 1 else ''}") for count, text in found if count)
+        return " and ".join(text.format(counted(count, "element")) for count, text in found if count)
 
 
 def _chunks(expected: Array, actual: Array) -> Iterator[tuple[Array, Array]]:

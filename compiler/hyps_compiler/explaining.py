@@ -10,7 +10,7 @@ from hyps.adapters.resident import reset_peak, resident
 from hyps.adapters.spill_file import SpillCounts
 from hyps.errors import printable
 from hyps.formats.plan import Partition, Plan
-from hyps.formats.quantities import format_nbytes, format_seconds
+from hyps.formats.quantities import counted, format_nbytes, format_seconds
 from hyps.local import LocalRunner
 
 WIDTH = 80
@@ -190,7 +190,7 @@ def _label(plan: Plan, parts: Sequence[Partition]) -> str:
     if first.shard is None:
         names = list(first.layers) or [first.id]
         return printable(names[0] if len(names) == 1 else f"{names[0]}..{names[-1]}")
-    return f"{printable(first.shard.layer)} [{len(parts)} {_kind(plan, first)}{'s' if len(parts) != 1 else ''}]"
+    return f"{printable(first.shard.layer)} [{counted(len(parts), _kind(plan, first))}]"
 
 
 def _kind(plan: Plan, part: Partition) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 
 from hyps.adapters.guard import become_expendable, guarded, limit_seconds
 from hyps.adapters.machine import available_nbytes, peak_rss_nbytes, trim
+from hyps.adapters.resident import CODE_NBYTES, OwnPeak
 from hyps.adapters.sessions import ORT_ERRORS, Mode, Session, Sessions, execution_error
 from hyps.containment import die_with_writer
 from hyps.errors import HypsError, InfeasibleError
@@ -110,7 +111,8 @@ class _Bench:
         self._job, self._say = job, say
         self._sessions = Sessions(job.threads, share_pool=True)
         self._random = random.Random(0)
-        self._base_nbytes = self._sessions.measure_base()
+        self._base_nbytes = self._sessions.measure_base() + CODE_NBYTES
+        self._peak = OwnPeak()
         free = (available_nbytes() or 2**62) * _SHARE_OF_AVAILABLE
         self._room_nbytes = free if job.memory_bytes is None else min(free, job.memory_bytes - self._base_nbytes)
         self._steps = 0
@@ -144,7 +146,7 @@ class _Bench:
         for request in requests.values():
             whole.feeds = request
             whole.time()
-        peak = peak_rss_nbytes()
+        peak = self._peak_nbytes()
         groups = list(self._groups(job.borders)) or [()]
         found: dict[int, list[_Round]] = {batch: [] for batch in requests}
         for group in groups:
@@ -218,7 +220,7 @@ class _Bench:
                 trim()
                 self._step(len(job.layers) * len(job.requests))
         pairs = {place: samples for place, samples in pairs.items() if len(samples) == len(job.requests)}
-        return Answer(session_s=session_s, whole=None, alone=alone, pairs=pairs, peak_memory_bytes=peak_rss_nbytes())
+        return Answer(session_s=session_s, whole=None, alone=alone, pairs=pairs, peak_memory_bytes=self._peak_nbytes())
 
     def _check_room(self) -> None:
         """Refuse a model of which one layer is too large.
@@ -241,6 +243,9 @@ class _Bench:
         return runner
 
     # Both.
+
+    def _peak_nbytes(self) -> int | None:
+        return self._peak.measure() or peak_rss_nbytes()
 
     def _request(self, batch: int) -> Feeds:
         return read_npz(Path(self._job.folder) / self._job.requests[batch])

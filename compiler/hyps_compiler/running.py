@@ -18,7 +18,7 @@ from hyps.adapters.feeds import numpy_dtype
 from hyps.adapters.plan_files import read_plan
 from hyps.errors import OutputError, TensorError, printable
 from hyps.formats.plan import NamedTensor
-from hyps.formats.quantities import format_seconds
+from hyps.formats.quantities import counted, format_seconds
 from hyps.formats.signature import check_names, shape_text
 from hyps.local import LocalRunner
 from hyps.terminal import table
@@ -133,8 +133,7 @@ def show_answers(answers: Answers) -> str:
         )
         for name, value in answers.outputs.items()
     ]
-    plural = "s" if answers.requests != 1 else ""
-    lines = [f"{answers.requests} request{plural} in {format_seconds(answers.seconds)}{_rate_text(answers)}"]
+    lines = [f"{counted(answers.requests, 'request')} in {format_seconds(answers.seconds)}{_rate_text(answers)}"]
     if len(answers.latencies_s) > 1:
         lines.append(_latency_text(answers.latencies_s))
     if answers.explanation is not None:

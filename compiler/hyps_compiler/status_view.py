@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hyps.errors import printable
-from hyps.formats.quantities import format_count, format_nbytes, format_seconds
+from hyps.formats.quantities import counted, format_count, format_nbytes, format_seconds
 from hyps.formats.status import (
     CourseStatus,
     HubStatus,
@@ -97,7 +97,7 @@ def _requests(report: Report) -> Iterator[Line]:
     yield Line(
         f"{'requests':<{_LABEL}}{_amount('queued', requests.queued, requests.max_queued)}   "
         f"{_amount('running', requests.running, requests.max_running)}   "
-        f"{_plural(requests.clients, 'client') if requests.clients else ''}".rstrip()
+        f"{counted(requests.clients, 'client') if requests.clients else ''}".rstrip()
     )
     ended = [f"{format_count(requests.done)} done"]
     for count, word in (
@@ -360,10 +360,6 @@ def _short_rate(per_s: float) -> str:
 
 def _ratio(measured: float | None, predicted: float | None) -> str:
     return "-" if not measured or not predicted else f"{measured / predicted:.2f}"
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _long_seconds(seconds: float) -> str:

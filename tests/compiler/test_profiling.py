@@ -101,7 +101,7 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_device_too_small_for_the_whole_measures_layer_by_layer(heavy: Path) -> None:
-    memory_bytes = 110_000_000  # the process takes 30 to 60 MB, a layer 33, the whole 100
+    memory_bytes = 110_000_000  # the process takes 48 MB, a layer 33, the whole 100
 
     profile = profile_model(heavy, ProfileOptions(threads=1, repeats=1, memory_bytes=memory_bytes))
 
@@ -111,7 +111,7 @@ def test_a_device_too_small_for_the_whole_measures_layer_by_layer(heavy: Path) -
     assert all(layer.samples[1].median_s > 0 for layer in profile.layers)
     assert all(not border.head_s for border in profile.borders)
     assert profile.peak_memory_bytes is not None
-    assert profile.peak_memory_bytes < memory_bytes + 10_000_000
+    assert profile.peak_memory_bytes <= memory_bytes
 
 
 def test_a_layer_too_large_for_the_memory_is_refused_with_what_would_do(heavy: Path) -> None:

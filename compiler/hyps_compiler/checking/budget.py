@@ -49,20 +49,6 @@ class _Options(Struct, frozen=True, forbid_unknown_fields=True):
     timeout: _Quantity | UnsetType = UNSET
 
 
-class _Limits(Struct, frozen=True, forbid_unknown_fields=True):
-    """The most that is allowed; the fields are the names in `LIMITS`."""
-
-    partition_bytes: _Quantity | UnsetType = UNSET
-    partition_params: _Quantity | UnsetType = UNSET
-    peak_memory: _Quantity | UnsetType = UNSET
-    partitions: _Quantity | UnsetType = UNSET
-    latency: _Quantity | UnsetType = UNSET
-    border_bytes: _Quantity | UnsetType = UNSET
-    difference: _Quantity | UnsetType = UNSET
-    conversion_difference: _Quantity | UnsetType = UNSET
-    quantization_loss: _Quantity | UnsetType = UNSET
-
-
 class _Growth(Struct, frozen=True, forbid_unknown_fields=True):
     """By how much figures may grow; the fields are the names in `GROWING`."""
 
@@ -72,6 +58,14 @@ class _Growth(Struct, frozen=True, forbid_unknown_fields=True):
     partitions: _Quantity | UnsetType = UNSET
     latency: _Quantity | UnsetType = UNSET
     border_bytes: _Quantity | UnsetType = UNSET
+
+
+class _Limits(_Growth, frozen=True, forbid_unknown_fields=True):
+    """The most that is allowed; the fields are the names in `LIMITS`."""
+
+    difference: _Quantity | UnsetType = UNSET
+    conversion_difference: _Quantity | UnsetType = UNSET
+    quantization_loss: _Quantity | UnsetType = UNSET
 
 
 class _Model(_Options, frozen=True, forbid_unknown_fields=True):

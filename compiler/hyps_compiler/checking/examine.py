@@ -34,10 +34,9 @@ from hyps_compiler.checking.facts import (
 from hyps_compiler.checking.job import ModelJob
 from hyps_compiler.checking.reading import read_facts
 from hyps_compiler.checking.rules import CompileOptions
-from hyps_compiler.convert import SAMPLES, can_convert, convert
 from hyps_compiler.convert.conversion import Conversion
+from hyps_compiler.converting import Converting
 from hyps_compiler.driver import Compiled, Options, compile_model
-from hyps_compiler.frontend import ZOO
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.output import scratch_folder
 from hyps_compiler.partition import Request, parse_cuts
@@ -85,11 +84,10 @@ def examine(job: ModelJob) -> Outcome:
 
 
 def _facts(job: ModelJob, work: Path) -> Facts:
-    model, trusted = _trusted(job, work)
     folder = Path(job.output) if job.output else work / "plan"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    compiled = compile_model(model, folder, _options(model, job.options, force=job.force))
-    conversion = trusted or compiled.conversion
+    compiled = compile_model(job.model, folder, _options(job, job.options))
+    conversion = compiled.conversion
     return Facts(
         plan=read_facts(folder),
         difference=_largest_difference(compiled.report),
@@ -99,16 +97,7 @@ def _facts(job: ModelJob, work: Path) -> Facts:
     )
 
 
-def _trusted(job: ModelJob, work: Path) -> tuple[str, Conversion | None]:
-    """Return the model, and how it was made where code in it may be run; compiling converts what is safe to read."""
-    source = Path(job.model)
-    if not job.trust or job.model.startswith(ZOO) or not can_convert(source):
-        return job.model, None
-    made = work / f"{source.stem}.onnx"
-    return str(made), convert(source, made, samples=SAMPLES, trust=True)
-
-
-def _options(model: str, told: CompileOptions, *, force: bool = False) -> Options:
+def _options(job: ModelJob, told: CompileOptions) -> Options:
     cuts, tensors = parse_cuts(told.cut)
     nbytes = told.max_tensor_bytes or MOST_TENSOR_NBYTES
     calibration = Path(told.calibration) if told.calibration else None
@@ -123,22 +112,29 @@ def _options(model: str, told: CompileOptions, *, force: bool = False) -> Option
         optimization=told.optimize,
         shapes=told.input,
         feeds=read_npz(Path(told.inputs)) if told.inputs else None,
-        force=force,
+        force=job.force,
         max_tensor_nbytes=nbytes,
-        placement=_placement(model, told, nbytes),
+        placement=_placement(job, told, nbytes),
         quantization=quantize_request(told.quantize, calibration, has_cluster=told.cluster is not None),
+        converting=Converting(trust=job.trust),
     )
 
 
-def _placement(model: str, told: CompileOptions, max_tensor_nbytes: int) -> "PlacementRequest | None":
+def _placement(job: ModelJob, told: CompileOptions, max_tensor_nbytes: int) -> "PlacementRequest | None":
     if told.cluster is None:
         return None
     from hyps_compiler.clusters import SiteRequest, load_site  # searches and their solver, which nothing else needs
     from hyps_compiler.placement import PlacementRequest
 
     profile = Path(told.profile) if told.profile else None
-    request = SiteRequest(Path(told.cluster), profile, shapes=told.input, max_tensor_nbytes=max_tensor_nbytes)
-    return PlacementRequest(load_site(model, request), objective=told.objective, strategy=told.strategy)
+    request = SiteRequest(
+        Path(told.cluster),
+        profile,
+        shapes=told.input,
+        max_tensor_nbytes=max_tensor_nbytes,
+        converting=Converting(trust=job.trust),
+    )
+    return PlacementRequest(load_site(job.model, request), objective=told.objective, strategy=told.strategy)
 
 
 def _layers_without_limits(job: ModelJob, error: HypsError) -> tuple[Layer, ...]:
@@ -148,8 +144,7 @@ def _layers_without_limits(job: ModelJob, error: HypsError) -> tuple[Layer, ...]
     without = {"memory_bytes": None, "max_params": None, "partitions": None, "cluster": None, "cut": ("mandatory",)}
     free = msgspec.structs.replace(job.options, **without)
     with suppress(HypsError), scratch_folder() as work:  # the sentence on the limit is complete without them
-        model, _ = _trusted(job, work)
-        compile_model(model, work / "plan", replace(_options(model, free), verify=False))
+        compile_model(job.model, work / "plan", replace(_options(job, free), verify=False))
         return tuple(layers_of(read_facts(work / "plan").partitions).values())
     return ()
 

@@ -35,8 +35,6 @@ class Kind:
     """Whether reading this very file may run code in it; refused without `trust`."""
 
 
-_TENSORFLOW = ("tensorflow", "keras", "tf2onnx")
-_TF_OPSETS = range(13, 19)
 _TF_OPSET = 17
 """tf2onnx writes its cleanest graphs at 17; at 18, the highest it knows, transposes stay around pooling."""
 
@@ -44,61 +42,30 @@ _TORCH = ("torch", "onnxscript")
 _TORCH_OPSET = 20
 """The first with Gelu, GridSample and others as one node each; the exporter's own choice, and its most for scripts."""
 
+
+def _tensorflow(
+    name: str, what: str, accepts: Callable[[Path], bool], check: Callable[[Path], None], module: str = "functions"
+) -> Kind:
+    return Kind(
+        name=name,
+        what=what,
+        accepts=accepts,
+        check=check,
+        packages=("tensorflow", "keras", "tf2onnx"),
+        extra="tf",
+        module=module,
+        opsets=range(13, 19),
+        default_opset=_TF_OPSET,
+    )
+
+
 KINDS: tuple[Kind, ...] = (
-    Kind(
-        name="keras",
-        what="a Keras file",
-        accepts=checks.has_suffix(".keras"),
-        check=checks.check_keras,
-        packages=_TENSORFLOW,
-        extra="tf",
-        module="functions",
-        opsets=_TF_OPSETS,
-        default_opset=_TF_OPSET,
-    ),
-    Kind(
-        name="keras-h5",
-        what="a Keras HDF5 file",
-        accepts=checks.has_suffix(".h5", ".hdf5"),
-        check=checks.check_hdf5,
-        packages=_TENSORFLOW,
-        extra="tf",
-        module="functions",
-        opsets=_TF_OPSETS,
-        default_opset=_TF_OPSET,
-    ),
-    Kind(
-        name="saved-model",
-        what="a SavedModel folder",
-        accepts=checks.is_saved_model,
-        check=checks.check_saved_model,
-        packages=_TENSORFLOW,
-        extra="tf",
-        module="functions",
-        opsets=_TF_OPSETS,
-        default_opset=_TF_OPSET,
-    ),
-    Kind(
-        name="frozen-graph",
-        what="a frozen TensorFlow graph",
-        accepts=checks.may_be_graph_def,
-        check=checks.check_graph_def,
-        packages=_TENSORFLOW,
-        extra="tf",
-        module="functions",
-        opsets=_TF_OPSETS,
-        default_opset=_TF_OPSET,
-    ),
-    Kind(
-        name="tflite",
-        what="a TensorFlow Lite model",
-        accepts=checks.has_suffix(".tflite"),
-        check=checks.check_tflite,
-        packages=_TENSORFLOW,
-        extra="tf",
-        module="tflite",
-        opsets=_TF_OPSETS,
-        default_opset=_TF_OPSET,
+    _tensorflow("keras", "a Keras file", checks.has_suffix(".keras"), checks.check_keras),
+    _tensorflow("keras-h5", "a Keras HDF5 file", checks.has_suffix(".h5", ".hdf5"), checks.check_hdf5),
+    _tensorflow("saved-model", "a SavedModel folder", checks.is_saved_model, checks.check_saved_model),
+    _tensorflow("frozen-graph", "a frozen TensorFlow graph", checks.may_be_graph_def, checks.check_graph_def),
+    _tensorflow(
+        "tflite", "a TensorFlow Lite model", checks.has_suffix(".tflite"), checks.check_tflite, module="tflite"
     ),
     Kind(
         name="torch-export",

@@ -7,6 +7,7 @@ from onnx import ModelProto, NodeProto
 
 from hyps.errors import printable
 from hyps.formats.plan import Partition, Plan, Shard, Variant
+from hyps.formats.quantities import counted
 from hyps_compiler.interop.annotations import Configuration, ShardedAxis, Sharding
 from hyps_compiler.interop.dag import Dag, spread
 from hyps_compiler.interop.sharding import WEIGHTED, weight_axis
@@ -95,13 +96,13 @@ def _untold(plan: Plan, dag: Dag, stages: Mapping[int, int], moved: int) -> Iter
     strange = sorted(crossing - set(dag.crossing(stages)))
     if strange:
         shown = ", ".join(f"`{printable(name, 40)}`" for name in strange[:3])
-        yield f"{_count(len(strange), 'tensor')} between partitions, which no node of the model makes so: {shown}"
+        yield f"{counted(len(strange), 'tensor')} between partitions, which no node of the model makes so: {shown}"
     more = sorted(set(dag.crossing(stages)) - {name for part in plan.partitions for name in part.outputs})
     if more:
         shown = ", ".join(f"`{printable(name, 40)}`" for name in more[:3])
-        yield f"{_count(len(more), 'tensor')} more between stages, which the plan has under another name: {shown}"
+        yield f"{counted(len(more), 'tensor')} more between stages, which the plan has under another name: {shown}"
     if moved:
-        yield f"{_count(moved, 'node')} are in a later stage than their partition, which they share with others"
+        yield f"{counted(moved, 'node')} are in a later stage than their partition, which they share with others"
 
 
 def _divided(
@@ -123,7 +124,7 @@ def _divided(
     for layer, parts in groups.items():
         one = _divided_node(layer, parts, readers, sizes, dag)
         if one is None:
-            what = f"{_count(len(parts), 'H-partition')} of `{printable(layer, 60)}`"
+            what = f"{counted(len(parts), 'H-partition')} of `{printable(layer, 60)}`"
             left.append(f"{what} are no division of one weight or output")
         else:
             found.append(one)
@@ -188,7 +189,3 @@ def _contraction(layer: str, index: int, sizes: Mapping[str, tuple[int, ...]], d
     called = [one for one in found if layer == dag.nodes[one].name or layer.startswith(f"{dag.nodes[one].name}/")]
     told = called if len(found) > 1 else found
     return told[0] if len(told) == 1 else None
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from hyps.errors import ModelError, UsageError, printable
+from hyps.formats.quantities import counted
 from hyps_compiler.interop import annotations, olive
 from hyps_compiler.interop.annotations import Configuration, read_configurations
 from hyps_compiler.interop.dag import Dag, read_dag, spread
@@ -112,9 +113,9 @@ def _shown(row: AnnotationRow) -> str:
     if row.num_devices is not None:
         names = ", ".join(printable(device, 20) for device in row.devices[:4])
         more = ", ..." if len(row.devices) > 4 else ""
-        told.append(f"{_count(row.num_devices, 'device')}{f' ({names}{more})' if names else ''}")
+        told.append(f"{counted(row.num_devices, 'device')}{f' ({names}{more})' if names else ''}")
     if row.stages:
-        told.append(f"{_count(len(row.stages), 'stage')} ({row.stages[0]} to {row.stages[-1]}) of {_nodes(row.nodes)}")
+        told.append(f"{counted(len(row.stages), 'stage')} ({row.stages[0]} to {row.stages[-1]}) of {_nodes(row.nodes)}")
     if row.shardings:
         told.append(f"{_nodes(row.shardings)} divided")
     if row.moved:
@@ -123,11 +124,7 @@ def _shown(row: AnnotationRow) -> str:
 
 
 def _nodes(number: int) -> str:
-    return _count(number, "node")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
+    return counted(number, "node")
 
 
 def _configuration_row(dag: Dag, found: Configuration) -> AnnotationRow:

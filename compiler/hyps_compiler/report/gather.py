@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from hyps.errors import HypsError, InfeasibleError, printable
-from hyps.formats.quantities import format_count, format_nbytes
+from hyps.formats.quantities import counted, format_count, format_nbytes
 from hyps_compiler.report.document import LoadMap, Memory, Report, Schedule, Splits
 from hyps_compiler.report.layers import layers_of, partition_seconds
 from hyps_compiler.report.load_map import BATCHES, load_map_of
@@ -47,7 +47,7 @@ def gather(sources: Sources, step: Callable[[str], None], *, has_map: bool = Tru
     weights = f"{format_count(plan.model.parameters)} parameters, {format_nbytes(plan.model.weight_bytes)} of weights"
     return Report(
         title=shown(plan.model.name),
-        subtitle=f"{len(plan.partitions)} partition{'s' * (len(plan.partitions) != 1)} · {weights}",
+        subtitle=f"{counted(len(plan.partitions), 'partition')} · {weights}",
         facts=facts_of(plan),
         graph=partition_graph(plan, seconds),
         layers=layers,
@@ -72,10 +72,8 @@ def _seconds(sources: Sources) -> dict[str, float]:
 
 def _splits(sources: Sources, missing: dict[str, str]) -> Splits | None:
     site, graph = sources.site, sources.pieces
-    needed = _needed(sources)
-    if needed or site is None or graph is None:
-        told = f"Give {needed} to see what every split point would cost."
-        missing["splits"] = told if needed else _not_possible(sources.blocked)
+    if site is None or graph is None or _needed(sources):
+        missing["splits"] = _without_cluster(sources, "what every split point would cost")
         return None
     try:
         found = splits_of(sources.plan, site.problem(graph, single_batch(sources.plan)))
@@ -119,10 +117,8 @@ def _schedule(sources: Sources, memory: Memory | None, missing: dict[str, str]) 
 
 def _load_map(sources: Sources, step: Callable[[str], None], missing: dict[str, str]) -> LoadMap | None:
     site, graph = sources.site, sources.pieces
-    needed = _needed(sources)
-    if needed or site is None or graph is None:
-        told = f"Give {needed} to see latency by batch size and rate."
-        missing["load_map"] = told if needed else _not_possible(sources.blocked)
+    if site is None or graph is None or _needed(sources):
+        missing["load_map"] = _without_cluster(sources, "latency by batch size and rate")
         return None
     try:
         problems = {batch: without_load(site).problem(graph, batch) for batch in BATCHES}
@@ -133,6 +129,12 @@ def _load_map(sources: Sources, step: Callable[[str], None], missing: dict[str, 
     if found is None:
         missing["load_map"] = "Nothing limits the throughput here."
     return found
+
+
+def _without_cluster(sources: Sources, what: str) -> str:
+    """Return why `what` cannot be reckoned."""
+    needed = _needed(sources)
+    return f"Give {needed} to see {what}." if needed else _not_possible(sources.blocked)
 
 
 def _needed(sources: Sources) -> str:
