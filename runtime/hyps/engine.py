@@ -275,7 +275,9 @@ class Engine:
         residency = self._generous(lambda base_nbytes: decide(self._tasks, present, self.memory_bytes, base_nbytes))
         if exact:
             return residency, spills, {task.id: Mode.EXACT for task in self._tasks}
-        return residency, spills, choose_modes(self.plan, self._tasks, residency, is_spilling=spills is not None)
+        is_spilling = spills is not None
+        modes = choose_modes(self.plan, self._tasks, residency, self._most_alive, is_spilling=is_spilling)
+        return residency, spills, modes
 
     def _generous(self, decide: Callable[[int], Residency]) -> Residency:
         """Return what is decided beside the base: what is kept leaves some room free, what must fit need not."""

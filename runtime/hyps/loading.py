@@ -9,7 +9,7 @@ from pathlib import Path
 from hyps.adapters.machine import trim
 from hyps.adapters.sessions import Mode, Session, Sessions
 from hyps.adapters.streams import Streamed, Streams
-from hyps.core.residency import Residency, Task, loaded_nbytes, packable
+from hyps.core.residency import Residency, Task, has_room_for_speed, packable
 from hyps.errors import HypsError
 from hyps.formats.plan import Plan
 
@@ -35,29 +35,20 @@ class Timing:
     """What was read of files for each loading; of weights that are mapped, their length."""
 
 
-def choose_modes(plan: Plan, tasks: Sequence[Task], residency: Residency, *, is_spilling: bool) -> dict[str, Mode]:
+def choose_modes(
+    plan: Plan, tasks: Sequence[Task], residency: Residency, alive_nbytes: int, *, is_spilling: bool
+) -> dict[str, Mode]:
     """Return how each partition is run: laid out for speed where memory allows it, else read, else mapped.
 
-    Where tensors are sent away to a file, what is free is theirs, and nothing is laid out anew.
+    `alive_nbytes` is the most that a request has alive at once. Where tensors are sent away to a file, what is free is
+    theirs, and nothing is laid out anew.
     """
     plain = {part.id: Mode.MAPPED if part.form is None else Mode.STREAMED for part in plan.partitions}
     if is_spilling:
         return plain
-    fast_nbytes = 2 * sum(task.weight_nbytes + task.table_nbytes for task in tasks) + _hoarded_nbytes(plan, tasks)
-    all_kept = len(residency.kept) == len(tasks)
-    if all_kept and (residency.spare_nbytes is None or residency.spare_nbytes + loaded_nbytes(tasks) >= fast_nbytes):
+    if has_room_for_speed(tasks, residency, alive_nbytes):
         return dict.fromkeys(plain, Mode.FAST)
     return {**plain, **dict.fromkeys(packable(tasks, residency), Mode.PACKED)}
-
-
-def _hoarded_nbytes(plan: Plan, tasks: Sequence[Task]) -> int:
-    """Return what fast sessions keep between runs: each all that it works in, in memory that grows by doubling.
-
-    24 sessions with maps of 8 MB were seen to hold 1.1 GB.
-    """
-    sizes = {name: info.nbytes or 0 for name, info in plan.tensors.items()}
-    made = sum(sizes.get(name, 0) for task in tasks for name in task.outputs)
-    return 2 * (made + sum(task.scratch_nbytes for task in tasks))
 
 
 class Loader:
@@ -169,6 +160,7 @@ class Loader:
         for partition in [*self._ahead, *self._sessions]:
             self.unload(partition)
         self._streams.close()
+        self._opener.shrink()
         trim()
 
     def _begin(self, partition: str, room_nbytes: int | None) -> Streamed:

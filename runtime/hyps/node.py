@@ -551,12 +551,8 @@ class Node:
         self._executor.open(key, self._files.folders[key], partition, self._mode(partition), self._plan.optimization)
 
     def _mode(self, partition: Partition) -> Mode:
-        """Lay weights out for speed where all of them fit twice, as an engine does; else read them, or map them."""
-        residency = self._state.residency
-        weights = sum(other.weight_bytes for other in self._partitions.values())
-        all_kept = len(residency.kept) == len(self._partitions)
-        is_roomy = residency.spare_nbytes is None or residency.spare_nbytes >= weights
-        if all_kept and is_roomy:
+        """Lay weights out for speed where there is room for all, as an engine does; else read them, or map them."""
+        if self._state.has_room_for_speed:
             return Mode.FAST
         return Mode.MAPPED if partition.form is None else Mode.STREAMED
 

@@ -136,7 +136,7 @@ class Executor:
     def shut(self, key: Key) -> None:
         """Release a partition; runs of it that were begun go on."""
         session = self._sessions.pop(key, None)
-        errand = functools.partial(self._let_go, session) if isinstance(session, Streamed) else trim
+        errand = functools.partial(self._let_go, session) if isinstance(session, Streamed) else self._give_back
         self._errands.put((None, errand))
 
     def run(self, run: int, key: Key, outputs: tuple[str, ...], feeds: Callable[[], Mapping[str, Any]]) -> None:
@@ -198,6 +198,10 @@ class Executor:
         streamed = self._streams.begin(folder, partition, optimization, room_nbytes=0)
         self._streams.finish(streamed)
         return streamed
+
+    def _give_back(self) -> None:
+        self._opener.shrink()
+        trim()
 
     def _let_go(self, streamed: Streamed) -> None:
         self._streams.shut(streamed)

@@ -6,6 +6,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
@@ -46,7 +47,8 @@ class Mode(Enum):
     """How a partition is run."""
 
     FAST = "fast"
-    """Kept loaded, weights laid out anew for speed: twice their bytes while it loads, once after."""
+    """Kept loaded, weights laid out anew for speed: twice their bytes while it loads, once after. What it computes in
+    is kept for the next run, of any such session."""
     PACKED = "packed"
     """As `FAST`, under a budget: without memory that onnxruntime would keep for later runs."""
     STREAMED = "streamed"
@@ -102,6 +104,15 @@ class Sessions:
         give_back()
         return rss_nbytes() or 0
 
+    def shrink(self) -> None:
+        """Give back what `FAST` sessions keep for their next runs; what is computed now is not touched."""
+        if _make_arena.cache_info().currsize:
+            self._identity.run(None, {"x": np.zeros((), np.float32)}, _shrinking())
+
+    @functools.cached_property
+    def _identity(self) -> Session:
+        return self.open_bytes(_IDENTITY_MODEL, Mode.FAST, "the empty model")
+
     def _create(self, source: str | bytes, options: Any, shown: str) -> Session:
         weights = Path(source).parent if isinstance(source, str) else None
         try:
@@ -126,8 +137,13 @@ class Sessions:
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
         if mode in (Mode.MAPPED, Mode.STREAMED):
             options.add_session_config_entry("session.disable_prepacking", "1")
-        if mode not in (Mode.FAST, Mode.EXACT):
-            options.enable_cpu_mem_arena = False  # it grows by powers of two: up to twice what is needed
+        if mode is Mode.FAST:
+            _make_arena()
+            options.add_session_config_entry("session.use_env_allocators", "1")
+            options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+            options.enable_mem_pattern = False  # one block for all of a run would lie beside those of other sessions
+        elif mode is not Mode.EXACT:
+            options.enable_cpu_mem_arena = False  # what it keeps would be kept by every session
             options.enable_mem_pattern = False
             options.enable_mem_reuse = False  # a block that waits to be used again is held between two tensors' lives
             # Of its own accord onnxruntime would put off what makes an output, and hold what that is made of.
@@ -177,6 +193,28 @@ def one_line(error: Exception) -> str:
     if text.startswith("[ONNXRuntimeError]"):
         text = text.split(" : ", 3)[-1]
     return printable(_ORT_PLACES.sub("", text.splitlines()[0]).strip(), 300)
+
+
+@functools.cache
+def _make_arena() -> None:
+    """Make the one arena of this process, for what sessions compute in and keep for their next run.
+
+    With one each, as onnxruntime has it by itself, 54 sessions of MobileNetV2 held 138 MB, and 49 with this; their
+    requests took as long, or less.
+    """
+    info = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    as_requested = {"max_mem": 0, "arena_extend_strategy": 1, "initial_chunk_size_bytes": -1}
+    config = onnxruntime.OrtArenaCfg({**as_requested, "max_dead_bytes_per_chunk": -1})
+    onnxruntime.create_and_register_allocator(info, config)
+
+
+@functools.cache
+def _shrinking() -> Any:
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 @functools.cache

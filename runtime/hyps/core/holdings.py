@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hyps.core.node_events import Load, NodeInstruction, Obtain, SetUp, Share, Unload
-from hyps.core.residency import Residency, Task, live_activations, residency_for_many
+from hyps.core.residency import Residency, Task, has_room_for_speed, live_activations, residency_for_many
 from hyps.errors import InternalError, printable
 from hyps.formats.quantities import format_nbytes
 
@@ -115,6 +115,7 @@ class Holdings:
 
     Attributes:
         residency: what `place` decided last.
+        has_room_for_speed: whether then all can be laid out for speed.
         room_nbytes: what the budget leaves for tensors beside the partitions that are kept; None: no budget.
     """
 
@@ -128,6 +129,7 @@ class Holdings:
         self._in_turn: Holding | None = None
         """The one that is loaded, or being loaded, without being kept."""
         self.residency = Residency(frozenset(), None)
+        self.has_room_for_speed = False
         self.room_nbytes: int | None = None
 
     def __iter__(self) -> Iterator[Holding]:
@@ -298,6 +300,8 @@ class Holdings:
         crossing = sum(event.nbytes.get(name, 0) for name in (*event.inputs, *event.outputs))
         budget = self._budget_nbytes
         self.residency = residency_for_many(tasks, live, crossing, budget, self._base_nbytes)
+        alive = max((live[task.id] + task.scratch_nbytes for task in tasks), default=0)
+        self.has_room_for_speed = has_room_for_speed(tasks, self.residency, alive + crossing)
         self._run_nbytes = {
             task.id: task.scratch_nbytes + sum(event.nbytes.get(name, 0) for name in task.outputs) for task in tasks
         }

@@ -170,6 +170,11 @@ class NodeState:
         return self._holdings.residency
 
     @property
+    def has_room_for_speed(self) -> bool:
+        """Whether partitions can be laid out for speed, by the latest setup."""
+        return self._holdings.has_room_for_speed
+
+    @property
     def next_tick_s(self) -> float:
         """When to tell the machine the time, if nothing happens before; infinite: it need not be told."""
         return math.inf if self.life in (NodeLife.JOINING, NodeLife.GONE) else self._told_s + self._beat_s

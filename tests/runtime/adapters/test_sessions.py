@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
@@ -12,6 +14,7 @@ from onnx import TensorProto, helper
 from hyps.adapters.sessions import _IDENTITY_MODEL, Mode, Sessions, execution_error, one_line
 from hyps.errors import PlanError
 from hyps.formats.dtypes import numpy_name, ort_type_name
+from model_fixtures import model_of, save
 from plan_fixtures import cnn, mlp
 
 
@@ -91,6 +94,48 @@ print(len(os.listdir("/proc/self/task")) - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
     assert done.stdout == "0\n"
+
+
+_SHARING = """
+import sys
+from pathlib import Path
+import numpy as np
+from hyps.adapters.machine import trim
+from hyps.adapters.resident import resident
+from hyps.adapters.sessions import Mode, Sessions
+
+def held():
+    trim()
+    return resident().anonymous_nbytes
+
+opener, x = Sessions(1), np.ones((1, 2_000_000), np.float32)
+opener.open(Path(sys.argv[1]), Mode.FAST, "none").run(None, {"x": x[:, :1]})
+before = held()
+sessions = [opener.open(Path(sys.argv[1]), Mode.FAST, "none") for _ in range(12)]
+for _ in range(2):
+    for session in sessions:
+        session.run(None, {"x": x})
+kept = held() - before
+del session, sessions
+opener.shrink()
+print(kept, held() - before)
+"""
+
+
+def _open_row(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "n"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is tested is read from Linux' /proc")
+def test_sessions_keep_memory_for_their_next_run_together_and_give_it_back(tmp_path: Path) -> None:
+    names = ["x", "a", "b", "c", "y"]
+    nodes = [helper.make_node("Abs", [a], [b]) for a, b in pairwise(names)]
+    save(model_of(nodes, [_open_row("x")], [_open_row("y")]), tmp_path / "abs.onnx")
+    command = [sys.executable, "-c", _SHARING, str(tmp_path / "abs.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    kept, left = map(int, done.stdout.split())
+    assert 8_000_000 <= kept <= 40_000_000, "twelve times two maps of 8 MB if each had its own"
+    assert left <= 4_000_000
 
 
 def test_what_onnxruntime_says_becomes_one_line() -> None:

@@ -14,6 +14,7 @@ from hyps.core.residency import (
     by_weight,
     decide_residency,
     decide_with_read_ahead,
+    has_room_for_speed,
     live_activations,
     loaded_nbytes,
     packable,
@@ -90,6 +91,20 @@ def test_what_is_kept_is_not_given_up_for_reading_much_more() -> None:
     plain = decide_residency(tasks, live, 2 * 100 + 20 - 1, 0)
     assert decide_with_read_ahead(tasks, live, 2 * 100 + 20 - 1, 0) == plain
     assert decide_with_read_ahead(tasks, live, None, 0) == decide_residency(tasks, live, None, 0)
+
+
+def test_there_is_room_for_speed_where_weights_fit_twice_and_beside_what_runs() -> None:
+    tasks, _ = chain(30 * _MB, 20 * _MB)
+    all_of_them = frozenset({"p0", "p1"})
+    assert has_room_for_speed(tasks, Residency(all_of_them, None), 10**12)
+    assert not has_room_for_speed(tasks, Residency(frozenset({"p0"}), 0, 10**12), 0)
+    assert has_room_for_speed(tasks, Residency(all_of_them, 0, 100 * _MB), 10 * _MB)
+    assert not has_room_for_speed(tasks, Residency(all_of_them, 0, 100 * _MB - 1), 10 * _MB)
+    assert not has_room_for_speed(tasks, Residency(all_of_them, 0, 100 * _MB), 20 * _MB)
+    assert has_room_for_speed(tasks, Residency(all_of_them, 0, 117 * _MB), 20 * _MB)
+    assert not has_room_for_speed(
+        [Task("p0", (), (), 30 * _MB, table_nbytes=_MB)], Residency(frozenset({"p0"}), 0, 61 * _MB), 0
+    )
 
 
 def test_the_heaviest_are_loaded_first_and_laid_out_anew_while_there_is_room_for_both() -> None:
