@@ -14,7 +14,7 @@ from hyps_compiler.frontend import open_model
 from hyps_compiler.limits import MOST_TENSOR_NBYTES
 from hyps_compiler.measure import measure
 from hyps_compiler.output import scratch_folder
-from hyps_compiler.partition import BASE_BYTES, Request, sliced
+from hyps_compiler.partition import BASE_BYTES, NODE_BASE_BYTES, Request, sliced
 from hyps_compiler.profiling import ProfileOptions, profile_model, read_profile
 from hyps_compiler.stage import stage_model
 from hyps_passes.costs import Costs, profile_costs
@@ -64,7 +64,7 @@ class Site:
     def problem(self, graph: CutGraph, batch: int = 1) -> Problem:
         """Return the problem of placing the layers of a graph on the devices."""
         costs = self.costs(graph, batch)
-        return build_problem(graph, self.cluster, costs, base_bytes=BASE_BYTES, batch=batch)
+        return build_problem(graph, self.cluster, costs, base_bytes=NODE_BASE_BYTES, batch=batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,12 @@ def device_limit(cluster: Cluster) -> Request:
     """Return what the largest device can hold, as a limit on one partition; placing counts whole tables too."""
     memories = [device.memory_bytes for device in cluster.devices]
     most = max((memory for memory in memories if memory is not None), default=None)
-    return Request(memory_bytes=None if None in memories else most, carry=False, reads_rows=False)
+    return Request(
+        memory_bytes=None if None in memories else most,
+        carry=False,
+        reads_rows=False,
+        reserve_bytes=NODE_BASE_BYTES - BASE_BYTES,
+    )
 
 
 def _measuring(cluster: Cluster, request: SiteRequest) -> ProfileOptions:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hyps.core.residency import Task, decide_residency, live_activations, table_nbytes
 from hyps.errors import InfeasibleError, PlanError, printable
 from hyps.formats.plan import Plan, Variant
-from hyps_compiler.partition import BASE_BYTES
+from hyps_compiler.partition import NODE_BASE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def decide_memory(plan: Plan, variants: Sequence[Variant], device: str, memory_b
     ]
     live = _live(plan, tasks)
     try:
-        residency = decide_residency(tasks, live, memory_bytes, BASE_BYTES)
+        residency = decide_residency(tasks, live, memory_bytes, NODE_BASE_BYTES)
     except InfeasibleError as error:
         raise InfeasibleError(
             f"on device `{printable(device)}` {error.message}", "compile the plan again for this cluster", error.code

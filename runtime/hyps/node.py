@@ -21,7 +21,7 @@ from hyps.adapters.file_cache import FileCache, partition_digest
 from hyps.adapters.frames import Buffer, check_frames, from_frames, to_frames
 from hyps.adapters.links import Heard, LinkEvent, Links, Lost, Opened, Taken
 from hyps.adapters.machine import cpu_family, rss_nbytes
-from hyps.adapters.resident import CODE_NBYTES
+from hyps.adapters.resident import CODE_NBYTES, give_back
 from hyps.adapters.sessions import Mode, Sessions
 from hyps.adapters.yardstick import macs_per_s
 from hyps.core.node_events import (
@@ -173,6 +173,8 @@ class Node:
         self._links, self._options, self._on_notice = links, options, on_notice
         base_nbytes = opener.measure_base() + CODE_NBYTES
         self._facts = MachineFacts(options.memory_bytes, opener.threads, macs_per_s(opener))
+        opener.shrink()
+        give_back()
         self._state = NodeState(options.memory_bytes, base_nbytes, bounds_tensors=True)
         self._completions: queue.SimpleQueue[Completion] = queue.SimpleQueue()
         self._executor = Executor(opener, options.timeout_s, self._on_completion)

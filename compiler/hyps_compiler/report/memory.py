@@ -16,7 +16,7 @@ from hyps.engine import GENEROUS_NBYTES
 from hyps.errors import InfeasibleError
 from hyps.formats.cluster import Cluster
 from hyps.formats.plan import Plan
-from hyps_compiler.partition import BASE_BYTES
+from hyps_compiler.partition import BASE_BYTES, NODE_BASE_BYTES
 from hyps_compiler.report.document import DeviceMemory, Memory, Moment
 from hyps_compiler.report.partitions import shown
 from hyps_compiler.report.trial import Trial, Turn
@@ -79,7 +79,7 @@ def _device(
     """
     sizes = {tensor: info.nbytes or 0 for tensor, info in plan.tensors.items()}
     live = _live(plan, tasks, sizes)
-    base = BASE_BYTES if measured is None else measured.base_bytes
+    base = measured.base_bytes if measured else BASE_BYTES if plan.entry is None else NODE_BASE_BYTES
     try:
         residency = _decide(plan, tasks, live, budget, base)
     except InfeasibleError:  # the runtime runs it all the same where no more than this is missing

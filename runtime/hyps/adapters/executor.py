@@ -13,6 +13,7 @@ from typing import Any
 from hyps.adapters.deadlines import Turn, Watchdog
 from hyps.adapters.guard import deadline_error, guarded
 from hyps.adapters.machine import hold_memory_down, trim
+from hyps.adapters.resident import give_back
 from hyps.adapters.sessions import ORT_ERRORS, Mode, Session, Sessions, execution_error
 from hyps.adapters.streams import Streamed, Streams
 from hyps.errors import HypsError, InternalError
@@ -121,6 +122,8 @@ class Executor:
             error: HypsError | None = None
             try:
                 self._sessions[key] = self._loaded(folder, partition, mode, optimization)
+                if mode is Mode.FAST:
+                    give_back()  # what laying weights out took; they stay, so that it happens once
             except HypsError as refusal:
                 error = refusal
             except Exception as broken:  # were nobody told, the partition would be on its way for ever
