@@ -112,13 +112,16 @@ opener, x = Sessions(1), np.ones((1, 2_000_000), np.float32)
 opener.open(Path(sys.argv[1]), Mode.FAST, "none").run(None, {"x": x[:, :1]})
 before = held()
 sessions = [opener.open(Path(sys.argv[1]), Mode.FAST, "none") for _ in range(12)]
+for size in range(25_000, 2_000_001, 25_000):
+    sessions[0].run(None, {"x": x[:, :size]})
+grown = held() - before
 for _ in range(2):
     for session in sessions:
         session.run(None, {"x": x})
 kept = held() - before
 del session, sessions
 opener.shrink()
-print(kept, held() - before)
+print(grown, kept, held() - before)
 """
 
 
@@ -133,8 +136,9 @@ def test_sessions_keep_memory_for_their_next_run_together_and_give_it_back(tmp_p
     save(model_of(nodes, [_open_row("x")], [_open_row("y")]), tmp_path / "abs.onnx")
     command = [sys.executable, "-c", _SHARING, str(tmp_path / "abs.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    kept, left = map(int, done.stdout.split())
-    assert 8_000_000 <= kept <= 40_000_000, "twelve times two maps of 8 MB if each had its own"
+    grown, kept, left = map(int, done.stdout.split())
+    assert 8_000_000 <= grown <= 60_000_000, "640 MB if requests of ever larger shapes added up"
+    assert kept <= grown + 8_000_000, "twelve times two maps of 8 MB if each session had its own"
     assert left <= 4_000_000
 
 
