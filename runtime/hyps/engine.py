@@ -298,15 +298,14 @@ class Engine:
     def _run_kept(self, request: Request, index: int, on_activation: OnActivation | None) -> dict[str, Any]:
         times = self._growth(request.feeds)
         if self._ceiling is not None and times > 1.0:
-            held = Mode.FAST in self._loader.modes.values()  # their arenas keep what a foreseen request needs
-            needed = int(self._most_alive * (times - held))
-            self._ceiling.make_room(self.plan.partitions[0].id, needed, lambda: None, needed)
+            needed = int(self._most_alive * times)
+            self._ceiling.make_room(self.plan.partitions[0].id, needed, self._opener.shrink, needed)
         try:
             with self._turn(index, 0.0) as turn, guarded(), self._backstop(times):
                 return self._run_steps(request, on_activation, turn)
         finally:
             if self._ceiling is not None:
-                self._ceiling.settle()
+                self._ceiling.settle(self._opener.shrink)
 
     def _turn(self, index: int, used_s: float) -> contextlib.AbstractContextManager[Turn | None]:
         return _ENDLESS if self._watchdog is None else self._watchdog.watch(index, used_s)

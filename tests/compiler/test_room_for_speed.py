@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,46 @@ from onnx import TensorProto, helper
 from hyps_compiler.driver import Options, compile_model
 from hyps_compiler.partition import Request
 from model_fixtures import model_of, save
+
+_OPEN_BATCH = """
+import json, sys
+import numpy as np
+from hyps.adapters.machine import trim
+from hyps.adapters.resident import resident
+from hyps.adapters.sessions import Mode
+from hyps.errors import ExecutionError
+from hyps.local import LocalRunner
+
+def ask(runner, batch):
+    return runner.run({"x": np.ones((batch, 1 << 18), np.float32)})["y"].shape[0]
+
+with LocalRunner(sys.argv[1], memory_bytes=2**40) as runner:
+    budget = runner.base_nbytes + 40_000_000
+with LocalRunner(sys.argv[1], memory_bytes=budget) as runner:
+    assert set(runner.modes.values()) == {Mode.FAST}, runner.modes
+    answered = [ask(runner, batch) for batch in (*range(1, 11), 1)]
+    try:
+        ask(runner, 100)
+    except ExecutionError as error:
+        answered.append(error.code)
+    answered.append(ask(runner, 1))
+    trim()
+    print(json.dumps([answered, resident().total_nbytes, budget]))
+"""
+
+
+def test_what_a_larger_request_was_computed_in_is_given_back_where_others_need_it(tmp_path: Path) -> None:
+    names = ["x", "a", "b", "y"]
+    nodes = [helper.make_node("Abs", [a], [b]) for a, b in pairwise(names)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1 << 18]) for name in "xy"]
+    save(model_of(nodes, ends[:1], ends[1:]), tmp_path / "model.onnx")
+    compile_model(tmp_path / "model.onnx", tmp_path / "plan", Options(request=Request(cuts=("all",)), verify=False))
+    command = [sys.executable, "-c", _OPEN_BATCH, str(tmp_path / "plan")]
+    done = subprocess.run(command, capture_output=True, check=True, text=True, timeout=60)
+    answered, left, budget = json.loads(done.stdout)
+    assert answered == [*range(1, 11), 1, "E_MEMORY", 1]
+    assert left <= budget
+
 
 _CHILD = """
 import json, sys

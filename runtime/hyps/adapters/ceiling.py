@@ -64,9 +64,10 @@ class Ceiling:
                 code="E_MEMORY",
             )
 
-    def settle(self) -> None:
-        """Give back what can be where a request has left more than the budget allows."""
+    def settle(self, free: Callable[[], None]) -> None:
+        """Call `free` and give back what can be where a request has left more than the budget allows."""
         if self._over(0) > 0:
+            free()
             give_back()
 
     @contextlib.contextmanager
