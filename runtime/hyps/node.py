@@ -177,7 +177,7 @@ class Node:
         give_back()
         self._state = NodeState(options.memory_bytes, base_nbytes, bounds_tensors=True)
         self._completions: queue.SimpleQueue[Completion] = queue.SimpleQueue()
-        self._executor = Executor(opener, options.timeout_s, self._on_completion)
+        self._executor = Executor(opener, options.timeout_s, self._on_completion, options.memory_bytes)
         self._neighbours = Neighbours(links, options.device, self._on_neighbour)
         self._upstream = Upstream(links, options.manager, self._joining)
         self._files = NodeFiles(cache, self._executor, self._say, self._handle)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hyps.adapters.ceiling import Ceiling
 from hyps.adapters.deadlines import Turn, Watchdog
 from hyps.adapters.guard import deadline_error, guarded
 from hyps.adapters.machine import hold_memory_down, trim
@@ -77,15 +78,24 @@ class _Job:
 class Executor:
     """Runs what it is given, in turn; all its methods are for the thread that made it."""
 
-    def __init__(self, opener: Sessions, timeout_s: float | None, on_completion: Callable[[Completion], None]) -> None:
+    def __init__(
+        self,
+        opener: Sessions,
+        timeout_s: float | None,
+        on_completion: Callable[[Completion], None],
+        budget_nbytes: int | None = None,
+    ) -> None:
         """Start the threads.
 
         Args:
             opener: opens the sessions.
             timeout_s: the longest that one run may take; None: as long as it does.
             on_completion: is called by the threads with what is over.
+            budget_nbytes: the most that the process may have resident; where it has more after a run, what can be given
+                back is. None: as much as there is.
         """
         self._opener, self._tell = opener, on_completion
+        self._ceiling = None if budget_nbytes is None else Ceiling(budget_nbytes)
         self._watchdog = None if timeout_s is None else Watchdog(timeout_s)
         if self._watchdog is not None:
             self._watchdog.call_when_stuck(lambda run: on_completion(Stuck(run)))
@@ -175,6 +185,9 @@ class Executor:
             if isinstance(job.session, Streamed):
                 self._let_go(job.session)
             self._tell(Ran(job.run, outcome, start_s, time.monotonic()))
+            del job, outcome  # which others may be done with, and are not to wait for the next in memory
+            if self._ceiling is not None:
+                self._ceiling.settle(self._opener.shrink)
 
     def _outcome(self, job: _Job) -> dict[str, Any]:
         feeds = dict(job.feeds())

@@ -1,22 +1,26 @@
 """Threads that compute and run errands: each outcome once, in turn, whatever happens."""
 
 import queue
+import sys
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from onnx import save
+from onnx import TensorProto, helper, save
 
 from form_fixtures import write_formed
 from hyps.adapters.executor import Completion, Done, Executor, Opened, Ran, Stuck
+from hyps.adapters.resident import resident
 from hyps.adapters.sessions import Mode, Sessions
 from hyps.errors import DeadlineError, ExecutionError, HypsError, InternalError, PlanError
 from hyps.formats.plan import Partition
 from loop_fixtures import looping
+from model_fixtures import model_of
 from plan_fixtures import mlp
 
 WAIT_S = 20.0
@@ -37,9 +41,9 @@ PARTITION = Partition(
 class Rig:
     """An executor, and what it told."""
 
-    def __init__(self, timeout_s: float | None = None) -> None:
+    def __init__(self, timeout_s: float | None = None, budget_nbytes: int | None = None) -> None:
         self._told: queue.SimpleQueue[Completion] = queue.SimpleQueue()
-        self.executor = Executor(Sessions(1), timeout_s, self._told.put)
+        self.executor = Executor(Sessions(1), timeout_s, self._told.put, budget_nbytes)
 
     def next(self) -> Completion:
         return self._told.get(timeout=WAIT_S)
@@ -84,6 +88,31 @@ def test_what_is_open_is_run(rig: Rig, path: Path) -> None:
     assert rig.open(path) is None
     assert rig.run(1, ones(), "t1")["t1"].shape == (1, 4)
     assert rig.executor.running() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is tested is read from Linux' /proc")
+def test_what_a_run_left_is_given_back_where_it_is_more_than_the_budget(tmp_path: Path) -> None:
+    names = ["t0", "a", "b", "t1"]
+    nodes = [helper.make_node("Abs", [a], [b]) for a, b in pairwise(names)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "n"]) for name in ("t0", "t1")]
+    save(model_of(nodes, ends[:1], ends[1:]), tmp_path / "abs.onnx")
+    feeds, left = {"t0": np.ones((1, 10_000_000), np.float32)}, []
+    for budget_nbytes in (2**60, 1):
+        rig = Rig(budget_nbytes=budget_nbytes)
+        before = anonymous_nbytes()
+        assert rig.open(tmp_path / "abs.onnx") is None
+        rig.run(1, feeds, "t1")
+        assert rig.executor.running() is None
+        rig.executor.close(WAIT_S)
+        left.append(anonymous_nbytes() - before)
+    assert left[0] >= 40_000_000
+    assert left[1] <= 8_000_000 - left[0], "also what the first executor's sessions left"
+
+
+def anonymous_nbytes() -> int:
+    now = resident()
+    assert now is not None
+    return now.anonymous_nbytes
 
 
 def test_what_onnxruntime_refuses_is_told(rig: Rig, path: Path, tmp_path: Path) -> None:
