@@ -544,7 +544,8 @@ class Node:
         given = {name: held[name] for name in partition.inputs}
         key = (step.partition, self._digests[step.partition])
         plan = self._plan  # another thread reads it, perhaps when there is a new one
-        self._executor.run(step.run, key, partition.outputs, lambda: _arrays(given, plan))
+        needed_nbytes = 0 if plan is None else _nbytes_beyond(plan, partition, given)
+        self._executor.run(step.run, key, partition.outputs, lambda: _arrays(given, plan), needed_nbytes)
 
     def _load(self, step: Load) -> None:
         key = (step.partition, step.digest)
@@ -720,6 +721,20 @@ def _check(header: TensorHeader, frames: Sequence[Buffer], expected: NamedTensor
         check_frames([header], frames, [expected])
     elif len(frames) != 1 or len(frames[0]) != header.nbytes:
         raise PeerError(f"`{printable(header.name)}` came with other bytes than announced", code="E_PROTOCOL")
+
+
+def _nbytes_beyond(plan: Plan, partition: Partition, given: Mapping[str, Any]) -> int:
+    """Return what computing with `given` is reckoned to take where that is more than the plan was made for, else 0."""
+    foreseen = sum(plan.tensors[name].nbytes or 0 for name in partition.inputs)
+    nbytes = sum(_nbytes(value) for value in given.values())
+    if not foreseen or nbytes <= foreseen:
+        return 0
+    made = task_of(plan, partition).scratch_nbytes + sum(plan.tensors[name].nbytes or 0 for name in partition.outputs)
+    return made * nbytes // foreseen
+
+
+def _nbytes(value: Any) -> int:
+    return memoryview(value.frame).nbytes if isinstance(value, _Received) else nbytes_of(value)
 
 
 def _arrays(given: Mapping[str, Any], plan: Plan | None) -> dict[str, Any]:

@@ -210,3 +210,20 @@ def test_memory_for_one_partition_at_a_time_is_enough(tmp_path: Path, cluster_of
         for seed in range(3):
             feeds = flow.feeds(seed=seed)
             np.testing.assert_allclose(remote.run(None, feeds)[0], local.run(None, feeds)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_request_far_larger_than_the_plan_was_made_for_does_not_take_a_worker_past_its_memory(
+    tmp_path: Path, cluster_of: Callable[..., Cluster]
+) -> None:
+    flow = mlp(256, 4096, 256)
+    folder = tmp_path / "plan"
+    place(folder, flow.write(folder), v0="a", v1="a")
+    cluster = cluster_of(folder)
+    worker = cluster.joined("a", "--memory", "120MB")
+    with hyps.InferenceSession(cluster.address) as remote, hyps.InferenceSession(folder, threads=1) as local:
+        with pytest.raises(HypsError, match="would pass the budget of 120 MB"):
+            remote.run(None, {"t0": np.ones((20_000, 256), np.float32)})  # of which the first layer makes 328 MB
+        feeds = flow.feeds(seed=1)
+        np.testing.assert_allclose(remote.run(None, feeds)[0], local.run(None, feeds)[0], rtol=1e-4, atol=1e-5)
+    peak = next(line for line in Path(f"/proc/{worker.process.pid}/status").read_text().splitlines() if "VmHWM" in line)
+    assert int(peak.split()[1]) * 1024 < 240_000_000

@@ -1,5 +1,6 @@
 """A node's two working threads: one runs partitions, the other finds their files and opens their sessions."""
 
+import contextlib
 import functools
 import logging
 import queue
@@ -73,6 +74,7 @@ class _Job:
     session: Session
     outputs: tuple[str, ...]
     feeds: Callable[[], Mapping[str, Any]]
+    needed_nbytes: int
 
 
 class Executor:
@@ -152,12 +154,23 @@ class Executor:
         errand = functools.partial(self._let_go, session) if isinstance(session, Streamed) else self._give_back
         self._errands.put((None, errand))
 
-    def run(self, run: int, key: Key, outputs: tuple[str, ...], feeds: Callable[[], Mapping[str, Any]]) -> None:
-        """Run a partition whose session is open on what `feeds` returns; `Ran` tells."""
+    def run(
+        self,
+        run: int,
+        key: Key,
+        outputs: tuple[str, ...],
+        feeds: Callable[[], Mapping[str, Any]],
+        needed_nbytes: int = 0,
+    ) -> None:
+        """Run a partition whose session is open on what `feeds` returns; `Ran` tells.
+
+        `needed_nbytes` is what a request is reckoned to take that is larger than foreseen, 0 of any other: it is
+        refused where it would pass the budget.
+        """
         session = self._sessions[key]
         if isinstance(session, Streamed):
             self._streams.hold(session)
-        self._runs.put(_Job(run, key[0], session, outputs, feeds))
+        self._runs.put(_Job(run, key[0], session, outputs, feeds, needed_nbytes))
 
     def do(self, name: Any, errand: Callable[[], Any]) -> None:
         """Have something done beside the computing, in turn; `Done` tells with this name."""
@@ -191,10 +204,22 @@ class Executor:
 
     def _outcome(self, job: _Job) -> dict[str, Any]:
         feeds = dict(job.feeds())
-        if self._watchdog is None:
-            return self._called(job, feeds, None)
-        with self._watchdog.watch(job.run) as turn:
-            return self._called(job, feeds, turn)
+        with self._room_for(job):
+            if self._watchdog is None:
+                return self._called(job, feeds, None)
+            with self._watchdog.watch(job.run) as turn:
+                return self._called(job, feeds, turn)
+
+    def _room_for(self, job: _Job) -> contextlib.AbstractContextManager[None]:
+        """Return what to run a job in, once there is room for it.
+
+        Raises:
+            ExecutionError: there is none (`E_MEMORY`).
+        """
+        if self._ceiling is None or not job.needed_nbytes:
+            return contextlib.nullcontext()
+        self._ceiling.make_room(job.partition, job.needed_nbytes, self._opener.shrink, job.needed_nbytes)
+        return self._ceiling.backstop()
 
     def _called(self, job: _Job, feeds: dict[str, Any], turn: Turn | None) -> dict[str, Any]:
         try:

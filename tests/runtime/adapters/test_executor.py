@@ -109,6 +109,21 @@ def test_what_a_run_left_is_given_back_where_it_is_more_than_the_budget(tmp_path
     assert left[1] <= 8_000_000 - left[0], "also what the first executor's sessions left"
 
 
+def test_a_run_that_would_pass_the_budget_is_refused_and_the_next_is_not(path: Path) -> None:
+    rig = Rig(budget_nbytes=2**40)
+    assert rig.open(path) is None
+    rig.executor.run(1, KEY, ("t1",), ones, needed_nbytes=2**41)
+    refused = rig.next()
+    assert isinstance(refused, Ran)
+    assert isinstance(refused.outcome, ExecutionError)
+    assert refused.outcome.code == "E_MEMORY"
+    rig.executor.run(2, KEY, ("t1",), ones, needed_nbytes=2**30)
+    answered = rig.next()
+    assert isinstance(answered, Ran)
+    assert not isinstance(answered.outcome, HypsError)
+    rig.executor.close(WAIT_S)
+
+
 def anonymous_nbytes() -> int:
     now = resident()
     assert now is not None
