@@ -197,13 +197,13 @@ def has_room_for_speed(tasks: Sequence[Task], residency: Residency, alive_nbytes
     """Return whether all can stay loaded, laid out anew, and keep what they compute in from run to run.
 
     `alive_nbytes` is the most that a request has alive at once, beside weights. Measured with networks of images, text
-    and sound, whole and in up to 56 partitions: with three times that, 0.3 MB each and 6 MB in all they had 2 to 24 MB
-    to spare.
+    and sound, whole (1.5 to 2.1 times that) and in up to 56 partitions (1.8 to 2.8 times), 0.2 MB for each partition
+    and 4 MB in all.
     """
     if len(residency.kept) < len(tasks) or residency.limit_nbytes is None:
         return len(residency.kept) == len(tasks)
     weights = sum(task.weight_nbytes + task.table_nbytes for task in tasks)
-    running = 3 * alive_nbytes + 300_000 * len(tasks) + 6_000_000
+    running = (9 if len(tasks) == 1 else 12) * alive_nbytes // 4 + 300_000 * len(tasks) + 6_000_000
     return residency.limit_nbytes >= max(2 * weights, weights + running)
 
 
