@@ -15,7 +15,10 @@ def main() -> None:
     budget = None if job.how == "none" else int(job.how)
 
     def load() -> Callable[[], object]:
-        runner = LocalRunner(job.model, memory_bytes=budget, threads=1, check=False, own_process=True)
+        present = sum(value.nbytes for value in feeds.values())
+        runner = LocalRunner(
+            job.model, memory_bytes=budget, threads=1, check=False, own_process=True, present_nbytes=present
+        )
         return lambda: runner.run(feeds)
 
     infer(job, load)

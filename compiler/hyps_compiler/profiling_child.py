@@ -213,6 +213,7 @@ class _Bench:
                 alone.setdefault(place, {})[batch] = _sample(runner.seconds)
                 made = dict(zip(piece.outputs, runner.run(), strict=True))
                 del runner
+                self._sessions.shrink()
                 if place < len(job.pairs) and job.pairs[place].session_bytes(batch) <= self._room_nbytes:
                     pairs.setdefault(place, {})[batch] = _sample(self._time_alone(job.pairs[place], known).seconds)
                 wanted = {name for later in job.layers[place + 1 :] for name in later.inputs}

@@ -150,7 +150,8 @@ def _run_local(
 ) -> Answers:
     known = read_plan(plan)
     requests, stack = _requests(known.model.inputs, inputs, known.assumed_dims)  # first: they take memory as well
-    with LocalRunner(plan, plan=known, memory_bytes=memory_bytes, threads=threads) as runner:
+    present = max((sum(array.nbytes for array in request.values()) for request in requests), default=0)
+    with LocalRunner(plan, plan=known, memory_bytes=memory_bytes, threads=threads, present_nbytes=present) as runner:
         start = time.perf_counter()
         results, explanation = _explained(runner, requests) if explain else (runner.run_batch(requests), None)
         seconds = time.perf_counter() - start

@@ -24,7 +24,7 @@ _GRACE_S = 3.0
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TRIES, _IDLE_TRIES, _BETWEEN_S = 200, 20, 0.05
-"""How often, and how many seconds apart, what is left is removed; so often where it stays the same."""
+"""How often what is left is removed at most, how often in a row while it stays the same, and how many seconds apart."""
 
 _SAID_NBYTES = 64 * 1024
 

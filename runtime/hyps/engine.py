@@ -103,6 +103,8 @@ class Options:
     """Part of the budget that is used for something else, such as a queue of requests."""
     timeout_s: float | None = None
     """Longest that the partitions may compute for one request; None: as long as they do."""
+    present_nbytes: int = 0
+    """What is in memory already of a request to come: it counts as the request's, not as the process's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ class Engine:
         self.memory_bytes = plan.memory_bytes if options.memory_bytes is None else options.memory_bytes
         self._partitions = {partition.id: partition for partition in plan.partitions}
         self._opener = opener
-        self.base_nbytes = self._opener.measure_base() + CODE_NBYTES + options.reserved_nbytes
+        self.base_nbytes = self._opener.measure_base() + CODE_NBYTES + options.reserved_nbytes - options.present_nbytes
         self._tasks = tasks_of(plan)
         self._scratch = {task.id: task.scratch_nbytes for task in self._tasks}
         self._ceiling = None if self.memory_bytes is None else Ceiling(self.memory_bytes)

@@ -35,6 +35,7 @@ class LocalRunner:
         check: bool = True,
         own_process: bool = False,
         timeout_s: float | None = None,
+        present_nbytes: int = 0,
     ) -> None:
         """Open the plan in `folder`.
 
@@ -50,12 +51,22 @@ class LocalRunner:
                 may then share: faster with many small partitions and more than one thread.
             timeout_s: the longest that the partitions may compute for one request; None: as long as they do. One
                 operator that takes long by itself is not broken off, only what follows it.
+            present_nbytes: bytes of a request that is in memory already: it is not to count twice in the budget.
 
         Raises:
             PlanError: the plan is missing, wrong, altered, or made for another CPU.
             InfeasibleError: one partition alone needs more than the budget; names the smallest that would do.
         """
-        options = Options(memory_bytes, threads, exact, variant, check, own_process, timeout_s=timeout_s)
+        options = Options(
+            memory_bytes,
+            threads,
+            exact,
+            variant,
+            check,
+            own_process,
+            timeout_s=timeout_s,
+            present_nbytes=present_nbytes,
+        )
         self._engine = open_engine(folder, options, plan)
         self._feeds = Feeds(self.plan.model.inputs)
 

@@ -212,7 +212,7 @@ def test_memory_for_one_partition_at_a_time_is_enough(tmp_path: Path, cluster_of
             np.testing.assert_allclose(remote.run(None, feeds)[0], local.run(None, feeds)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_a_request_far_larger_than_the_plan_was_made_for_does_not_take_a_worker_past_its_memory(
+def test_a_request_far_larger_than_the_plan_was_made_for_is_refused_before_a_worker_takes_its_memory(
     tmp_path: Path, cluster_of: Callable[..., Cluster]
 ) -> None:
     flow = mlp(256, 4096, 256)

@@ -234,6 +234,19 @@ def test_a_budget_below_the_largest_partition_names_the_smallest_that_would_do(t
         assert runner.swapped
 
 
+def test_a_request_that_is_in_memory_already_does_not_count_twice(tmp_path: Path) -> None:
+    flow = mlp(1 << 22, 4, batch=1)
+    flow.write(tmp_path / "plan")
+    feeds = flow.feeds()
+    with LocalRunner(tmp_path / "plan") as runner:
+        budget = runner.base_nbytes + runner.plan.partitions[0].weight_bytes + 8_000_000
+    with pytest.raises(InfeasibleError):
+        LocalRunner(tmp_path / "plan", memory_bytes=budget)
+    present = feeds["t0"].nbytes
+    with LocalRunner(tmp_path / "plan", memory_bytes=budget, present_nbytes=present) as runner:
+        assert runner.run(feeds)["t1"].shape == (1, 4)
+
+
 def test_the_plans_budget_holds_unless_another_is_given(tmp_path: Path) -> None:
     mlp(8, 8).write(tmp_path / "plan", memory_bytes=1000)
     with pytest.raises(InfeasibleError):

@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,11 +93,13 @@ class Executor:
             opener: opens the sessions.
             timeout_s: the longest that one run may take; None: as long as it does.
             on_completion: is called by the threads with what is over.
-            budget_nbytes: the most that the process may have resident; where it has more after a run, what can be given
-                back is. None: as much as there is.
+            budget_nbytes: the most that the process may have resident: requests larger than foreseen that would pass it
+                are refused, and what can be given back is where a run left more. None: as much as there is.
         """
         self._opener, self._tell = opener, on_completion
         self._ceiling = None if budget_nbytes is None else Ceiling(budget_nbytes)
+        self._memory = threading.Lock()
+        """Of who loads a partition, and who runs one with memory held down: the one would fail of the other."""
         self._watchdog = None if timeout_s is None else Watchdog(timeout_s)
         if self._watchdog is not None:
             self._watchdog.call_when_stuck(lambda run: on_completion(Stuck(run)))
@@ -133,9 +135,10 @@ class Executor:
             start_s = time.monotonic()
             error: HypsError | None = None
             try:
-                self._sessions[key] = self._loaded(folder, partition, mode, optimization)
-                if mode is Mode.FAST:
-                    give_back()  # what laying weights out took; they stay, so that it happens once
+                with self._memory:
+                    self._sessions[key] = self._loaded(folder, partition, mode, optimization)
+                if mode is Mode.FAST and self._ceiling is not None:
+                    give_back()  # what laying weights out took
             except HypsError as refusal:
                 error = refusal
             except Exception as broken:  # were nobody told, the partition would be on its way for ever
@@ -199,8 +202,15 @@ class Executor:
                 self._let_go(job.session)
             self._tell(Ran(job.run, outcome, start_s, time.monotonic()))
             del job, outcome  # which others may be done with, and are not to wait for the next in memory
-            if self._ceiling is not None:
-                self._ceiling.settle(self._opener.shrink)
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._ceiling is None:
+            return
+        try:
+            self._ceiling.settle(self._opener.shrink)
+        except ORT_ERRORS:  # this thread's top as well
+            logger.exception("memory could not be given back")
 
     def _outcome(self, job: _Job) -> dict[str, Any]:
         feeds = dict(job.feeds())
@@ -210,16 +220,20 @@ class Executor:
             with self._watchdog.watch(job.run) as turn:
                 return self._called(job, feeds, turn)
 
-    def _room_for(self, job: _Job) -> contextlib.AbstractContextManager[None]:
-        """Return what to run a job in, once there is room for it.
+    @contextlib.contextmanager
+    def _room_for(self, job: _Job) -> Iterator[None]:
+        """Give a job that is larger than foreseen the room that it needs, and no more.
 
         Raises:
             ExecutionError: there is none (`E_MEMORY`).
         """
         if self._ceiling is None or not job.needed_nbytes:
-            return contextlib.nullcontext()
-        self._ceiling.make_room(job.partition, job.needed_nbytes, self._opener.shrink, job.needed_nbytes)
-        return self._ceiling.backstop()
+            yield
+            return
+        with self._memory:
+            self._ceiling.make_room(job.partition, job.needed_nbytes, self._opener.shrink, job.needed_nbytes)
+            with self._ceiling.backstop():
+                yield
 
     def _called(self, job: _Job, feeds: dict[str, Any], turn: Turn | None) -> dict[str, Any]:
         try:

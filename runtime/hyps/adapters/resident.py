@@ -65,7 +65,7 @@ class OwnPeak:
     How much code the system maps at once depends on how a file lies in its page cache: of libraries that were just
     written whole pieces of up to 2 MB, 13 MB more in all than of the same ones read from the disk. It takes such pages
     back where memory is short. One at a time is told of what `give_back` drops: what was resident with a peak can only
-    be seen before.
+    be seen before. Between two givings back it may be too low by the code beyond that came after the peak.
     """
 
     def __init__(self) -> None:

@@ -74,6 +74,7 @@ class Sessions:
         self.threads = threads or core_count()
         self._pooled = share_pool and self.threads > 1
         self._is_alone = is_alone
+        self._smallest: Session | None = None
         if self._pooled:
             _make_pool(self.threads)
         onnxruntime.set_default_logger_severity(4)
@@ -84,6 +85,7 @@ class Sessions:
         Raises:
             PlanError: onnxruntime refuses the file.
         """
+        self._begin(mode)
         return self._create(str(path), self._options(mode, optimization), printable(path.name))
 
     def open_bytes(self, model: bytes, mode: Mode, shown: str) -> Session:
@@ -92,6 +94,7 @@ class Sessions:
         Raises:
             PlanError: onnxruntime refuses it.
         """
+        self._begin(mode)
         return self._create(model, self._options(mode, "none"), shown)
 
     def measure_base(self) -> int:
@@ -106,12 +109,19 @@ class Sessions:
 
     def shrink(self) -> None:
         """Give back what `FAST` sessions keep for their next runs; what is computed now is not touched."""
-        if _make_arena.cache_info().currsize:
-            self._identity.run(None, {"x": np.zeros((), np.float32)}, _shrinking())
+        if self._smallest is not None:
+            self._smallest.run(None, {"x": np.zeros((), np.float32)}, _shrinking())
 
-    @functools.cached_property
-    def _identity(self) -> Session:
-        return self.open_bytes(_IDENTITY_MODEL, Mode.FAST, "the empty model")
+    def _begin(self, mode: Mode) -> None:
+        """Have the smallest model run before anything else in the arena, whose first piece is never given back."""
+        if mode is not Mode.FAST or self._smallest is not None:
+            return
+        options = self._options(mode, "none")
+        if not self._pooled:
+            options.intra_op_num_threads = 1
+        smallest = self._create(_IDENTITY_MODEL, options, "the empty model")
+        smallest.run(None, {"x": np.zeros((), np.float32)})
+        self._smallest = smallest
 
     def _create(self, source: str | bytes, options: Any, shown: str) -> Session:
         weights = Path(source).parent if isinstance(source, str) else None

@@ -77,7 +77,7 @@ def test_parts_add_up() -> None:
 
 _FRESH = """
 import numpy, onnxruntime
-from hyps.adapters.resident import CODE_NBYTES, give_back, resident
+from hyps.adapters.resident import give_back, resident
 from hyps.adapters.sessions import Mode, Sessions
 sessions = Sessions(1)
 sessions.measure_base()
