@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from client_fixtures import INPUTS, OUTPUTS, WAIT_S, Peer, World, eventually, feeds, reach
-from hyps.core.client_state import Patience
+from hyps.core.client_state import Patience, Stage
 from hyps.errors import (
     BusyError,
     DeadlineError,
@@ -309,6 +309,7 @@ def test_what_was_under_way_says_whether_it_was_accepted_and_what_was_not_sent_i
     futures = [runner.start(feeds(index)) for index in range(3)]
     said, _ = first.submits(2)
     first.say(said.link, Accepted("1"))
+    eventually(lambda: runner._connection._core._requests[1].stage is Stage.KEPT)
     first.die()
     error = futures[0].exception(WAIT_S)
     assert isinstance(error, LostError)
