@@ -5,12 +5,10 @@ they may be.
 """
 
 import mmap
-from collections.abc import Iterator
 from pathlib import Path
 
-from hyps_compiler.wire import Buffer, varint
+from hyps_compiler.wire import Buffer, fields
 
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _DOWN: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -39,7 +37,7 @@ def locations(data: Buffer) -> list[str]:
             found.add(_location(data, start, end))
             continue
         down = _DOWN[kind]
-        todo += [(down[field], first, last) for field, first, last in _fields(data, start, end) if field in down]
+        todo += [(down[field], first, last) for field, first, last in fields(data, start, end) if field in down]
     return sorted(found - {""})
 
 
@@ -54,24 +52,5 @@ def locations_in(path: Path) -> list[str]:
 
 def _location(data: Buffer, start: int, end: int) -> str:
     """Return what an entry of a tensor's external data says of its place; empty where it says something else."""
-    told = {field: data[first:last] for field, first, last in _fields(data, start, end)}
+    told = {field: data[first:last] for field, first, last in fields(data, start, end)}
     return told.get(_VALUE, b"").decode("utf-8", "surrogateescape") if told.get(_KEY) == b"location" else ""
-
-
-def _fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield number, beginning and end of the fields of a message that hold bytes; ends where it is no message."""
-    while start < end:
-        key, start = varint(data, start, end)
-        field, wire = key >> 3, key & 7
-        length = {_FIXED64: 8, _FIXED32: 4}.get(wire, 0)
-        if wire in (_VARINT, _LENGTH):
-            length, start = varint(data, start, end)
-        if wire not in (_VARINT, _FIXED64, _LENGTH, _FIXED32):
-            return
-        if wire == _VARINT:
-            continue
-        if start + length > end:
-            return
-        if wire == _LENGTH:
-            yield field, start, start + length
-        start += length

@@ -4,6 +4,7 @@ Protobuf stops at 100 messages within each other; since version 7 it says so, be
 """
 
 import mmap
+from collections.abc import Iterator
 
 Buffer = bytes | mmap.mmap
 
@@ -29,24 +30,34 @@ def nests_deeper(data: bytes, most: int) -> bool:
         kind, start, end, depth = todo.pop()
         if depth > most + 1:  # the model's own graph is not in another
             return True
-        while start < end:
-            key, start = varint(data, start, end)
-            field, wire = key >> 3, key & 7
-            length = {_FIXED64: 8, _FIXED32: 4}.get(wire, 0)
-            if wire in (_VARINT, _LENGTH):
-                length, start = varint(data, start, end)
-            if start > end or wire not in (_VARINT, _FIXED64, _LENGTH, _FIXED32):
-                break
-            if wire == _VARINT:
-                continue
-            inner = _DOWN[kind].get(field)
-            if inner is not None and wire == _LENGTH:
-                todo.append((inner, start, min(start + length, end), depth + (inner == "graph")))
-            start += length
+        down = _DOWN[kind]
+        for field, first, last in fields(data, start, end):
+            if (inner := down.get(field)) is not None:
+                todo.append((inner, first, last, depth + (inner == "graph")))
     return False
 
 
-def varint(data: Buffer, start: int, end: int) -> tuple[int, int]:
+def fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield number, beginning and end of the fields of a message that hold bytes; ends where it is no message.
+
+    A field that says it is longer than its message ends with that.
+    """
+    while start < end:
+        key, start = _varint(data, start, end)
+        field, wire = key >> 3, key & 7
+        length = {_FIXED64: 8, _FIXED32: 4}.get(wire, 0)
+        if wire in (_VARINT, _LENGTH):
+            length, start = _varint(data, start, end)
+        if start > end or wire not in (_VARINT, _FIXED64, _LENGTH, _FIXED32):
+            return
+        if wire == _VARINT:
+            continue
+        if wire == _LENGTH:
+            yield field, start, min(start + length, end)
+        start += length
+
+
+def _varint(data: Buffer, start: int, end: int) -> tuple[int, int]:
     """Return the number at `start` and where it ends; behind `end` where there is none."""
     value = shift = 0
     while start < end and shift < 70:

@@ -71,7 +71,7 @@ class OwnPeak:
     def __init__(self) -> None:
         global _watching
         reset_peak()
-        self._code_nbytes = library_nbytes() + CODE_NBYTES
+        self._code_nbytes = _library_nbytes() + CODE_NBYTES
         self._most_nbytes = 0
         _watching = self
 
@@ -79,7 +79,7 @@ class OwnPeak:
         """Return it, for all that was so far; 0 where the system does not tell."""
         now = resident()
         if now is not None:
-            beyond_nbytes = max(0, library_nbytes() - self._code_nbytes)
+            beyond_nbytes = max(0, _library_nbytes() - self._code_nbytes)
             self._most_nbytes = max(self._most_nbytes, now.peak_nbytes - beyond_nbytes)
         return self._most_nbytes
 
@@ -113,7 +113,7 @@ def give_back() -> None:
         reset_peak()  # what was resident with it is not any more
 
 
-def library_nbytes() -> int:
+def _library_nbytes() -> int:
     """Return how much of programs and libraries is resident; 0 where `/proc` does not tell."""
     found, is_library = 0, False
     for line in _lines("/proc/self/smaps"):
